@@ -1,0 +1,30 @@
+"""The command `projector`. Each verb group has a file of its own and imports what it needs when it runs."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from projector.cli import demo, dev, run, servers, views
+from projector.errors import ProjectorError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Streams an append-only change log into Kafka, keeps provable views of it, and plans missions from them.",
+)
+for group in (demo, dev, run, servers, views):
+    group.register(app)
+
+
+def main() -> None:
+    """Runs the command line; an error that a person can act on is one line, not a traceback."""
+    try:
+        app()
+    except ProjectorError as error:
+        print(f"error: {error.message}", file=sys.stderr)  # noqa: T201
+        if error.remedy:
+            print(f"  {error.remedy}", file=sys.stderr)  # noqa: T201
+        sys.exit(error.exit_status)

@@ -1,0 +1,53 @@
+"""`projector run STREAM`: one stream in this process, against given servers, until SIGTERM or Ctrl-C."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Awaitable, Callable
+from importlib.metadata import entry_points
+from typing import Annotated
+
+import typer
+
+from projector.config import Settings, load_settings
+from projector.errors import ConfigError
+
+Stream = Callable[[Settings, asyncio.Event], Awaitable[None]]
+
+# Registered as entry points, since `streams` builds on `projector` and is not imported by it.
+ENTRY_POINTS = "projector.streams"
+STREAMS = ("cdc", "views", "planner", "sink", "timers")
+
+
+def register(app: typer.Typer) -> None:
+    app.command("run")(run)
+
+
+def run(stream: Annotated[str, typer.Argument(help=f"One of: {', '.join(STREAMS)}.")]) -> None:
+    """Run one stream against the servers that the settings name."""
+    from projector import logging, metrics
+
+    settings = load_settings()
+    main = load_stream(stream)
+    settings.require_database()
+    settings.require_kafka()
+    logging.configure(settings, stream)
+    metrics.serve(settings)
+    asyncio.run(_until_signalled(main, settings))
+
+
+def load_stream(name: str) -> Stream:
+    """The stream's main function; raises ConfigError for a name that is none."""
+    for entry in entry_points(group=ENTRY_POINTS, name=name):
+        stream: Stream = entry.load()
+        return stream
+    raise ConfigError(f"there is no stream {name!r}", f"choose one of: {', '.join(STREAMS)}")
+
+
+async def _until_signalled(main: Stream, settings: Settings) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    await main(settings, stop)

@@ -1,0 +1,135 @@
+"""Errors that a person can act on.
+
+The docstring of each class is the remedy: it is printed after the message, so it speaks to the operator.
+A message names the setting, file or object concerned; a remedy passed by the raiser replaces the general one.
+"""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+from typing import Literal
+
+
+class ProjectorError(Exception):
+    """Look at the log of the part that failed; run `projector doctor` to check the servers."""
+
+    exit_status = 1
+
+    def __init__(self, message: str, remedy: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.remedy = remedy if remedy is not None else inspect.cleandoc(type(self).__doc__ or "")
+
+    def __str__(self) -> str:
+        return f"{self.message} ({self.remedy})" if self.remedy else self.message
+
+
+# Settings and servers
+
+
+class ConfigError(ProjectorError):
+    """Correct the setting and start again; `projector config` prints the settings in force."""
+
+    exit_status = 2
+
+
+class DatabaseUnavailableError(ProjectorError):
+    """Check PROJECTOR_DATABASE_URL, and that the server runs and accepts this role."""
+
+
+class BrokerUnavailableError(ProjectorError):
+    """Check PROJECTOR_KAFKA_BOOTSTRAP_SERVERS, and that the broker runs and is reachable from here."""
+
+
+class NotMigratedError(ProjectorError):
+    """Run `projector migrate` with PROJECTOR_ADMIN_DATABASE_URL naming a role that may create schemas and roles."""
+
+
+class PrivilegeError(ProjectorError):
+    """Run `projector migrate` as a role that may grant it; `projector doctor` lists what is missing."""
+
+
+class TopicSettingsError(ProjectorError):
+    """Change the topic to the setting named, or use another PROJECTOR_TOPIC_PREFIX."""
+
+
+class CheckFailedError(ProjectorError):
+    """Mend what is listed above, top first, and run `projector doctor` again."""
+
+
+# The replication slot
+
+
+class ReplicationError(ProjectorError):
+    """The stream reconnects by itself; when it goes on failing, read the server's log at that time."""
+
+
+class MalformedMessageError(ReplicationError):
+    """The server sent bytes that are no pgoutput version 1 message: is it PostgreSQL 15 to 18?"""
+
+
+class SlotMissingError(ReplicationError):
+    """Find out who dropped the slot, then restore it; rows committed meanwhile are not in the topics."""
+
+
+class SlotLostError(ReplicationError):
+    """The server removed WAL that the slot needed; raise max_slot_wal_keep_size and create the slot anew."""
+
+
+class MissingHistoryError(ReplicationError):
+    """Start on an empty log, or set PROJECTOR_ALLOW_MISSING_HISTORY=true to leave the older rows out of the topics."""
+
+
+class ForeignSourceError(ReplicationError):
+    """The topics hold another server's log; use another PROJECTOR_TOPIC_PREFIX for this one."""
+
+
+# The embedded stack
+
+
+class EmbeddedError(ProjectorError):
+    """Read the log lines above; `projector dev --reset` starts on empty data."""
+
+
+class FetchError(EmbeddedError):
+    """Connect to the network once, or set KAFKA_HOME, or give servers by PROJECTOR_KAFKA_BOOTSTRAP_SERVERS."""
+
+
+class ChecksumError(EmbeddedError):
+    """Delete the file and start again; if it comes back the same, do not trust where it comes from."""
+
+
+class PortTakenError(EmbeddedError):
+    """Stop what listens there, or leave the port unset: a free one is then chosen."""
+
+
+class StateInUseError(EmbeddedError):
+    """Stop the other stack, or choose another PROJECTOR_STATE_DIR."""
+
+
+# Views
+
+
+class FoldVersionError(ProjectorError):
+    """Rebuild the view: its rows were folded by another version of the rules."""
+
+
+class PositionLostError(ProjectorError):
+    """Another worker owns this partition now; this one stops and leaves it alone."""
+
+
+class StageTimeoutError(ProjectorError):
+    """Look at the log of the stream named; it did not do its part in time."""
+
+
+# Reports of checks
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that a check found: what is wrong, and what to do about it, one line each."""
+
+    severity: Literal["error", "warning"]
+    what: str
+    remedy: str

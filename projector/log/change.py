@@ -1,0 +1,106 @@
+"""A change: one row of `sync_changes` as its topic carries it."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import orjson
+
+from projector.log.clock import from_datetime
+
+SUPPORTED_SCHEMA_VERSION = 1
+ERASED = "erased"
+"""`op` of a record that says a row was deleted from the log: reload what it belonged to."""
+
+
+class BadChange(Exception):  # a verdict on data, not a fault of the program
+    """A change that cannot be folded. `code` is short and bounded (a metric label); `detail` is for people."""
+
+    def __init__(self, code: str, detail: str) -> None:
+        super().__init__(f"{code}: {detail}")
+        self.code = code
+        self.detail = detail
+
+
+@dataclass(slots=True)
+class Change:
+    """`data` and `field_meta` are always objects here; `data_is_null` tells a row whose data was null."""
+
+    id: str
+    app_id: str
+    table: str
+    record_id: str
+    user_id: str
+    op: str
+    data: dict[str, Any]
+    field_meta: dict[str, Any]
+    client_id: str
+    created_at_us: int
+    schema_version: int
+    actor: Any
+    origin: str | None
+    space_id: str | None
+    data_is_null: bool = False
+
+
+# NUL cannot be stored by PostgreSQL, lone surrogates not be encoded; in JSON both come as escapes.
+_SUSPECT = re.compile(rb"\\u0000|\\u[dD][89a-fA-F]")
+
+
+def decode(value: bytes) -> Change:
+    """Decodes the value of a change's record; raises BadChange with the cause when it cannot be folded."""
+    try:
+        row = orjson.loads(value)
+    except orjson.JSONDecodeError as error:
+        code = "unstorable-text" if _SUSPECT.search(value) else "not-json"
+        raise BadChange(code, str(error)) from None
+    if not isinstance(row, dict):
+        raise BadChange("not-json", "the value is no object")
+    try:
+        user_id = row["user_id"]
+        data, meta = row["data"], row["field_meta"]
+        change = Change(
+            id=row["id"],
+            app_id=row["app_id"],
+            table=row["table_name"],
+            record_id=row["record_id"],
+            user_id=user_id,
+            op=row["op"],
+            data=data if isinstance(data, dict) else {},
+            field_meta=meta if isinstance(meta, dict) else {},
+            client_id=row["client_id"],
+            created_at_us=from_datetime(datetime.fromisoformat(row["created_at"])),
+            schema_version=row["schema_version"],
+            actor=row["actor"],
+            origin=row["origin"],
+            space_id=row["space_id"],
+            data_is_null=data is None,
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise BadChange("missing-column", f"{type(error).__name__}: {error}") from None
+    if not user_id:
+        raise BadChange("empty-user-id", "the row names no user")
+    if data is not None and not isinstance(data, dict):
+        raise BadChange("data-not-object", f"data is a JSON {_json_kind(data)}")
+    if change.schema_version > SUPPORTED_SCHEMA_VERSION:
+        raise BadChange("unknown-schema-version", f"schema_version is {change.schema_version}")
+    if change.op not in ("insert", "update", "delete"):
+        raise BadChange("unknown-op", f"op is {change.op!r}")
+    if b"\\u0000" in value and _holds_nul(row):
+        raise BadChange("unstorable-text", "a text holds U+0000")
+    return change
+
+
+def _json_kind(value: object) -> str:
+    return {list: "array", str: "string", bool: "boolean"}.get(type(value), "number")
+
+
+def _holds_nul(value: object) -> bool:
+    if isinstance(value, str):
+        return "\0" in value
+    if isinstance(value, dict):
+        return any("\0" in key or _holds_nul(item) for key, item in value.items())
+    return isinstance(value, list) and any(_holds_nul(item) for item in value)

@@ -1,0 +1,25 @@
+"""Time as integers: microseconds since the Unix epoch, UTC."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime, timedelta
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+# PostgreSQL counts from 2000-01-01 on the wire.
+POSTGRES_EPOCH_US = 946_684_800_000_000
+
+
+def now_us() -> int:
+    """The wall clock."""
+    return time.time_ns() // 1000
+
+
+def to_datetime(us: int) -> datetime:
+    """Exact; raises OverflowError outside the years 1 to 9999."""
+    return EPOCH + timedelta(microseconds=us)
+
+
+def from_datetime(moment: datetime) -> int:
+    """Exact; the datetime must carry a time zone."""
+    return (moment - EPOCH) // timedelta(microseconds=1)

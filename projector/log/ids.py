@@ -1,0 +1,27 @@
+"""Names of effects: ids that are the same each time the same thing is done (UUID version 5)."""
+
+from __future__ import annotations
+
+from uuid import UUID, uuid5
+
+NAMESPACE = UUID("6f5f7c1e-3d0b-5c53-9d6b-6a1f0f6c2b10")
+
+
+def _named(kind: str, *parts: str) -> UUID:
+    # Length-prefixed, so that no two lists of parts run together into one name.
+    return uuid5(NAMESPACE, kind + "".join(f"|{len(part)}:{part}" for part in parts))
+
+
+def run_id(user_id: str, mission_id: str, due_us: int) -> UUID:
+    """One run per user, mission and due time (µs since the epoch)."""
+    return _named("run", user_id, mission_id, str(due_us))
+
+
+def iteration_id(run: UUID) -> UUID:
+    """The iteration that a run writes."""
+    return _named("iteration", str(run))
+
+
+def iteration_change_id(iteration: UUID) -> UUID:
+    """The row of `sync_changes` that carries an iteration."""
+    return _named("change", str(iteration))

@@ -1,0 +1,71 @@
+"""Connections: the login of the streams, in the role that the part needs and no more."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import psycopg
+from psycopg import conninfo
+from psycopg_pool import AsyncConnectionPool
+
+from projector.config import Settings
+from projector.errors import DatabaseUnavailableError, NotMigratedError
+
+Role = Literal["projector_cdc", "projector_engine", "projector_planner", "projector_sink", "projector_reader"]
+
+CONNECT_TIMEOUT_S = 10
+
+
+def role_conninfo(settings: Settings, role: Role) -> str:
+    """The connection string of a session that has entered `role`."""
+    return conninfo.make_conninfo(
+        settings.require_database(),
+        options=f"-c role={role} -c timezone=UTC",
+        application_name=role,
+        connect_timeout=CONNECT_TIMEOUT_S,
+    )
+
+
+def explain_failure(error: psycopg.Error, role: Role | None = None) -> DatabaseUnavailableError | NotMigratedError:
+    """Names what a person can do about a connection that was refused."""
+    text = " ".join(str(error).split())
+    if role is not None and f'"{role}"' in text and ("does not exist" in text or "permission denied" in text):
+        return NotMigratedError(f"this login cannot enter the role {role}: {text}")
+    return DatabaseUnavailableError(f"cannot connect to PostgreSQL: {text}")
+
+
+async def connect(settings: Settings, role: Role) -> psycopg.AsyncConnection[tuple[Any, ...]]:
+    """An autocommit connection in `role`; raises DatabaseUnavailableError or NotMigratedError."""
+    try:
+        return await psycopg.AsyncConnection.connect(role_conninfo(settings, role), autocommit=True)
+    except psycopg.OperationalError as error:
+        raise explain_failure(error, role) from error
+
+
+def connect_sync(settings: Settings, role: Role) -> psycopg.Connection[tuple[Any, ...]]:
+    """The same for code without an event loop."""
+    try:
+        return psycopg.connect(role_conninfo(settings, role), autocommit=True)
+    except psycopg.OperationalError as error:
+        raise explain_failure(error, role) from error
+
+
+def pool(settings: Settings, role: Role, *, size: int) -> AsyncConnectionPool:
+    """A pool (not yet open: use `async with`) of up to `size` connections in `role`."""
+    return AsyncConnectionPool(
+        role_conninfo(settings, role),
+        min_size=1,
+        max_size=size,
+        open=False,
+        kwargs={"autocommit": True},
+        name=role,
+    )
+
+
+def connect_admin(settings: Settings) -> psycopg.Connection[tuple[Any, ...]]:
+    """The connection of `projector migrate`: as the admin login, in no special role."""
+    try:
+        url = conninfo.make_conninfo(settings.admin_url or settings.require_database())
+        return psycopg.connect(url, autocommit=True, connect_timeout=CONNECT_TIMEOUT_S)
+    except psycopg.OperationalError as error:
+        raise explain_failure(error) from error
