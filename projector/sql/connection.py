@@ -62,10 +62,18 @@ def pool(settings: Settings, role: Role, *, size: int) -> AsyncConnectionPool:
     )
 
 
+def connect_streams(settings: Settings) -> psycopg.Connection[tuple[Any, ...]]:
+    """The streams' login in no special role, for checks."""
+    return _connect_as_login(settings.require_database())
+
+
 def connect_admin(settings: Settings) -> psycopg.Connection[tuple[Any, ...]]:
     """The connection of `projector migrate`: as the admin login, in no special role."""
+    return _connect_as_login(settings.admin_url or settings.require_database())
+
+
+def _connect_as_login(url: str) -> psycopg.Connection[tuple[Any, ...]]:
     try:
-        url = conninfo.make_conninfo(settings.admin_url or settings.require_database())
         return psycopg.connect(url, autocommit=True, connect_timeout=CONNECT_TIMEOUT_S)
     except psycopg.OperationalError as error:
         raise explain_failure(error) from error
