@@ -1,0 +1,86 @@
+"""Each process is killed at a named point while devices go on writing; afterwards everything must hold.
+
+A point that did not fire fails the test: it would show nothing.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from projector.embedded.servers import Servers
+from tests.fixtures.settings import Template, settings_for
+from tests.invariants.world import World
+
+FIRE_LIMIT_S = 20.0
+LOST_ANSWER = "planner.after_llm_before_store"
+
+POINTS = [
+    ("cdc", "cdc.before_send:20"),
+    ("cdc", "cdc.after_ack_before_confirm:20"),
+    ("cdc", "cdc.after_confirm"),
+    ("cdc", "cdc.mid_transaction:4"),
+    ("views", "views.mid_copy:15"),
+    ("views", "views.before_commit:15"),
+    ("views", "views.after_commit:15"),
+    ("timers", "timers.before_commit"),
+    ("planner", "planner.after_claim"),
+    ("planner", LOST_ANSWER),
+    ("planner", "planner.after_step_stored:2"),
+    ("planner", "planner.after_plan_stored"),
+    ("sink", "sink.before_commit"),
+    ("sink", "sink.after_commit"),
+]
+
+
+@pytest.fixture(scope="module")
+def world(stack: Servers, template: Template, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    with template.copy() as database:
+        running = World(settings_for(stack, database), database, tmp_path_factory.mktemp("streams"), seed=20_261_125)
+        try:
+            running.start()
+            yield running
+        finally:
+            running.pipeline.stop_all()
+
+
+@pytest.mark.parametrize(("stream", "point"), POINTS, ids=[point for _, point in POINTS])
+async def test_nothing_is_lost_or_doubled_when_killed_at(world: World, stream: str, point: str) -> None:
+    before = world.extra_calls
+    world.pipeline.stop(stream)
+    doomed = world.pipeline.start(stream, crash_at=point)
+    world.pipeline.wait_ready(stream)
+    world.make_missions_due()
+    world.write_rows_in_one_transaction(3)
+    fired = world.write_while(lambda: doomed.poll() is None, FIRE_LIMIT_S)
+    assert fired, f"{point} did not fire (seed {world.seed})"
+    assert doomed.poll() == -signal.SIGKILL, world.pipeline.tail(stream)
+    if point == LOST_ANSWER:
+        # The one moment that no ledger can cover: the provider has answered, and nothing is stored yet.
+        world.extra_calls = before + 1
+    world.pipeline.start(stream)
+    world.pipeline.wait_ready(stream)
+    await world.settle()
+    await world.check_everything(extra_calls=world.extra_calls)
+
+
+async def test_all_streams_at_once_lose_nothing(world: World) -> None:
+    world.make_missions_due()
+    for stream in ("cdc", "views", "planner", "sink", "timers"):
+        world.pipeline.kill(stream)
+    # A planner killed while an answer was on its way asks again: at most once for each mission that was due.
+    world.extra_calls += 3
+    world.write_rows_in_one_transaction(3)
+    world.pipeline.start_all()
+    await world.settle()
+    await world.check_everything(extra_calls=world.extra_calls)
+
+
+def test_logs_hold_no_content_of_records(world: World) -> None:
+    for log in Path(world.pipeline.log_dir).glob("*.log"):
+        text = log.read_text("utf-8", "replace")
+        assert "„Notiz“" not in text
+        assert "Balkon bekommt Wasser" not in text
