@@ -123,6 +123,45 @@ class StageTimeoutError(ProjectorError):
     """Look at the log of the stream named; it did not do its part in time."""
 
 
+class DifferencesError(ProjectorError):
+    """Look at the records named: their rows are wrong until the view is rebuilt, and the cause is a bug of ours."""
+
+
+# Planner
+
+
+class LeaseLostError(ProjectorError):
+    """Nothing to do: another worker took the run over, and this one leaves it alone."""
+
+
+class RowSecurityError(ProjectorError):
+    """Take BYPASSRLS and superuser from the role: the write-back must be held to the rows of one user."""
+
+
+class ChatError(ProjectorError):
+    """Check PROJECTOR_LLM_BASE_URL and the endpoint's own log; the run is tried again by itself."""
+
+    transient = True
+
+
+class ChatUnavailableError(ChatError):
+    """Check that the endpoint at PROJECTOR_LLM_BASE_URL runs and has capacity; the run is tried again by itself."""
+
+    def __init__(self, message: str, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class ChatAnswerError(ChatError):
+    """The endpoint answered, but not as an OpenAI-compatible one; the run is tried again by itself."""
+
+
+class ChatRefusedError(ChatError):
+    """Check PROJECTOR_LLM_API_KEY and PROJECTOR_LLM_MODEL: the endpoint refuses this request each time."""
+
+    transient = False
+
+
 # Reports of checks
 
 
@@ -133,3 +172,25 @@ class Finding:
     severity: Literal["error", "warning"]
     what: str
     remedy: str
+
+
+# CDC
+
+
+class TableShapeError(ReplicationError):
+    """sync_changes must have the columns of the sync server with their types; restore the one named, then start again."""
+
+
+# Positions of views
+
+
+class ForeignClusterError(ProjectorError):
+    """Point PROJECTOR_KAFKA_BOOTSTRAP_SERVERS at the cluster named, or rebuild the view from this one."""
+
+
+class PositionOutOfRangeError(ProjectorError):
+    """The topic was made anew or lost its beginning: refill it from sync_changes, then rebuild the view."""
+
+
+class NotReachedError(ProjectorError):
+    """Look at the log of `projector run views`: the view stands still or is further behind than the time allowed."""

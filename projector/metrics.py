@@ -16,3 +16,64 @@ def serve(settings: Settings) -> None:
         return
     server, _ = start_http_server(settings.metrics_port, addr="127.0.0.1")
     get("metrics").info("metrics listening", port=server.server_port)
+
+
+# CDC
+
+CDC_RECORDS = Counter("projector_cdc_records_total", "Records that Kafka has acknowledged")
+CDC_BATCHES = Counter("projector_cdc_batches_total", "Produce batches that Kafka has acknowledged")
+CDC_SKIPPED = Counter("projector_cdc_skipped_total", "Records read again and found in their topic by tail recovery")
+CDC_IGNORED = Counter("projector_cdc_ignored_total", "Events of the slot that no topic takes", ["kind"])
+CDC_DEAD_LETTERS = Counter("projector_cdc_dead_letters_total", "Changes that no topic can hold", ["reason"])
+CDC_RESTARTS = Counter("projector_cdc_restarts_total", "Sessions ended by a fault and begun again", ["reason"])
+CDC_STATUS_UPDATES = Counter("projector_cdc_status_updates_total", "Standby status updates sent to Postgres")
+CDC_IN_FLIGHT = Gauge("projector_cdc_in_flight_bytes", "Bytes read and not yet acknowledged by Kafka")
+CDC_CONFIRMED_LSN = Gauge("projector_cdc_confirmed_lsn_bytes", "LSN last confirmed to Postgres, as a byte position")
+CDC_COMMIT_TIME = Gauge(
+    "projector_cdc_last_commit_timestamp_seconds", "Commit time of the newest transaction read, Unix time"
+)
+CDC_STREAMING = Gauge("projector_cdc_streaming", "1 while this process holds the slot and streams, else 0")
+
+
+# Views
+
+VIEW_CHANGES = Counter("projector_view_changes_total", "Changes folded and committed", ["view"])
+VIEW_ROWS = Counter("projector_view_rows_total", "Rows written: many changes of one record make one", ["view"])
+VIEW_DEAD_LETTERS = Counter("projector_view_dead_letters_total", "Records that could not be folded", ["view", "reason"])
+VIEW_SWAPS_LOST = Counter(
+    "projector_view_swaps_lost_total", "Batches void because another moved the position", ["view"]
+)
+VIEW_RESTARTS = Counter("projector_view_restarts_total", "Sessions ended by a fault and begun again", ["view"])
+VIEW_RUNNING = Gauge(
+    "projector_view_running", "1 while the view consumes; 0 when it waits for a server or has stopped", ["view"]
+)
+VIEW_TRANSACTION_SECONDS = Histogram("projector_view_transaction_seconds", "Time of one batch's transaction", ["view"])
+VIEW_COMMIT_TO_ROW_SECONDS = Histogram(
+    "projector_view_commit_to_row_seconds",
+    "From a change's commit in the source to its committed row, newest change of each batch",
+    ["view"],
+    buckets=(0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 60, 600),
+)
+
+# Planner and write-back
+
+AGENT_DECISIONS = Counter(
+    "mana_ai_agent_decisions_total", "What the gates and the write-back decided about a run", ["decision"]
+)
+PLANNER_RUNS = Counter("mana_ai_planner_runs_total", "Attempts of runs by how they ended", ["result"])
+PLANNER_RUNNING = Gauge("mana_ai_planner_running", "Runs that this worker carries out now.")
+PLANNER_ROUNDS = Histogram("mana_ai_planner_rounds", "Rounds of a planned run", buckets=(1, 2, 3, 4, 5))
+PLANNER_DATABASE_ERRORS = Counter(
+    "mana_ai_planner_database_errors_total", "Times that the planner or the write-back could not reach the database"
+)
+RUNS_OPENED = Counter("mana_ai_runs_opened_total", "Runs that this scheduler opened.")
+RUNS_REANNOUNCED = Counter("mana_ai_runs_reannounced_total", "Runs announced again because nobody came for them.")
+LLM_CALLS = Counter("mana_ai_llm_calls_total", "Calls of the model by their end", ["result"])
+LLM_SECONDS = Histogram(
+    "mana_ai_planner_request_duration_seconds",
+    "Time that the model took to answer",
+    buckets=(0.1, 0.5, 1, 2, 5, 10, 20, 40, 80, 160),
+)
+LLM_TOKENS = Counter("mana_ai_llm_tokens_total", "Tokens that the endpoint reported", ["kind"])
+TOOL_CALLS = Counter("mana_ai_tool_calls_total", "Calls of tools by the model", ["tool", "outcome"])
+WRITEBACK_REFUSED = Counter("mana_ai_writeback_refused_total", "Plans that the database refused to store")

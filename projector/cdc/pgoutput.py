@@ -4,8 +4,7 @@ Source of the format: PostgreSQL documentation, "Logical Replication Message For
 big-endian; strings end with a NUL byte; column values arrive in the text format. Nothing here reads a socket
 or knows what a row means: `parse` takes one whole message (the payload of one XLogData) and returns one value.
 
-Instants are microseconds since 2000-01-01 UTC, as Postgres sends them; `POSTGRES_EPOCH_US` moves them to the
-Unix epoch. LSNs are plain integers.
+Instants are microseconds since 2000-01-01 UTC, as Postgres sends them. LSNs are plain integers.
 """
 
 from __future__ import annotations
@@ -14,11 +13,8 @@ import struct
 from enum import Enum
 from typing import Final, NamedTuple, TypeAlias
 
-POSTGRES_EPOCH_US: Final = 946_684_800_000_000
-"""Microseconds between 1970-01-01 and 2000-01-01, both UTC."""
 
-
-class MalformedMessage(ValueError):  # noqa: N818 - named for what was received
+class MalformedMessage(ValueError):
     """The bytes are no pgoutput message of protocol version 1.
 
     `offset` is where in the message the parser stopped understanding it.
@@ -36,7 +32,7 @@ class Missing(Enum):
     """A large value stored out of line that this update did not touch; Postgres does not send it again."""
 
 
-Value: TypeAlias = bytes | None | Missing
+Value: TypeAlias = bytes | Missing | None
 """One column: text-format bytes, None for SQL NULL, or the marker of a value that was not sent."""
 
 
@@ -121,9 +117,7 @@ class LogicalMessage(NamedTuple):
     content: bytes
 
 
-Message: TypeAlias = (
-    Begin | Commit | Origin | Relation | Type | Insert | Update | Delete | Truncate | LogicalMessage
-)
+Message: TypeAlias = Begin | Commit | Origin | Relation | Type | Insert | Update | Delete | Truncate | LogicalMessage
 
 _BEGIN = struct.Struct(">xqqI")
 _COMMIT = struct.Struct(">xBqqq")

@@ -7,10 +7,10 @@ microseconds since 2000-01-01 UTC.
 from __future__ import annotations
 
 import struct
-import time
 from typing import Final, NamedTuple
 
-from projector.cdc.pgoutput import POSTGRES_EPOCH_US, MalformedMessage
+from projector.cdc.pgoutput import MalformedMessage
+from projector.log.clock import POSTGRES_EPOCH_US, now_us
 
 XLOG_DATA: Final = 119  # w: start int64, end int64, send time int64, payload
 KEEPALIVE: Final = 107  # k: wal end int64, send time int64, reply wanted byte
@@ -38,5 +38,4 @@ def parse_keepalive(frame: bytes) -> Keepalive:
 
 def standby_status(received: int, flushed: int, *, reply_wanted: bool = False) -> bytes:
     """A standby status update: `received` was read, everything below `flushed` is safe and may be forgotten."""
-    now = time.time_ns() // 1000 - POSTGRES_EPOCH_US
-    return _STATUS.pack(b"r", received, flushed, flushed, now, reply_wanted)
+    return _STATUS.pack(b"r", received, flushed, flushed, now_us() - POSTGRES_EPOCH_US, reply_wanted)

@@ -9,6 +9,7 @@ create table mana_ai.mission_snapshots (
     status text,
     agent_id text,
     next_run_at timestamptz,
+    effective_grant jsonb,          -- read more strictly than the record shows it
     deleted boolean not null,
     deleted_at timestamptz,
     complete boolean not null,      -- false while known by updates alone
@@ -116,10 +117,12 @@ begin
     foreach name in array array['mission_snapshots', 'agent_snapshots', 'record_snapshots'] loop
         execute format(
             'create policy every_row on mana_ai.%I for select to projector_planner using (true)', name);
-        execute format('grant select on mana_ai.%I to projector_planner, projector_sink', name);
+        execute format('grant select on mana_ai.%I to projector_planner', name);
     end loop;
 end
 $$;
+
+grant select on mana_ai.mission_snapshots to projector_sink;
 
 grant select on mana_ai.stream_positions to projector_reader, projector_planner, projector_sink, projector_cdc;
 grant select, insert, update, delete on mana_ai.stream_positions to projector_engine;
@@ -136,7 +139,7 @@ language plpgsql immutable strict parallel safe as $$
 declare
     part text[] := regexp_match(stamp,
         '^([0-9]{4})-([0-9]{2})-([0-9]{2})T([0-9]{2}):([0-9]{2}):([0-9]{2})(?:\.([0-9]{1,9}))?(Z|[+-][0-9]{2}:[0-9]{2})$');
-    year int; month int; day int; zone int := 0;
+    year int; month int; day int; zone int := 0; us bigint;
 begin
     if part is null then
         return null;
@@ -156,10 +159,21 @@ begin
             zone := -zone;
         end if;
     end if;
-    return ((make_date(year, month, day) - date '1970-01-01')::bigint * 86400
-            + part[4]::int * 3600 + (part[5]::int - zone) * 60 + part[6]::int) * 1000000
-           + rpad(left(coalesce(part[7], ''), 6), 6, '0')::bigint;
+    us := ((make_date(year, month, day) - date '1970-01-01')::bigint * 86400
+           + part[4]::int * 3600 + (part[5]::int - zone) * 60 + part[6]::int) * 1000000
+          + rpad(left(coalesce(part[7], ''), 6), 6, '0')::bigint;
+    -- the years 1 to 9999, UTC
+    return case when us between -62135596800000000 and 253402300799999999 then us end;
 end
+$$;
+
+-- The same of a stamp: a text, or an object with a text `at`.
+create function mana_ai.fold_stamp(slot jsonb) returns bigint
+language sql immutable parallel safe as $$
+    select case jsonb_typeof(slot)
+        when 'string' then mana_ai.fold_instant(slot #>> '{}')
+        when 'object' then case when jsonb_typeof(slot -> 'at') = 'string' then mana_ai.fold_instant(slot ->> 'at') end
+    end
 $$;
 
 -- The path that a key of an update means: split at dots, literal where a segment would be empty.
@@ -200,5 +214,6 @@ begin
 end
 $$;
 
-grant execute on function mana_ai.fold_instant(text), mana_ai.fold_path(text), mana_ai.fold_tree(jsonb, jsonb)
+grant execute on function
+    mana_ai.fold_instant(text), mana_ai.fold_stamp(jsonb), mana_ai.fold_path(text), mana_ai.fold_tree(jsonb, jsonb)
     to projector_engine;
