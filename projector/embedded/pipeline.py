@@ -13,9 +13,12 @@ from pathlib import Path
 from projector.config import Settings
 from projector.embedded.process import Process, start
 from projector.errors import EmbeddedError
+from projector.views.declared import VIEWS
 
 STREAMS = ("cdc", "views", "planner", "sink", "timers")
 SCRIPTED_MODEL = "scripted-llm"
+PARTS = {"views": len(VIEWS)}
+"""How many parts of a stream must be at work before it is; each says `ready` in its log."""
 READY_TIMEOUT_S = 40.0
 STOP_TIMEOUT_S = 15.0
 
@@ -57,7 +60,7 @@ class Pipeline:
 
     def wait_ready(self, name: str) -> None:
         """Waits for the stream's own word that it is at work; raises EmbeddedError when it ends or stays silent."""
-        self._wait(name, lambda: self._logged(name, "ready"))
+        self._wait(name, lambda: len(self._ready_parts(name)) >= PARTS.get(name, 1))
 
     def restart(self, name: str) -> Process:
         """Starts again what has ended."""
@@ -105,18 +108,20 @@ class Pipeline:
                 raise EmbeddedError(f"{name} was not ready within {READY_TIMEOUT_S:.0f} s:\n{self.tail(name)}")
             time.sleep(0.02)
 
-    def _logged(self, name: str, event: str) -> bool:
+    def _ready_parts(self, name: str) -> set[str]:
+        """The parts of a stream that have said so in its log since its start."""
         with (self.log_dir / f"{name}.log").open("rb") as file:
             file.seek(self._log_starts[name])
-            return any(_event(line) == event for line in file)
+            entries = [_entry(line) for line in file]
+        return {str(entry.get("view", name)) for entry in entries if entry.get("event") == "ready"}
 
 
-def _event(line: bytes) -> str | None:
+def _entry(line: bytes) -> dict[str, object]:
     try:
         entry = json.loads(line)
     except ValueError:  # a traceback, or a line still being written
-        return None
-    return entry.get("event") if isinstance(entry, dict) else None
+        return {}
+    return entry if isinstance(entry, dict) else {}
 
 
 def free_port() -> int:

