@@ -138,6 +138,10 @@ class RowSecurityError(ProjectorError):
     """Take BYPASSRLS and superuser from the role: the write-back must be held to the rows of one user."""
 
 
+class StreamStoppedError(ProjectorError):
+    """Start the stream again; it continues from the ledger. The log above says what stopped it."""
+
+
 class ChatError(ProjectorError):
     """Check PROJECTOR_LLM_BASE_URL and the endpoint's own log; the run is tried again by itself."""
 

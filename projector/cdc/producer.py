@@ -1,0 +1,48 @@
+"""The idempotent producer of the change stream: started with our settings, ended within bounds."""
+
+from __future__ import annotations
+
+import asyncio
+
+from aiokafka import AIOKafkaProducer
+from aiokafka.errors import KafkaError
+
+from projector.config import Settings
+from projector.errors import BrokerUnavailableError
+
+BATCH_BYTES = 512 * 1024
+"""A batch that has reached this size is full; a single larger record makes a batch of its own."""
+
+_STOP_TIMEOUT_S = 2.0
+
+
+async def start_producer(settings: Settings) -> AIOKafkaProducer:
+    """Raises BrokerUnavailableError."""
+    producer = AIOKafkaProducer(
+        bootstrap_servers=settings.require_kafka(),
+        client_id="projector-cdc",
+        acks="all",
+        enable_idempotence=True,
+        linger_ms=0,
+        max_batch_size=min(BATCH_BYTES, settings.max_message_bytes),
+    )
+    try:
+        await producer.start()
+    except KafkaError as error:
+        await stop_producer(producer)
+        raise BrokerUnavailableError(f"cannot start to produce: {error}") from error
+    return producer
+
+
+async def stop_producer(producer: AIOKafkaProducer) -> None:
+    """Ends it, also while the broker is away: `stop` alone would wait for ever to deliver what is queued.
+
+    What was not acknowledged is not lost: it has not been confirmed to Postgres and comes again.
+    """
+    try:
+        async with asyncio.timeout(_STOP_TIMEOUT_S):
+            await producer.stop()
+    except TimeoutError:
+        producer._message_accumulator.fail_all(KafkaError("the producer was ended"))
+        await producer.client.close()
+        await producer._sender.close()

@@ -1,0 +1,184 @@
+"""Drives one session: socket → translator → publisher → confirmation, in one event loop.
+
+The socket is read in its own callback, as much as has arrived; everything that has to be awaited happens in `run`,
+which is woken by new records, acknowledgements and a slow clock. So a busy stream makes few trips through the loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from projector import crash
+from projector.cdc.progress import Progress
+from projector.cdc.publisher import Publisher
+from projector.cdc.replication import Replication
+from projector.cdc.translate import Translator
+from projector.cdc.wire import Keepalive
+from projector.errors import ReplicationError
+from projector.metrics import CDC_CONFIRMED_LSN, CDC_IN_FLIGHT
+
+STATUS_INTERVAL_S: Final = 10.0
+"""At least so often Postgres is told how far we are, as a standby's wal_receiver_status_interval."""
+
+PROMPT_INTERVAL_S: Final = 0.2
+"""At most so often when there is something new to tell."""
+
+DEFAULT_SENDER_TIMEOUT_S: Final = 60.0
+MAX_IN_FLIGHT_BYTES: Final = 24 * 1024 * 1024
+
+_TICK_S = 0.1
+_READ_BUDGET = 256 * 1024
+_DRAIN_TIMEOUT_S = 5.0
+
+
+class Pump:
+    """One replication session that has been started, and one producer.
+
+    `wake` is set by whoever has something for `run` to do; `store_letters` writes dead letters; `still_ours` asks the
+    server whether this session holds the slot, and is awaited before sending when nothing has been heard for half of
+    `sender_timeout` (seconds; 0 = the default): a process that was paused must not write what its successor wrote.
+    """
+
+    def __init__(
+        self,
+        replication: Replication,
+        translator: Translator,
+        publisher: Publisher,
+        progress: Progress,
+        wake: asyncio.Event,
+        *,
+        store_letters: Callable[[], Awaitable[None]],
+        still_ours: Callable[[], Awaitable[bool]],
+        sender_timeout: float,
+    ) -> None:
+        self._replication = replication
+        self._translator = translator
+        self._publisher = publisher
+        self._progress = progress
+        self._store_letters = store_letters
+        self._still_ours = still_ours
+        timeout = sender_timeout or DEFAULT_SENDER_TIMEOUT_S
+        self._silence_s = timeout / 2
+        self._status_interval_s = min(STATUS_INTERVAL_S, timeout / 6)
+        self._loop = asyncio.get_running_loop()
+        self._wake = wake
+        self._ticker: asyncio.TimerHandle | None = None
+        self._reading = False
+        self._failure: BaseException | None = None
+        self._heard = self._told = time.monotonic()
+        self._told_flushed = progress.flushed
+        self._reply_wanted = False
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Until `stop` is set; then what was read is acknowledged and confirmed, if that takes no longer than 5 s.
+
+        Raises what ended the session: psycopg.OperationalError, aiokafka's KafkaError, a ProjectorError.
+        """
+        self._read_on()
+        self._tick()
+        try:
+            while not stop.is_set():
+                await self._wake.wait()
+                self._wake.clear()
+                await self._step()
+            await self._drain()
+        finally:
+            self._pause()
+            if self._ticker is not None:
+                self._ticker.cancel()
+
+    async def _step(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+        if self._publisher.failure is not None:
+            raise self._publisher.failure
+        if self._translator.letters:
+            await self._store_letters()
+        if self._publisher.ready:
+            await self._make_sure()
+            await self._publisher.send()
+        if not self._reading and self._publisher.octets < MAX_IN_FLIGHT_BYTES // 2:
+            self._read_on()
+        self._tell()
+
+    async def _drain(self) -> None:
+        self._pause()
+        deadline = time.monotonic() + _DRAIN_TIMEOUT_S
+        while self._progress.outstanding and time.monotonic() < deadline:
+            await self._step()
+            self._pause()
+            await self._wake.wait()
+            self._wake.clear()
+        self._confirm(reply_wanted=False)
+
+    # Reading
+
+    def _read_on(self) -> None:
+        if not self._reading:
+            self._loop.add_reader(self._replication.fileno(), self._readable)
+            self._reading = True
+
+    def _pause(self) -> None:
+        if self._reading:
+            self._loop.remove_reader(self._replication.fileno())
+            self._reading = False
+
+    def _readable(self) -> None:
+        now = time.monotonic()
+        try:
+            self._replication.receive(self._translator.feed, self._keepalive, _READ_BUDGET)
+        except Exception as error:  # handed to `run`, which raises it
+            self._failure = error
+            self._pause()
+        # After a long silence these bytes may have waited in the socket since before a pause of this process.
+        if now - self._heard < self._silence_s:
+            self._heard = now
+        if self._publisher.octets >= MAX_IN_FLIGHT_BYTES:
+            self._pause()
+        self._wake.set()
+
+    def _keepalive(self, keepalive: Keepalive) -> None:
+        self._progress.idle_at(keepalive.wal_end)
+        if keepalive.reply_wanted:
+            self._reply_wanted = True
+
+    async def _make_sure(self) -> None:
+        """Asks the server whether we are still the reader, when it has not been heard for too long."""
+        asked = time.monotonic()
+        if asked - self._heard < self._silence_s:
+            return
+        if not await self._still_ours():
+            raise ReplicationError("nothing heard from Postgres for too long, and the slot is no longer ours")
+        self._heard = asked
+
+    # Confirming
+
+    def _tick(self) -> None:
+        self._ticker = self._loop.call_later(_TICK_S, self._tick)
+        CDC_IN_FLIGHT.set(self._publisher.octets)
+        self._translator.observe()
+        self._wake.set()
+
+    def _tell(self) -> None:
+        """Sends a status update when asked, when there is something new (not too often), or when it is time."""
+        if self._replication.unflushed:
+            self._replication.flush()
+        since = time.monotonic() - self._told
+        if self._reply_wanted or (since >= PROMPT_INTERVAL_S and self._progress.flushed > self._told_flushed):
+            self._confirm(reply_wanted=False)
+        elif since >= self._status_interval_s:
+            # Asking for an answer tells us that the server is there, and where its log ends.
+            self._confirm(reply_wanted=True)
+
+    def _confirm(self, *, reply_wanted: bool) -> None:
+        flushed = self._progress.flushed
+        self._replication.confirm(self._progress.received, flushed, reply_wanted=reply_wanted)
+        self._reply_wanted = False
+        self._told = time.monotonic()
+        if flushed > self._told_flushed:
+            self._told_flushed = flushed
+            CDC_CONFIRMED_LSN.set(flushed)
+            crash.point("cdc.after_confirm")

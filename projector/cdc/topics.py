@@ -1,0 +1,155 @@
+"""Topics with the settings that the log needs: kept for ever, never compacted, large records allowed.
+
+Nothing is created before all that exist have been looked at; nothing that exists is ever changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
+
+from projector.config import Settings
+from projector.errors import BrokerUnavailableError, Finding, TopicSettingsError
+from projector.log.topics import Topics
+from projector.logging import get
+
+_FOR_EVER: Final = "-1"
+_NO_LIMIT: Final = str(2**63 - 1)
+
+log = get("cdc")
+
+
+def wanted_settings(settings: Settings) -> dict[str, str]:
+    """The settings of a topic that is created here."""
+    return {
+        "cleanup.policy": "delete",
+        "retention.ms": _FOR_EVER,
+        "retention.bytes": _FOR_EVER,
+        "max.message.bytes": str(settings.max_message_bytes),
+        # The timestamp is the commit time, by the clock of the database: never a reason to refuse a record.
+        "message.timestamp.type": "CreateTime",
+        "message.timestamp.after.max.ms": _NO_LIMIT,
+        "message.timestamp.before.max.ms": _NO_LIMIT,
+        # A leader that lacks acknowledged records would lose them for all.
+        "unclean.leader.election.enable": "false",
+    }
+
+
+@asynccontextmanager
+async def _admin(settings: Settings) -> Any:
+    client = AIOKafkaAdminClient(bootstrap_servers=settings.require_kafka())
+    try:
+        await client.start()
+    except KafkaError as error:
+        await client.close()
+        raise BrokerUnavailableError(f"cannot reach Kafka: {error}") from error
+    try:
+        yield client
+    finally:
+        await client.close()
+
+
+async def ensure_topics(settings: Settings) -> list[str]:
+    """Creates the topics that are missing and returns their names.
+
+    Raises TopicSettingsError for the first topic that exists with settings under which the log would lose
+    records, or a key its partition; BrokerUnavailableError when there is no broker.
+    """
+    async with _admin(settings) as client:
+        found, missing = await _inspect(client, settings)
+        for finding in found:
+            raise TopicSettingsError(finding.what, finding.remedy)
+        if missing:
+            await _create(client, settings, missing)
+            log.info("topics created", topics=missing, partitions=settings.topic_partitions)
+        return missing
+
+
+async def check_topics(settings: Settings) -> list[Finding]:
+    """What is wrong with the topics that exist; those that do not are created at the start of the stream."""
+    async with _admin(settings) as client:
+        found, _ = await _inspect(client, settings)
+        return found
+
+
+async def _inspect(client: AIOKafkaAdminClient, settings: Settings) -> tuple[list[Finding], list[str]]:
+    wanted = Topics(settings.topic_prefix).all(settings.apps)
+    existing = set(await client.list_topics())
+    present = [topic for topic in wanted if topic in existing]
+    missing = [topic for topic in wanted if topic not in existing]
+    found: list[Finding] = []
+    if present:
+        partitions = {d["topic"]: len(d["partitions"]) for d in await client.describe_topics(present)}
+        values = await _topic_settings(client, present)
+        for topic in present:
+            found += _judge(topic, partitions[topic], values[topic], settings)
+    return found, missing
+
+
+async def _topic_settings(client: AIOKafkaAdminClient, topics: list[str]) -> dict[str, dict[str, str]]:
+    asked = [ConfigResource(ConfigResourceType.TOPIC, topic) for topic in topics]
+    result = {}
+    for response in await client.describe_configs(asked):
+        for code, message, _, name, entries in response.resources:
+            if code:
+                raise TopicSettingsError(f"cannot read the settings of topic {name}: {message or for_code(code)}")
+            result[name] = {entry[0]: entry[1] for entry in entries}
+    return result
+
+
+def _judge(topic: str, partitions: int, values: dict[str, str], settings: Settings) -> Iterator[Finding]:
+    if partitions != settings.topic_partitions:
+        yield Finding(
+            "error",
+            f"topic {topic} has {partitions} partitions, PROJECTOR_TOPIC_PARTITIONS says {settings.topic_partitions}",
+            f"set PROJECTOR_TOPIC_PARTITIONS={partitions}: a key must stay on its partition",
+        )
+    change = f"kafka-configs.sh --alter --entity-type topics --entity-name {topic} --add-config"
+    for name in ("retention.ms", "retention.bytes"):
+        value = values.get(name, _FOR_EVER)
+        if value != _FOR_EVER:
+            yield Finding(
+                "error",
+                f"topic {topic} has {name}={value}, so records are lost after a while",
+                f"{change} {name}=-1",
+            )
+    if values.get("cleanup.policy", "delete") != "delete":
+        yield Finding(
+            "error",
+            f"topic {topic} has cleanup.policy={values['cleanup.policy']}, so older changes of a user are lost",
+            f"{change} cleanup.policy=delete",
+        )
+    limit = int(values.get("max.message.bytes", settings.max_message_bytes))
+    if limit < settings.max_message_bytes:
+        yield Finding(
+            "error",
+            f"topic {topic} has max.message.bytes={limit}, PROJECTOR_MAX_MESSAGE_BYTES says"
+            f" {settings.max_message_bytes}",
+            f"{change} max.message.bytes={settings.max_message_bytes}",
+        )
+    if values.get("message.timestamp.type", "CreateTime") != "CreateTime":
+        yield Finding(
+            "error",
+            f"topic {topic} has message.timestamp.type={values['message.timestamp.type']}, so commit times are lost",
+            f"{change} message.timestamp.type=CreateTime",
+        )
+
+
+async def _create(client: AIOKafkaAdminClient, settings: Settings, names: list[str]) -> None:
+    configs = wanted_settings(settings)
+    response = await client.create_topics(
+        [
+            NewTopic(name, settings.topic_partitions, settings.topic_replication_factor, topic_configs=configs)
+            for name in names
+        ]
+    )
+    for name, code, *message in response.topic_errors:
+        # Another process may have been faster; it looks at the same settings.
+        if code and code != TopicAlreadyExistsError.errno:
+            detail = (message[0] if message else None) or for_code(code).__name__
+            raise TopicSettingsError(f"cannot create topic {name}: {detail}")

@@ -1,0 +1,4 @@
+select generation, system_identifier, slot_name, consistent_lsn::text
+from mana_ai.cdc_sources
+order by generation desc
+limit 1

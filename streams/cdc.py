@@ -1,0 +1,61 @@
+"""WAL → Kafka, for ever: one session after another, each going on where the topics end."""
+
+from __future__ import annotations
+
+import asyncio
+
+import psycopg
+from aiokafka.errors import KafkaError
+
+from projector.cdc.session import stream
+from projector.config import Settings
+from projector.errors import (
+    BrokerUnavailableError,
+    DatabaseUnavailableError,
+    ProjectorError,
+    ReplicationError,
+)
+from projector.logging import get
+from projector.metrics import CDC_RESTARTS
+
+FIRST_PAUSE_S = 0.2
+LONGEST_PAUSE_S = 10.0
+_SOUND_S = 30.0
+
+log = get("cdc")
+
+
+async def run(settings: Settings, stop: asyncio.Event) -> None:
+    """Runs until `stop` is set.
+
+    A session that ends by itself (a server restarted, a connection cut, a producer that cannot go on) is begun again
+    after a pause that grows while it keeps failing. What a person must mend is raised as the ProjectorError it is;
+    so is everything that goes wrong before the first session streams, when a wrong setting is the likely cause.
+    """
+    streaming = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    pause = FIRST_PAUSE_S
+    while not stop.is_set():
+        started = loop.time()
+        try:
+            await stream(settings, stop, streaming)
+        except (psycopg.Error, KafkaError, TimeoutError, ProjectorError) as error:
+            if not (streaming.is_set() and passes(error)):
+                raise
+            if loop.time() - started > _SOUND_S:
+                pause = FIRST_PAUSE_S
+            CDC_RESTARTS.labels(type(error).__name__).inc()
+            log.warning("session ended", reason=type(error).__name__, error=str(error), again_in_s=pause)
+            try:
+                await asyncio.wait_for(stop.wait(), pause)
+            except TimeoutError:
+                pause = min(pause * 2, LONGEST_PAUSE_S)
+
+
+def passes(error: Exception) -> bool:
+    """Whether trying again may help: a server that is away comes back, a setting does not change by itself."""
+    if isinstance(error, ProjectorError):
+        return type(error) is ReplicationError or isinstance(error, (DatabaseUnavailableError, BrokerUnavailableError))
+    if isinstance(error, psycopg.Error):
+        return isinstance(error, (psycopg.OperationalError, psycopg.InterfaceError))
+    return True

@@ -1,0 +1,171 @@
+"""A change stream that runs beside a test, rows to send through it, and what came out of it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+import psycopg
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from psycopg.types.json import Jsonb
+
+from projector.config import Settings
+from projector.log.place import Place, from_headers, parse_lsn
+from projector.log.topics import Topics
+from streams import cdc
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    topic: str
+    partition: int
+    offset: int
+    key: bytes
+    value: bytes
+    timestamp: int
+    headers: dict[str, bytes]
+
+    @property
+    def json(self) -> Any:
+        return orjson.loads(self.value)
+
+    @property
+    def place(self) -> Place:
+        return from_headers(self.headers.items())
+
+
+@asynccontextmanager
+async def running(settings: Settings) -> AsyncIterator[asyncio.Task[None]]:
+    """The stream in this process, once it reads the slot; ended in order, its errors raised."""
+    stop = asyncio.Event()
+    task = asyncio.create_task(cdc.run(settings, stop))
+    try:
+        await slot_in_use(settings, task)
+        yield task
+    finally:
+        stop.set()
+        await task
+
+
+async def slot_in_use(settings: Settings, task: asyncio.Task[None]) -> None:
+    async with asyncio.timeout(30):
+        while not task.done():
+            if slot(settings).active_pid is not None:
+                return
+            await asyncio.sleep(0.02)
+    task.result()
+
+
+@contextmanager
+def process(settings: Settings, crash_at: str = "") -> Iterator[subprocess.Popen[bytes]]:
+    """The stream in a process of its own, which may kill itself at a crash point; killed at the end if need be."""
+    code = (
+        "import asyncio; from projector.config import load_settings; from projector.logging import configure;"
+        "from streams import cdc; s = load_settings(); configure(s, 'cdc'); asyncio.run(cdc.run(s, asyncio.Event()))"
+    )
+    environment = {**os.environ, **settings.environment(), "PROJECTOR_CRASH_AT": crash_at}
+    child = subprocess.Popen([sys.executable, "-c", code], env=environment)
+    try:
+        yield child
+    finally:
+        if child.poll() is None:
+            child.kill()
+        child.wait()
+
+
+async def killed(child: subprocess.Popen[bytes], timeout_s: float = 30) -> None:
+    """Waits for a crash point to fire; one that does not fails the test."""
+    async with asyncio.timeout(timeout_s):
+        while child.poll() is None:
+            await asyncio.sleep(0.02)
+    assert child.returncode == -signal.SIGKILL
+
+
+@dataclass(frozen=True, slots=True)
+class SlotState:
+    active_pid: int | None
+    confirmed: int
+
+
+def slot(settings: Settings) -> SlotState:
+    with psycopg.connect(settings.admin_url, autocommit=True) as conn:
+        row = conn.execute(
+            "select active_pid, confirmed_flush_lsn::text from pg_replication_slots where slot_name = %s",
+            [settings.slot_name],
+        ).fetchone()
+    return SlotState(None, 0) if row is None else SlotState(row[0], parse_lsn(row[1]) if row[1] else 0)
+
+
+def current_lsn(conn: psycopg.Connection[Any]) -> int:
+    row = conn.execute("select pg_current_wal_insert_lsn()::text").fetchone()
+    assert row is not None
+    return parse_lsn(row[0])
+
+
+async def confirmed_beyond(settings: Settings, lsn: int, timeout_s: float = 15) -> None:
+    async with asyncio.timeout(timeout_s):
+        while slot(settings).confirmed < lsn:
+            await asyncio.sleep(0.05)
+
+
+def insert(conn: psycopg.Connection[Any], **columns: Any) -> str:
+    """One row of sync_changes; returns its id."""
+    row = {
+        "app_id": "ai",
+        "table_name": "aiMissions",
+        "record_id": "m1",
+        "user_id": "anna",
+        "op": "insert",
+        "data": {"title": "Water the plants"},
+        "client_id": "device-1",
+        **columns,
+    }
+    row = {name: Jsonb(value) if isinstance(value, dict | list) else value for name, value in row.items()}
+    names = ", ".join(row)
+    marks = ", ".join(["%s"] * len(row))
+    found = conn.execute(f"insert into sync_changes ({names}) values ({marks}) returning id::text", [*row.values()])  # noqa: S608
+    inserted = found.fetchone()
+    assert inserted is not None
+    return str(inserted[0])
+
+
+async def read(settings: Settings, topic: str | None = None) -> list[Record]:
+    """Everything in one topic, or in all topics of the settings, partition by partition in order of offset."""
+    names = [topic] if topic else Topics(settings.topic_prefix).all(settings.apps)
+    consumer = AIOKafkaConsumer(
+        bootstrap_servers=settings.kafka_bootstrap_servers, enable_auto_commit=False, auto_offset_reset="earliest"
+    )
+    await consumer.start()
+    try:
+        partitions = [TopicPartition(name, p) for name in names for p in range(settings.topic_partitions)]
+        consumer.assign(partitions)
+        ends = await consumer.end_offsets(partitions)
+        records: list[Record] = []
+        wanted = {tp for tp in partitions if ends[tp] > 0}
+        while wanted:
+            for tp, batch in (await consumer.getmany(timeout_ms=500)).items():
+                records += [
+                    Record(tp.topic, tp.partition, r.offset, r.key, r.value, r.timestamp, dict(r.headers))
+                    for r in batch
+                ]
+                if batch[-1].offset >= ends[tp] - 1:
+                    wanted.discard(tp)
+        return sorted(records, key=lambda r: (r.topic, r.partition, r.offset))
+    finally:
+        await consumer.stop()
+
+
+async def read_until(settings: Settings, count: int, timeout_s: float = 20) -> list[Record]:
+    """Everything in all topics, as soon as there are at least `count` records."""
+    async with asyncio.timeout(timeout_s):
+        while len(records := await read(settings)) < count:
+            await asyncio.sleep(0.05)
+        return records
