@@ -12,6 +12,8 @@ import orjson
 from projector.log.clock import from_datetime
 
 SUPPORTED_SCHEMA_VERSION = 1
+MAX_DEPTH = 100
+"""Objects and arrays inside each other, and segments of a key: far beyond real records, far below any encoder."""
 ERASED = "erased"
 """`op` of a record that says a row was deleted from the log: reload what it belonged to."""
 
@@ -89,6 +91,10 @@ def decode(value: bytes) -> Change:
         raise BadChange("unknown-schema-version", f"schema_version is {change.schema_version}")
     if change.op not in ("insert", "update", "delete"):
         raise BadChange("unknown-op", f"op is {change.op!r}")
+    if value.count(b"{") + value.count(b"[") > MAX_DEPTH and _depth(row) > MAX_DEPTH:
+        raise BadChange("too-deep", f"values are nested more than {MAX_DEPTH} deep")
+    if value.count(b".") >= MAX_DEPTH and any(key.count(".") >= MAX_DEPTH for key in change.data):
+        raise BadChange("too-deep", f"a key has more than {MAX_DEPTH} segments")
     if b"\\u0000" in value and _holds_nul(row):
         raise BadChange("unstorable-text", "a text holds U+0000")
     return change
@@ -96,6 +102,19 @@ def decode(value: bytes) -> Change:
 
 def _json_kind(value: object) -> str:
     return {list: "array", str: "string", bool: "boolean"}.get(type(value), "number")
+
+
+def _depth(value: object) -> int:
+    """Level by level, because recursion is what deep values exhaust."""
+    depth, level = 0, [value]
+    while level := [
+        inner
+        for outer in level
+        if isinstance(outer, (dict, list))
+        for inner in (outer.values() if isinstance(outer, dict) else outer)
+    ]:
+        depth += 1
+    return depth
 
 
 def _holds_nul(value: object) -> bool:

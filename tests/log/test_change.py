@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+import orjson
+import pytest
+
+from projector.log.change import MAX_DEPTH, BadChange, decode
+
+ROW = {
+    "id": "00000000-0000-4000-8000-000000000001",
+    "app_id": "ai",
+    "table_name": "agents",
+    "record_id": "a",
+    "user_id": "u",
+    "op": "insert",
+    "data": {"name": "Mana"},
+    "field_meta": {},
+    "client_id": "c",
+    "created_at": "2026-11-25T10:00:00.000001Z",
+    "schema_version": 1,
+    "actor": None,
+    "origin": None,
+    "space_id": None,
+}
+
+
+def encoded(**changed: object) -> bytes:
+    return orjson.dumps(ROW | changed)
+
+
+def nested(depth: int) -> object:
+    value: object = 1
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+def test_a_row_becomes_a_change_with_its_time_in_microseconds() -> None:
+    change = decode(encoded())
+    assert (change.id, change.table, change.data) == (ROW["id"], "agents", {"name": "Mana"})
+    assert change.created_at_us == 1_795_600_800_000_001
+
+
+@pytest.mark.parametrize("data", [None, {}])
+def test_null_data_is_an_empty_object_and_remembered_as_null(data: object) -> None:
+    change = decode(encoded(data=data))
+    assert change.data == {}
+    assert change.data_is_null == (data is None)
+
+
+@pytest.mark.parametrize(
+    ("value", "code"),
+    [
+        (b"{", "not-json"),
+        (b"[]", "not-json"),
+        (encoded(user_id=""), "empty-user-id"),
+        (encoded(data=["x"]), "data-not-object"),
+        (encoded(data="text"), "data-not-object"),
+        (encoded(data=1), "data-not-object"),
+        (encoded(schema_version=2), "unknown-schema-version"),
+        (encoded(op="upsert"), "unknown-op"),
+        (encoded(created_at="yesterday"), "missing-column"),
+        (orjson.dumps({"id": "x"}), "missing-column"),
+        (encoded(data={"name": "a\0b"}), "unstorable-text"),
+        (encoded(data={"deep": [{"a\0b": 1}]}), "unstorable-text"),
+        (encoded().replace(b"Mana", b"\\ud83d"), "unstorable-text"),
+        (encoded(data={"deep": nested(MAX_DEPTH)}), "too-deep"),
+        (encoded(op="update", data={".".join("a" * (MAX_DEPTH + 1)): 1}), "too-deep"),
+    ],
+)
+def test_what_cannot_be_folded_names_its_cause(value: bytes, code: str) -> None:
+    with pytest.raises(BadChange) as caught:
+        decode(value)
+    assert caught.value.code == code
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        {"text": "\\u0000 spelled out"},
+        {"flat": [[] for _ in range(2 * MAX_DEPTH)]},
+        {"prose": "." * 500},
+        {"deep": nested(MAX_DEPTH - 3)},
+    ],
+)
+def test_odd_but_sound_values_pass(data: object) -> None:
+    assert decode(encoded(data=data)).data == data
