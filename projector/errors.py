@@ -115,10 +115,6 @@ class FoldVersionError(ProjectorError):
     """Rebuild the view: its rows were folded by another version of the rules."""
 
 
-class PositionLostError(ProjectorError):
-    """Another worker owns this partition now; this one stops and leaves it alone."""
-
-
 class StageTimeoutError(ProjectorError):
     """Look at the log of the stream named; it did not do its part in time."""
 

@@ -137,31 +137,28 @@ grant create on schema mana_ai to projector_engine;
 create function mana_ai.fold_instant(stamp text) returns bigint
 language plpgsql immutable strict parallel safe as $$
 declare
-    part text[] := regexp_match(stamp,
-        '^([0-9]{4})-([0-9]{2})-([0-9]{2})T([0-9]{2}):([0-9]{2}):([0-9]{2})(?:\.([0-9]{1,9}))?(Z|[+-][0-9]{2}:[0-9]{2})$');
-    year int; month int; day int; zone int := 0; us bigint;
+    year int; month int; day int; zone text; us bigint;
 begin
-    if part is null then
+    if stamp !~ '^[0-9]{4}-[01][0-9]-[0-3][0-9]T([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\.[0-9]{1,9})?(Z|[+-]([01][0-9]|2[0-3]):[0-5][0-9])$'
+    then
         return null;
     end if;
-    year := part[1]; month := part[2]; day := part[3];
-    if year < 1 or month not between 1 and 12 or day < 1
-       or part[4]::int > 23 or part[5]::int > 59 or part[6]::int > 59
-       or day > extract(day from make_date(year, month, 1) + interval '1 month - 1 day') then
+    year := substr(stamp, 1, 4); month := substr(stamp, 6, 2); day := substr(stamp, 9, 2);
+    if year < 1 or month not between 1 and 12 or day < 1 or day > 28 + (case
+           when month <> 2 then 2 + (month in (1, 3, 5, 7, 8, 10, 12))::int
+           else (year % 4 = 0 and (year % 100 <> 0 or year % 400 = 0))::int end)
+    then
         return null;
     end if;
-    if part[8] <> 'Z' then
-        if substr(part[8], 2, 2)::int > 23 or substr(part[8], 5, 2)::int > 59 then
-            return null;
-        end if;
-        zone := substr(part[8], 2, 2)::int * 60 + substr(part[8], 5, 2)::int;
-        if left(part[8], 1) = '-' then
-            zone := -zone;
-        end if;
+    zone := case when right(stamp, 1) = 'Z' then 'Z' else right(stamp, 6) end;
+    us := (make_date(year, month, day) - date '1970-01-01')::bigint * 86400000000
+          + (substr(stamp, 12, 2)::bigint * 3600 + substr(stamp, 15, 2)::int * 60 + substr(stamp, 18, 2)::int) * 1000000;
+    if substr(stamp, 20, 1) = '.' then
+        us := us + rpad(left(substr(stamp, 21, length(stamp) - 20 - length(zone)), 6), 6, '0')::int;
     end if;
-    us := ((make_date(year, month, day) - date '1970-01-01')::bigint * 86400
-           + part[4]::int * 3600 + (part[5]::int - zone) * 60 + part[6]::int) * 1000000
-          + rpad(left(coalesce(part[7], ''), 6), 6, '0')::bigint;
+    if zone <> 'Z' then
+        us := us - (left(zone, 1) || '1')::int * (substr(zone, 2, 2)::bigint * 60 + substr(zone, 5, 2)::int) * 60000000;
+    end if;
     -- the years 1 to 9999, UTC
     return case when us between -62135596800000000 and 253402300799999999 then us end;
 end

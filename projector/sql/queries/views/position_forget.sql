@@ -1,0 +1,1 @@
+delete from mana_ai.stream_positions where view = %(view)s

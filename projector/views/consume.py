@@ -1,0 +1,116 @@
+"""One view at work: a member of a consumer group that folds what its partitions bring."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Collection, Mapping
+
+from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
+from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
+
+from projector import metrics
+from projector.config import Settings
+from projector.logging import get
+from projector.sql.connection import connect
+from projector.views import kafka
+from projector.views.declared import View
+from projector.views.engine import Engine
+from projector.views.positions import Partition, Positions
+from projector.views.store import Store
+
+POLL_MS = 500
+"""How late an idle view notices that it is to stop."""
+GROUP_COMMIT_S = 1.0
+
+log = get("views")
+
+
+class Rebalance(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has no types
+    """Opens and releases partitions as the group hands them out, never in the middle of a batch."""
+
+    def __init__(self, view: View, engine: Engine, consumer: AIOKafkaConsumer) -> None:
+        self.lock = asyncio.Lock()
+        self._view = view
+        self._engine = engine
+        self._consumer = consumer
+        self._failure: BaseException | None = None
+
+    async def on_partitions_revoked(self, revoked: Collection[TopicPartition]) -> None:
+        async with self.lock:
+            self._engine.release(Partition(*partition) for partition in revoked)
+        if revoked:
+            log.info("partitions released", view=self._view.name, partitions=len(revoked))
+
+    async def on_partitions_assigned(self, assigned: Collection[TopicPartition]) -> None:
+        try:
+            async with self.lock:
+                offsets = await self._engine.open(Partition(*partition) for partition in assigned)
+            await kafka.check_range(self._consumer, self._view.name, offsets)
+            for partition, offset in offsets.items():
+                self._consumer.seek(TopicPartition(*partition), offset)
+        except Exception as error:
+            # aiokafka would only log it: the loop raises it.
+            self._failure = error
+        else:
+            log.info("ready", view=self._view.name, partitions=len(offsets))
+
+    def raise_failure(self) -> None:
+        """Raises what went wrong in the group's callbacks."""
+        if self._failure is not None:
+            raise self._failure
+
+
+async def consume(settings: Settings, view: View, stop: asyncio.Event) -> None:
+    """Runs `view` until `stop`. Any exception ends it with nothing half-done; begin again with a new call."""
+    topics = kafka.topics_of(settings, view)
+    if not topics:
+        log.warning("none of the configured apps has records of this view", view=view.name)
+        await stop.wait()
+        return
+    if not await kafka.wait_for_topics(settings, topics, stop):
+        return
+    positions = Positions(view.name, await kafka.cluster_id(settings))
+    store = Store(view)
+    async with (
+        await connect(settings, "projector_engine") as conn,
+        kafka.consumer(settings, f"{settings.topic_prefix}.views.{view.name}") as consumer,
+    ):
+        await store.prepare(conn)
+        engine = Engine(view, store, positions, conn)
+        listener = Rebalance(view, engine, consumer)
+        consumer.subscribe(topics, listener=listener)
+        with metrics.VIEW_RUNNING.labels(view.name).track_inprogress():
+            await _loop(engine, listener, consumer, stop)
+
+
+async def _loop(engine: Engine, listener: Rebalance, consumer: AIOKafkaConsumer, stop: asyncio.Event) -> None:
+    applied_to: dict[Partition, int] = {}
+    told_at = time.monotonic()
+    while not stop.is_set():
+        fetched = await consumer.getmany(timeout_ms=POLL_MS)
+        listener.raise_failure()
+        async with listener.lock:
+            applied = await engine.apply(fetched)
+        for partition, offset in applied.seek.items():
+            if TopicPartition(*partition) in consumer.assignment():
+                consumer.seek(TopicPartition(*partition), offset)
+        applied_to.update(applied.committed)
+        if applied_to and time.monotonic() - told_at >= GROUP_COMMIT_S:
+            await _tell_group(consumer, applied_to)
+            applied_to.clear()
+            told_at = time.monotonic()
+    await _tell_group(consumer, applied_to)
+
+
+async def _tell_group(consumer: AIOKafkaConsumer, applied_to: Mapping[Partition, int]) -> None:
+    """Offsets for tools that show the group's lag; nothing reads them back."""
+    mine = {
+        TopicPartition(*p): offset for p, offset in applied_to.items() if TopicPartition(*p) in consumer.assignment()
+    }
+    if not mine:
+        return
+    try:
+        await consumer.commit(mine)
+    except (CommitFailedError, IllegalStateError, KafkaError) as error:
+        log.info("group offsets not committed; the next commit includes them", error=str(error))

@@ -1,0 +1,72 @@
+"""One record in the engine's memory: the fold's state and the largest place that went into it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import datetime
+
+import orjson
+
+from projector.fold import State, apply, derive, dump, load
+from projector.log.change import Change
+from projector.log.clock import to_datetime
+from projector.log.place import Place, lsn_text
+from projector.views.declared import Identity, View, moment
+
+Row = tuple[str | int | bool | datetime | None, ...]
+"""Values in the order of `View.all_columns`; JSON as text."""
+
+
+@dataclass(slots=True)
+class Held:
+    """`size` is the length of the encoded state: what the record costs in memory, in proportion."""
+
+    state: State = field(default_factory=State)
+    source: int = 0
+    lsn: int = 0
+    size: int = 0
+
+    def take(self, change: Change, place: Place) -> None:
+        """Folds one change in, in whatever order changes come."""
+        apply(self.state, change)
+        self.reach(place)
+
+    def reach(self, place: Place) -> None:
+        """Remembers the largest place."""
+        self.source, self.lsn = max((self.source, self.lsn), (place.source, place.lsn))
+
+    def row(self, view: View, identity: Identity) -> Row:
+        """The record as a row of the view's table: a function of the changes taken, and of nothing else."""
+        record = derive(self.state, share=True)
+        state = orjson.dumps(dump(self.state)).decode()
+        self.size = len(state)
+        newest_us = self.state.newest_us
+        return (
+            *view.key_of(identity),
+            *[column.value(record) for column in view.columns],
+            record.deleted,
+            moment(record.deleted_at_us),
+            record.complete,
+            record.space_id,
+            self.source,
+            lsn_text(self.lsn),
+            to_datetime(0 if newest_us is None else newest_us),
+            moment(record.updated_at_us),
+            orjson.dumps(record.fields).decode(),
+            state,
+        )
+
+
+def restore(state: str, source: int, lsn: int) -> Held:
+    """The record that a row holds."""
+    return Held(load(orjson.loads(state)), source, lsn, len(state))
+
+
+def fold_anew(changes: Iterable[Change], place: Place) -> Held:
+    """A record folded from all its changes at once, as far as `place`."""
+    held = Held()
+    for change in changes:
+        apply(held.state, change)
+    held.reach(place)
+    return held

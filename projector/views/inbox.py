@@ -1,0 +1,133 @@
+"""From a record of a topic to what a view does with it: fold a change, reload a record, or lay it aside."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Protocol
+
+import orjson
+
+from projector.log.change import ERASED, BadChange, Change, decode
+from projector.log.place import Place, from_headers
+from projector.views.declared import Identity, View
+
+
+class Message(Protocol):
+    """A record as aiokafka's consumer gives it."""
+
+    topic: str
+    partition: int
+    offset: int
+    key: bytes | None
+    value: bytes | None
+    headers: Iterable[tuple[str, bytes]]
+    timestamp: int
+
+
+@dataclass(frozen=True, slots=True)
+class Fold:
+    """A change for the record `identity`."""
+
+    identity: Identity
+    place: Place
+    change: Change
+
+
+@dataclass(frozen=True, slots=True)
+class Reload:
+    """A row of this record was erased from the log, and cannot be subtracted from a fold."""
+
+    identity: Identity
+    place: Place
+    change_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """A record that cannot be folded, with the cause."""
+
+    message: Message
+    place: Place | None
+    user_id: str | None
+    change_id: str | None
+    reason: str
+    detail: str
+
+
+def sort(view: View, message: Message) -> Fold | Reload | DeadLetter | None:
+    """What `view` does with `message`; None for records of other views, which are not decoded.
+
+    A record that does not name its table is the affair of the view that takes the rest.
+    """
+    headers = dict(message.headers)
+    table = headers.get("table")
+    if table is None:
+        if not view.rest_of:
+            return None
+    elif not view.takes(_app_of(message.topic), table.decode("utf-8", "replace")):
+        return None
+    place = None
+    try:
+        place = _place(message)
+        return _sort(view, headers, message, place)
+    except BadChange as error:
+        user_id, change_id = _owner(message, headers)
+        return DeadLetter(message, place, user_id, change_id, error.code, error.detail)
+
+
+def _sort(view: View, headers: dict[str, bytes], message: Message, place: Place) -> Fold | Reload:
+    value = message.value or b""
+    if headers.get("op") == ERASED.encode():
+        identity, change_id = _erasure(value)
+        _check(view, message, identity)
+        return Reload(identity, place, change_id)
+    change = decode(value)
+    identity = (change.user_id, change.app_id, change.table, change.record_id)
+    _check(view, message, identity)
+    return Fold(identity, place, change)
+
+
+@lru_cache(maxsize=1024)
+def _app_of(topic: str) -> str:
+    # Topics are <prefix>.sync_changes.<app>, and both ends may hold dots.
+    return topic.rpartition(".sync_changes.")[2]
+
+
+def _place(message: Message) -> Place:
+    try:
+        return from_headers(message.headers)
+    except (KeyError, ValueError) as error:
+        raise BadChange("no-place", f"headers source, lsn, ord: {error!r}") from None
+
+
+def _check(view: View, message: Message, identity: Identity) -> None:
+    user_id, app_id, table, _ = identity
+    # The key chose the partition, and two partitions must never write one row.
+    if message.key != user_id.encode():
+        raise BadChange("wrong-key", "the key is not the user of the value")
+    if app_id != _app_of(message.topic) or not view.takes(app_id, table):
+        raise BadChange("wrong-topic", f"the value is of table {table!r} of app {app_id!r}")
+
+
+def _erasure(value: bytes) -> tuple[Identity, str]:
+    try:
+        row = orjson.loads(value)
+        identity = (row["user_id"], row["app_id"], row["table_name"], row["record_id"])
+        change_id = row["id"]
+    except (orjson.JSONDecodeError, KeyError, TypeError) as error:
+        raise BadChange("not-json", f"erasure: {type(error).__name__}: {error}") from None
+    if not all(isinstance(part, str) and part for part in (*identity, change_id)):
+        raise BadChange("missing-column", "erasure: an identity column is empty or no text")
+    return identity, change_id
+
+
+def _owner(message: Message, headers: dict[str, bytes]) -> tuple[str | None, str | None]:
+    """Whose record it is and its change id, as far as key and headers tell: the value may be unreadable."""
+    return _storable(message.key), _storable(headers.get("id"))
+
+
+def _storable(raw: bytes | None) -> str | None:
+    text = (raw or b"").decode("utf-8", "replace").replace("\0", "\ufffd")
+    return text or None

@@ -1,0 +1,94 @@
+"""How far a view has applied each partition: kept beside its rows, changed only by compare-and-swap."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import psycopg
+
+from projector.errors import FoldVersionError, ForeignClusterError
+from projector.fold import FOLD_VERSION
+from projector.sql import query
+
+
+class Partition(NamedTuple):
+    """One partition of a topic; aiokafka's TopicPartition compares equal to it."""
+
+    topic: str
+    partition: int
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """`next_offset` is the first offset not applied; `revision` counts the writes made beside the engine."""
+
+    next_offset: int
+    revision: int
+
+
+class SwapLostError(Exception):
+    """Somebody else moved one of these positions: what was folded on top of it is void."""
+
+
+@dataclass(frozen=True, slots=True)
+class Positions:
+    """The rows of `stream_positions` of one view (or of a rebuild's shadow of it) on one cluster."""
+
+    name: str
+    cluster: str
+
+    async def load(
+        self, conn: psycopg.AsyncConnection[Any], partitions: Iterable[Partition]
+    ) -> dict[Partition, Position]:
+        """The positions of these partitions, opened at offset 0 where there were none.
+
+        Raises ForeignClusterError when the view stands in another cluster's topics of the same name, and
+        FoldVersionError when its rows were folded under other rules.
+        """
+        wanted = sorted(partitions)
+        parameters = self._parameters(wanted)
+        row = await (await conn.execute(query("views/position_elsewhere"), parameters)).fetchone()
+        if row is not None:
+            raise ForeignClusterError(
+                f"view {self.name} has applied {row[1]} of Kafka cluster {row[0]}, not of {self.cluster}"
+            )
+        await conn.execute(query("views/position_open"), parameters)
+        found: dict[Partition, Position] = {}
+        for topic, partition, next_offset, revision, fold_version in await (
+            await conn.execute(query("views/position_load"), parameters)
+        ).fetchall():
+            if fold_version != FOLD_VERSION:
+                raise FoldVersionError(
+                    f"view {self.name} was folded by rules {fold_version}, this program follows {FOLD_VERSION}"
+                )
+            found[Partition(topic, partition)] = Position(next_offset, revision)
+        return found
+
+    async def swap(
+        self,
+        conn: psycopg.AsyncConnection[Any],
+        known: Mapping[Partition, Position],
+        next_offsets: Mapping[Partition, int],
+    ) -> None:
+        """Moves the positions to `next_offsets` if all are still as `known`; raises SwapLostError otherwise."""
+        # Always in the same order, so that two workers never wait for each other.
+        moved = sorted(next_offsets)
+        parameters = self._parameters(moved) | {
+            "expected": [known[partition].next_offset for partition in moved],
+            "revisions": [known[partition].revision for partition in moved],
+            "next_offsets": [next_offsets[partition] for partition in moved],
+        }
+        cursor = await conn.execute(query("views/position_swap"), parameters)
+        if cursor.rowcount != len(moved):
+            raise SwapLostError
+
+    def _parameters(self, partitions: Sequence[Partition]) -> dict[str, Any]:
+        return {
+            "view": self.name,
+            "cluster": self.cluster,
+            "fold_version": FOLD_VERSION,
+            "topics": [partition.topic for partition in partitions],
+            "partitions": [partition.partition for partition in partitions],
+        }

@@ -1,0 +1,106 @@
+"""Reads and writes the rows of one view's table, many at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import psycopg
+from psycopg import sql
+
+from projector import crash
+from projector.log.place import parse_lsn
+from projector.views.declared import Identity, View
+from projector.views.held import Held, Row, restore
+
+SCHEMA = "mana_ai"
+SMALL_BATCH = 50
+"""Up to so many rows travel as arrays in the statement itself: a temporary table costs more than it saves there."""
+
+
+class Store:
+    """The rows of `view` in `table`: the serving table, or a shadow of it with the same columns."""
+
+    def __init__(self, view: View, table: str | None = None) -> None:
+        self.view = view
+        name = view.table if table is None else table
+        target, incoming = sql.Identifier(SCHEMA, name), sql.Identifier(f"incoming_{name}")
+        keys = _comma(map(sql.Identifier, view.key_columns))
+        every = _comma(map(sql.Identifier, view.all_columns))
+        arrays = _comma(sql.SQL("%s::{}[]").format(sql.SQL(kind)) for kind in view.all_columns.values())
+        wanted = sql.SQL("unnest({}) as wanted ({})").format(
+            _comma([sql.SQL("%s::text[]")] * len(view.key_columns)), keys
+        )
+        replaced = _comma(
+            sql.SQL("{0} = excluded.{0}").format(sql.Identifier(column))
+            for column in view.all_columns
+            if column not in view.key_columns
+        )
+
+        def upsert(rows: sql.Composable) -> sql.Composed:
+            return sql.SQL("insert into {} ({}) {} on conflict ({}) do update set {}").format(
+                target, every, rows, keys, replaced
+            )
+
+        self._prepare = sql.SQL("create temporary table if not exists {} (like {}) on commit delete rows").format(
+            incoming, target
+        )
+        self._load = sql.SQL("select {}, state::text, source, source_lsn::text from {} join {} using ({})").format(
+            keys, target, wanted, keys
+        )
+        self._copy = sql.SQL("copy {} ({}) from stdin").format(incoming, every)
+        self._merge = upsert(sql.SQL("select {} from {}").format(every, incoming))
+        self._put = upsert(sql.SQL("select * from unnest({})").format(arrays))
+        self._delete = sql.SQL("delete from {} as kept using {} where {}").format(
+            target,
+            wanted,
+            sql.SQL(" and ").join(
+                sql.SQL("kept.{0} = wanted.{0}").format(sql.Identifier(column)) for column in view.key_columns
+            ),
+        )
+
+    async def prepare(self, conn: psycopg.AsyncConnection[Any]) -> None:
+        """Makes this session's temporary table; once for each connection, before `write`."""
+        await conn.execute(self._prepare)
+
+    async def load(self, conn: psycopg.AsyncConnection[Any], identities: Iterable[Identity]) -> dict[Identity, Held]:
+        """The records among `identities` that have a row, in one query."""
+        wanted = {self.view.key_of(identity): identity for identity in identities}
+        if not wanted:
+            return {}
+        cursor = await conn.execute(self._load, _columns(wanted))
+        found = {}
+        async for *key, state, source, lsn in cursor:
+            found[wanted[tuple(key)]] = restore(state, source, parse_lsn(lsn))
+        return found
+
+    async def write(self, conn: psycopg.AsyncConnection[Any], rows: Sequence[Row]) -> None:
+        """Puts the rows in place of what is there; to be called inside a transaction."""
+        if not rows:
+            return
+        if len(rows) <= SMALL_BATCH:
+            crash.point("views.mid_copy")
+            await conn.execute(self._put, _columns(rows))
+            return
+        async with conn.cursor() as cursor:
+            async with cursor.copy(self._copy) as copy:
+                for number, row in enumerate(rows):
+                    if number == len(rows) // 2:
+                        crash.point("views.mid_copy")
+                    await copy.write_row(row)
+            await cursor.execute(self._merge)
+
+    async def delete(self, conn: psycopg.AsyncConnection[Any], identities: Iterable[Identity]) -> None:
+        """Removes the rows of records of which the log holds nothing any more."""
+        keys = [self.view.key_of(identity) for identity in identities]
+        if keys:
+            await conn.execute(self._delete, _columns(keys))
+
+
+def _comma(parts: Iterable[sql.Composable]) -> sql.Composed:
+    return sql.SQL(", ").join(parts)
+
+
+def _columns(rows: Iterable[tuple[Any, ...]]) -> list[list[Any]]:
+    """Rows as arrays, one for each column."""
+    return [list(column) for column in zip(*rows, strict=True)]

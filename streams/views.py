@@ -1,0 +1,64 @@
+"""The views, for ever: each folds its part of the log into its table, independent of the others."""
+
+from __future__ import annotations
+
+import asyncio
+
+import psycopg
+from aiokafka.errors import KafkaError
+
+from projector import metrics
+from projector.config import Settings
+from projector.errors import BrokerUnavailableError, DatabaseUnavailableError, ProjectorError
+from projector.logging import get
+from projector.views.consume import consume
+from projector.views.declared import VIEWS, View
+
+FIRST_PAUSE_S = 0.1
+LONGEST_PAUSE_S = 10.0
+TRANSIENT = (psycopg.OperationalError, KafkaError, BrokerUnavailableError, DatabaseUnavailableError)
+
+log = get("views")
+
+
+async def run(settings: Settings, stop: asyncio.Event) -> None:
+    """Runs every view until `stop`.
+
+    A view that finds something wrong with its data stops alone and says so; the others go on, and its error is
+    raised at the end.
+    """
+    async with asyncio.TaskGroup() as tasks:
+        views = [tasks.create_task(keep_up(settings, view, stop)) for view in VIEWS.values()]
+    for failed in filter(None, (view.result() for view in views)):
+        raise failed
+
+
+async def keep_up(settings: Settings, view: View, stop: asyncio.Event) -> Exception | None:
+    """Consumes, and begins again when a server was away; returns the error that no new attempt can mend."""
+    pause = FIRST_PAUSE_S
+    loop = asyncio.get_running_loop()
+    while not stop.is_set():
+        started = loop.time()
+        try:
+            await consume(settings, view, stop)
+        except TRANSIENT as error:
+            if loop.time() - started > LONGEST_PAUSE_S:
+                pause = FIRST_PAUSE_S
+            metrics.VIEW_RESTARTS.labels(view.name).inc()
+            log.warning("view begins again", view=view.name, error=str(error), pause_s=pause)
+            await _sleep(pause, stop)
+            pause = min(2 * pause, LONGEST_PAUSE_S)
+        except ProjectorError as error:
+            log.error("view stopped", view=view.name, error=error.message, remedy=error.remedy)
+            return error
+        except Exception as error:
+            log.exception("view stopped", view=view.name)
+            return error
+    return None
+
+
+async def _sleep(seconds: float, stop: asyncio.Event) -> None:
+    try:
+        await asyncio.wait_for(stop.wait(), seconds)
+    except TimeoutError:
+        return

@@ -1,0 +1,202 @@
+"""A log for tests of the views: rows go into sync_changes and into their topic, as the publisher writes them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+import orjson
+import psycopg
+from aiokafka import AIOKafkaProducer
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+
+from projector.config import Settings
+from projector.log.place import lsn_text
+from projector.log.topics import Topics, partition_of
+from projector.sql.connection import connect
+from projector.views.declared import VIEWS, View
+from projector.views.wait import wait_for_offset
+from streams.views import run
+
+COLUMNS = (
+    *("id", "app_id", "table_name", "record_id", "user_id", "op", "data", "field_meta"),
+    *("client_id", "created_at", "schema_version", "actor", "origin", "space_id"),
+)
+JSON_COLUMNS = ("data", "field_meta", "actor")
+START = datetime.fromisoformat("2026-06-01T10:00:00Z").timestamp()
+
+Row = dict[str, Any]
+
+
+def at(seconds: float) -> str:
+    """`seconds` after a common start, as a stamp."""
+    return datetime.fromtimestamp(START + seconds, UTC).isoformat()[:19] + ".000Z"
+
+
+_numbers = iter(range(1, 1 << 40))
+
+
+def row(
+    op: str,
+    record_id: str,
+    created: float,
+    data: Any,
+    stamp: float | None = None,
+    *,
+    user_id: str = "u1",
+    app_id: str = "ai",
+    table: str = "aiMissions",
+    **more: Any,
+) -> Row:
+    """A row created `created` seconds after the start, an update with its keys stamped alike."""
+    meta = dict.fromkeys(data, at(created if stamp is None else stamp)) if op == "update" else {}
+    columns = {
+        "id": str(UUID(int=next(_numbers))),
+        "app_id": app_id,
+        "table_name": table,
+        "record_id": record_id,
+        "user_id": user_id,
+        "op": op,
+        "data": data,
+        "field_meta": meta,
+        "client_id": "c1",
+        "created_at": at(created)[:19] + ".000000Z",
+        "schema_version": 1,
+        "actor": None,
+        "origin": None,
+        "space_id": None,
+    }
+    return columns | more
+
+
+def value_of(row: Row) -> bytes:
+    """The value of the row's record: columns in the table's order, `created_at` with six digits."""
+    return orjson.dumps({name: row[name] for name in COLUMNS})
+
+
+@dataclass
+class Log:
+    """`ends` are the next offsets by (topic, partition)."""
+
+    settings: Settings
+    admin: psycopg.AsyncConnection[Any]
+    producer: AIOKafkaProducer
+    ends: dict[tuple[str, int], int] = field(default_factory=dict)
+    lsn: int = 0x1000000
+
+    async def store(self, rows: Iterable[Row]) -> None:
+        """Into sync_changes alone."""
+        names = ", ".join(COLUMNS)
+        async with self.admin.cursor() as cursor, cursor.copy(f"copy sync_changes ({names}) from stdin") as copy:
+            for one in rows:
+                await copy.write_row(
+                    [
+                        orjson.dumps(one[name]).decode()
+                        if name in JSON_COLUMNS and one[name] is not None
+                        else one[name]
+                        for name in COLUMNS
+                    ]
+                )
+
+    async def publish(self, rows: Iterable[Row]) -> None:
+        """Into the topics alone."""
+        sends = []
+        for one in rows:
+            value = value_of(one)
+            sends.append(await self.send(one["app_id"], one["user_id"], value, one["op"], one["table_name"], one["id"]))
+        await self._settle(sends)
+
+    async def write(self, rows: Sequence[Row]) -> None:
+        """Into both, as a committed change ends up."""
+        await self.store(rows)
+        await self.publish(rows)
+
+    async def erase(self, row: Row) -> None:
+        """Deletes the row from sync_changes and says so in the topic."""
+        await self.admin.execute("delete from sync_changes where id = %s", [row["id"]])
+        identity = {name: row[name] for name in ("id", "app_id", "table_name", "record_id", "user_id")}
+        value = orjson.dumps({**identity, "op": "erased"})
+        sent = await self.send(row["app_id"], row["user_id"], value, "erased", row["table_name"], row["id"])
+        await self._settle([sent])
+
+    async def send(
+        self, app_id: str, user_id: str, value: bytes | None, op: str, table: str | None, change_id: str
+    ) -> asyncio.Future[Any]:
+        """One record with the headers of a place of its own."""
+        self.lsn += 0x100
+        headers = {
+            "source": "1",
+            "lsn": lsn_text(self.lsn),
+            "ord": "0",
+            "xid": "700",
+            "ts": "1780308000000000",
+            "op": op,
+        }
+        headers |= {"id": change_id} if table is None else {"table": table, "id": change_id}
+        key = user_id.encode()
+        return await self.producer.send(
+            Topics(self.settings.topic_prefix).changes(app_id),
+            value,
+            key,
+            partition=partition_of(key, self.settings.topic_partitions),
+            headers=[(name, text.encode()) for name, text in headers.items()],
+        )
+
+    async def poison(self, value: bytes | None, *, user_id: str = "u1", table: str | None = "aiMissions") -> None:
+        """A record of app `ai` whose value nobody can fold."""
+        await self._settle([await self.send("ai", user_id, value, "update", table, str(UUID(int=next(_numbers))))])
+
+    async def _settle(self, sends: Sequence[asyncio.Future[Any]]) -> None:
+        for sent in sends:
+            meta = await sent
+            place = (meta.topic, meta.partition)
+            self.ends[place] = max(self.ends.get(place, 0), meta.offset + 1)
+
+    async def caught_up(self, *views: View, timeout: float = 30) -> None:
+        """Waits until the views (all of them by default) have applied everything sent."""
+        async with await connect(self.settings, "projector_reader") as conn:
+            for view in views or VIEWS.values():
+                apps = view.apps(self.settings.apps)
+                topics = {Topics(self.settings.topic_prefix).changes(app) for app in apps}
+                ends = {place: end for place, end in self.ends.items() if place[0] in topics}
+                await wait_for_offset(conn, view, ends, timeout)
+
+
+@asynccontextmanager
+async def open_log(settings: Settings) -> AsyncIterator[Log]:
+    """Makes the topics, and a producer for them."""
+    admin_client = AIOKafkaAdminClient(bootstrap_servers=settings.require_kafka())
+    await admin_client.start()
+    try:
+        topics = Topics(settings.topic_prefix)
+        await admin_client.create_topics(
+            [NewTopic(topics.changes(app), settings.topic_partitions, 1) for app in settings.apps]
+        )
+    finally:
+        await admin_client.close()
+    producer = AIOKafkaProducer(bootstrap_servers=settings.require_kafka())
+    await producer.start()
+    try:
+        async with await psycopg.AsyncConnection.connect(settings.admin_url, autocommit=True) as admin:
+            yield Log(settings, admin, producer)
+    finally:
+        await producer.stop()
+
+
+@asynccontextmanager
+async def running(settings: Settings) -> AsyncIterator[asyncio.Task[None]]:
+    """The views at work; ended in the ordinary way, so that what went wrong is raised."""
+    stop = asyncio.Event()
+    task = asyncio.create_task(run(settings, stop))
+    try:
+        yield task
+    finally:
+        stop.set()
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.wait_for(task, 20)

@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import pytest
+
+from projector.sql.connection import connect
+from projector.views.declared import MISSIONS, RECORDS
+from projector.views.verify import verify
+from tests.views.log import row, running, value_of
+
+POISON = {
+    "data-not-object": value_of(row("update", "m1", 5, {}) | {"data": ["title"]}),
+    "empty-user-id": value_of(row("update", "m1", 5, {}) | {"user_id": ""}),
+    "unknown-schema-version": value_of(row("update", "m1", 5, {}) | {"schema_version": 2}),
+    "unstorable-text": value_of(row("update", "m1", 5, {"title": "a\0b"})),
+    "not-json": b'{"id": ',
+    "missing-column": b"{}",
+    "wrong-key": value_of(row("update", "m1", 5, {}, user_id="u2")),
+    "wrong-topic": value_of(row("update", "m1", 5, {}, app_id="notes")),
+}
+
+
+@pytest.mark.parametrize("reason", POISON)
+async def test_a_record_that_cannot_be_folded_is_laid_aside_and_its_partition_goes_on(log, reason):
+    await log.write([row("insert", "m1", 1, {"title": "before"})])
+    await log.poison(POISON[reason])
+    await log.write([row("update", "m1", 9, {"title": "after"})])
+    async with running(log.settings):
+        await log.caught_up(MISSIONS)
+    titles = await log.admin.execute("select record ->> 'title' from mana_ai.mission_snapshots")
+    assert await titles.fetchall() == [("after",)]
+    letters = await log.admin.execute(
+        "select view, topic, \"offset\", source_place, user_id, reason, value, headers ->> 'table', attempts"
+        " from mana_ai.dead_letters"
+    )
+    [topic] = {topic for topic, _ in log.ends}
+    expected = ("missions", topic, 1, "1:0/1000200:0", "u1", reason, POISON[reason], "aiMissions", 1)
+    assert await letters.fetchall() == [expected]
+
+
+async def test_lone_surrogates_and_a_missing_table_are_laid_aside_too(log):
+    await log.poison(value_of(row("update", "m1", 5, {"title": "?"})).replace(b'"?"', b'"\\ud800"'))
+    await log.poison(None, table=None)
+    async with running(log.settings):
+        await log.caught_up()
+    letters = await log.admin.execute('select view, reason, value is null from mana_ai.dead_letters order by "offset"')
+    assert await letters.fetchall() == [("missions", "unstorable-text", False), (RECORDS.name, "not-json", True)]
+
+
+async def test_rows_of_the_log_that_cannot_be_folded_are_none_of_the_sql_folds_either(log):
+    await log.write(
+        [
+            row("insert", "m1", 1, {"title": "kept"}),
+            row("update", "m1", 2, {}) | {"data": "text"},
+            row("update", "m1", 3, {"title": "later"}) | {"schema_version": 2},
+            row("update", "m1", 4, {}) | {"data": None},
+            row("insert", "m2", 5, {}) | {"data": [1]},
+        ]
+    )
+    async with running(log.settings):
+        await log.caught_up(MISSIONS)
+        report = await verify(log.settings, MISSIONS)
+    assert (report.rows, report.examples) == (1, ())
+
+
+async def test_a_reader_sees_own_dead_letters_only(log):
+    await log.poison(b"[]", user_id="u1")
+    await log.poison(b"[]", user_id="u2")
+    async with running(log.settings):
+        await log.caught_up(MISSIONS)
+    async with await connect(log.settings, "projector_reader") as reader:
+        await reader.execute("select set_config('app.current_user_id', 'u2', false)")
+        rows = await reader.execute("select user_id from mana_ai.dead_letters")
+        assert await rows.fetchall() == [("u2",)]

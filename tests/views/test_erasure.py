@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+from projector.views.declared import MISSIONS
+from projector.views.rebuild import rebuild_and_compare
+from projector.views.verify import verify
+from tests.views.log import row, running
+
+
+async def records(log):
+    rows = await log.admin.execute("select mission_id, record from mana_ai.mission_snapshots order by 1")
+    return dict(await rows.fetchall())
+
+
+async def test_a_row_erased_from_the_log_is_folded_out_of_its_record(log):
+    first = row("insert", "m1", 1, {"title": "t", "state": "active"})
+    second = row("update", "m1", 2, {"title": "secret"})
+    third = row("update", "m1", 3, {"note": "n"})
+    await log.write([first, second, third])
+    async with running(log.settings):
+        await log.caught_up(MISSIONS)
+        assert (await records(log))["m1"]["title"] == "secret"
+        await log.erase(second)
+        await log.write([row("update", "m1", 4, {"state": "paused"})])
+        await log.caught_up(MISSIONS)
+        assert await records(log) == {"m1": {"title": "t", "note": "n", "state": "paused"}}
+        assert (await verify(log.settings, MISSIONS)).examples == ()
+        [rebuilt] = await rebuild_and_compare(log.settings, [MISSIONS])
+        assert (rebuilt.rows, rebuilt.examples) == (1, ())
+
+
+async def test_a_record_without_any_row_left_has_none_in_the_view(log):
+    only = row("insert", "m1", 1, {"title": "t"})
+    await log.write([only, row("insert", "m2", 1, {"title": "u"})])
+    async with running(log.settings):
+        await log.caught_up(MISSIONS)
+        await log.erase(only)
+        await log.caught_up(MISSIONS)
+        assert await records(log) == {"m2": {"title": "u"}}
+        await log.write([row("update", "m1", 5, {"title": "again"})])
+        await log.caught_up(MISSIONS)
+        assert (await records(log))["m1"] == {"title": "again"}
+
+
+async def test_the_dead_letter_of_an_erased_row_goes_with_it(log):
+    bad = row("update", "m1", 1, {}) | {"data": "text"}
+    await log.write([bad])
+    async with running(log.settings):
+        await log.caught_up(MISSIONS)
+        letters = "select change_id from mana_ai.dead_letters"
+        assert await (await log.admin.execute(letters)).fetchall() == [(bad["id"],)]
+        await log.erase(bad)
+        await log.caught_up(MISSIONS)
+        assert await (await log.admin.execute(letters)).fetchall() == []
+
+
+async def test_an_erasure_that_arrives_in_the_batch_of_what_it_erases(log):
+    first, second = row("insert", "m1", 1, {"title": "t"}), row("update", "m1", 2, {"title": "secret"})
+    await log.write([first, second])
+    await log.erase(second)
+    async with running(log.settings):
+        await log.caught_up(MISSIONS)
+        assert await records(log) == {"m1": {"title": "t"}}
