@@ -63,6 +63,9 @@ class Settings(BaseSettings):
     # This machine
     state_dir: Path = Path(".projector")
     cache_dir: Path = Field(default_factory=default_cache_dir)
+    postgres_port: int | None = Field(None, ge=1, le=65535)
+    """Port of the embedded PostgreSQL; unset: the one used before, or a free one."""
+    kafka_port: int | None = Field(None, ge=1, le=65535)
     metrics_port: int | None = Field(None, ge=0, le=65535)
     """Port on loopback for /metrics of a stream; 0 chooses a free one."""
     log_level: str = Field("info", pattern=r"^(debug|info|warning|error)$")

@@ -32,7 +32,8 @@ class Environment:
 @contextmanager
 def environment(settings: Settings, state_dir: Path, report: Callable[[str], None]) -> Iterator[Environment]:
     """Starts PostgreSQL and Kafka on `state_dir`, prepares the database, and ends all of it at exit."""
-    with Stack(state_dir, settings.cache_dir, report) as stack:
+    ports = {"postgres_port": settings.postgres_port, "kafka_port": settings.kafka_port}
+    with Stack(state_dir, settings.cache_dir, report, **ports) as stack:
         password = str(conninfo.conninfo_to_dict(stack.admin_url)["password"])
         logins = create_logins(stack.admin_url, password)
         create_log(stack.admin_url)

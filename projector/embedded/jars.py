@@ -105,9 +105,13 @@ def _fetch(pins: list[Pin], cache_dir: Path, report: Callable[[str], None], halt
 
 def _maven(staging: Path, progress: _Progress) -> MavenContext:
     """Repositories as jgo's settings on this machine name them; the local Maven repository serves what it has."""
-    from jgo.config import GlobalSettings
-    from jgo.constants import MAVEN_CENTRAL_URL
-    from jgo.maven import MavenContext, PythonResolver
+    try:
+        from jgo.config import GlobalSettings
+        from jgo.constants import MAVEN_CENTRAL_URL
+        from jgo.maven import MavenContext, PythonResolver
+    except ModuleNotFoundError as error:
+        remedy = "Install the package with its extra `embedded`, or set KAFKA_HOME."
+        raise FetchError(f"the Kafka jars cannot be fetched: the package {error.name} is missing", remedy) from error
 
     settings = GlobalSettings.load()
     return MavenContext(

@@ -79,7 +79,12 @@ class Postgres:
         self.process = process.start_server(
             lambda: self._launch(bindir, account, hold), lambda: _accepts(self.url("postgres")), halt, START_TIMEOUT_S
         )
-        create_database(self.url("postgres"), DATABASE)
+        try:
+            create_database(self.url("postgres"), DATABASE)
+        except psycopg.Error as error:
+            failure = self.process.failure(f"cannot create the database {DATABASE}: {error}")
+            self.stop()
+            raise failure from error
 
     def stop(self) -> None:
         if self.process is not None:

@@ -27,6 +27,7 @@ class Process:
         self,
         name: str,
         log_file: Path,
+        log_start: int,
         stop_signal: int,
         guard: subprocess.Popen[bytes],
         control: int,
@@ -34,7 +35,7 @@ class Process:
     ) -> None:
         self.name = name
         self.log_file = log_file
-        self._log_start = log_file.stat().st_size
+        self._log_start = log_start
         self._stop_signal = stop_signal
         self._guard = guard
         self._control = control
@@ -129,6 +130,7 @@ def start(
     status, status_write = os.pipe()
     try:
         with log_file.open("ab") as log:
+            log_start = log.tell()
             guard = subprocess.Popen(
                 [sys.executable, "-I", "-S", str(GUARD)]
                 + [str(control_read), str(status_write), str(int(stop_signal)), str(grace_s)]
@@ -149,7 +151,7 @@ def start(
     finally:
         os.close(control_read)
         os.close(status_write)
-    return Process(name, log_file, stop_signal, guard, control, os.fdopen(status, "rb"))
+    return Process(name, log_file, log_start, stop_signal, guard, control, os.fdopen(status, "rb"))
 
 
 class Halted(Exception):  # a request, not an error

@@ -107,4 +107,6 @@ def _raise_first(jobs: list[Future[None]]) -> None:
     """Raises what went wrong, rather than that another part then gave up."""
     errors = [error for job in jobs if job.done() and (error := job.exception()) is not None]
     for error in sorted(errors, key=lambda error: isinstance(error, Halted)):
+        if isinstance(error, OSError):
+            raise EmbeddedError(f"cannot use {error.filename}: {error.strerror}") from error
         raise error

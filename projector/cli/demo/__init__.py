@@ -39,6 +39,8 @@ def demo(
             "apps": ("ai", "notes"),
             "due_interval_s": 0.1,
             "llm_base_url": "",
+            "postgres_port": None,
+            "kafka_port": None,
         }
     )
     state_dir = Path(tempfile.mkdtemp(prefix="projector-demo-"))
