@@ -9,7 +9,7 @@ from projector.cdc.checks import check_source
 from projector.cdc.topics import check_topics
 from projector.config import Settings
 from projector.errors import Finding, ProjectorError
-from projector.sql.connection import connect_streams
+from projector.sql.connection import connect_streams, connect_sync
 from projector.sql.migrate import STREAM_ROLES, missing
 
 
@@ -31,9 +31,12 @@ def check_database(settings: Settings) -> list[Finding]:
     """Login, roles, migrations, and the source of the log."""
     try:
         with connect_streams(settings) as conn:
-            findings = [*_check_login(conn), *_check_migrations(conn)]
-            # What the source's checks ask is only meaningful once the schema and the roles are there.
-            return findings or check_source(conn, settings)
+            # Each check asks what only makes sense once the one before it found nothing.
+            findings = _check_login(conn) or _check_migrations(conn)
+        if findings:
+            return findings
+        with connect_sync(settings, "projector_cdc") as conn:
+            return check_source(conn, settings)
     except ProjectorError as error:
         return [_from_error(error)]
 
@@ -65,9 +68,12 @@ def _check_login(conn: psycopg.Connection[tuple[object, ...]]) -> list[Finding]:
 
 
 def _check_migrations(conn: psycopg.Connection[tuple[object, ...]]) -> list[Finding]:
+    with conn.transaction(force_rollback=True):
+        conn.execute("set local role projector_reader")
+        left = missing(conn)
     return [
         Finding("error", f"migration {migration.number:04} {migration.name} is not applied", "run `projector migrate`")
-        for migration in missing(conn)
+        for migration in left
     ]
 
 

@@ -31,5 +31,8 @@ $$;
 grant usage on schema mana_ai to
     projector_cdc, projector_engine, projector_planner, projector_sink, projector_reader;
 
+grant select on mana_ai.schema_migrations to
+    projector_cdc, projector_engine, projector_planner, projector_sink, projector_reader;
+
 grant select on sync_changes to projector_cdc, projector_engine, projector_sink;
 grant insert on sync_changes to projector_sink;
