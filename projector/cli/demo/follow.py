@@ -52,14 +52,13 @@ class TopicWatch:
         self._consumer = consumer
 
     @classmethod
-    async def open(cls, bootstrap_servers: str, topic: str) -> TopicWatch:
+    async def open(cls, bootstrap_servers: str, topic: str, partitions: int) -> TopicWatch:
         consumer = AIOKafkaConsumer(bootstrap_servers=bootstrap_servers, enable_auto_commit=False)
         await consumer.start()
-        await consumer.client.force_metadata_update()
-        partitions = [TopicPartition(topic, p) for p in consumer.partitions_for_topic(topic) or ()]
-        consumer.assign(partitions)
-        await consumer.seek_to_end(*partitions)
-        for partition in partitions:
+        every = [TopicPartition(topic, number) for number in range(partitions)]
+        consumer.assign(every)
+        await consumer.seek_to_end(*every)
+        for partition in every:
             await consumer.position(partition)
         return cls(consumer)
 

@@ -1,0 +1,65 @@
+"""Reads the body of a chat completion; the format is OpenAI's `chat.completion` object."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+
+from projector.errors import ChatAnswerError
+from projector.llm.chat import Completion, ToolCall
+
+KNOWN_FINISH = {"stop", "tool_calls", "length", "content_filter"}
+
+
+def completion_of(body: bytes) -> Completion:
+    """Raises ChatAnswerError when there is no usable first choice. Missing usage counts as 0 tokens."""
+    try:
+        answer = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise ChatAnswerError(f"the endpoint's answer is no JSON: {error}") from None
+    try:
+        choice = answer["choices"][0]
+        message = choice["message"]
+        content, calls = message.get("content"), message.get("tool_calls") or []
+        tool_calls = tuple(_tool_call(call) for call in calls)
+        usage = answer.get("usage") or {}
+        prompt, completed = _count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens"))
+    except (KeyError, IndexError, TypeError, AttributeError):
+        raise ChatAnswerError("the endpoint's answer has no usable choice") from None
+    finish = choice.get("finish_reason")
+    return Completion(
+        content=content if isinstance(content, str) else None,
+        tool_calls=tool_calls,
+        finish_reason=finish if isinstance(finish, str) and finish in KNOWN_FINISH else "stop",
+        prompt_tokens=prompt,
+        completion_tokens=completed,
+        model=str(answer.get("model") or "")[:200],
+    )
+
+
+def parse_arguments(raw: str) -> dict[str, Any] | None:
+    """The arguments of a call; None when they are no JSON object."""
+    try:
+        arguments = orjson.loads(raw)
+    except orjson.JSONDecodeError:
+        return None
+    return arguments if isinstance(arguments, dict) else None
+
+
+def _tool_call(call: Any) -> ToolCall:
+    function = call["function"]
+    raw = function.get("arguments")
+    if isinstance(raw, dict):  # some endpoints send the object itself
+        raw = orjson.dumps(raw).decode()
+    raw = raw if isinstance(raw, str) else ""
+    return ToolCall(
+        id=str(call.get("id") or ""),
+        name=str(function["name"]),
+        arguments=parse_arguments(raw) if raw else {},
+        raw=raw,
+    )
+
+
+def _count(value: object) -> int:
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0

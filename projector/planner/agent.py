@@ -1,0 +1,62 @@
+"""An agent as the planner sees it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from projector.planner.ciphertext import is_ciphertext
+from projector.planner.mission import text
+
+
+@dataclass(frozen=True, slots=True)
+class Agent:
+    """`daily_tokens` None means without a cap; `policy` None means that every offered tool is allowed.
+
+    `persona` and `memory` are '' when absent or readable only on the owner's devices.
+    """
+
+    id: str
+    name: str
+    state: str
+    persona: str
+    memory: str
+    policy: Mapping[str, Any] | None
+    max_concurrent: int
+    daily_tokens: int | None
+
+
+def agent_of(agent_id: str, record: Mapping[str, Any]) -> Agent:
+    """Never raises. Numbers that clients stored as strings count as numbers, here and for the cap alike."""
+    policy = record.get("policy")
+    concurrent = _number(record.get("maxConcurrentMissions"))
+    cap = _number(record.get("maxTokensPerDay"))
+    return Agent(
+        id=agent_id,
+        name=text(record.get("name")) or "Unnamed",
+        state=text(record.get("state")) or "active",
+        persona=_readable(record.get("systemPrompt")),
+        memory=_readable(record.get("memory")),
+        policy=policy if isinstance(policy, Mapping) else None,
+        max_concurrent=1 if concurrent is None else max(0, math.floor(concurrent)),
+        daily_tokens=None if cap is None or cap < 0 else math.floor(cap),
+    )
+
+
+def _number(value: object) -> float | None:
+    if isinstance(value, bool):
+        return None
+    if isinstance(value, str):
+        try:
+            value = float(value)
+        except ValueError:
+            return None
+    if isinstance(value, (int, float)) and math.isfinite(value):
+        return float(value)
+    return None
+
+
+def _readable(value: object) -> str:
+    return value.strip() if isinstance(value, str) and not is_ciphertext(value) else ""

@@ -1,0 +1,57 @@
+"""The scheduler: missions that are due become runs, each with its announcement in the same transaction."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from psycopg import AsyncConnection
+
+from projector import crash
+from projector.log.clock import from_datetime
+from projector.log.ids import iteration_id, run_id
+from projector.planner.mission import DEFAULT_AGENT
+from projector.sql import query
+
+BATCH = 500
+ANNOUNCED_AGAIN = 100
+
+Connection = AsyncConnection[tuple[Any, ...]]
+
+
+async def open_due_runs(conn: Connection, *, limit: int = BATCH) -> int:
+    """Opens a run for up to `limit` due missions and returns how many it opened.
+
+    Any number of schedulers may do this at once: each due time gets one run, opened and announced by one of them.
+    `conn` is an autocommit connection of projector_planner.
+    """
+    async with conn.transaction():
+        cursor = await conn.execute(query("planner/find_due"), {"limit": limit, "default_agent": DEFAULT_AGENT})
+        due = await cursor.fetchall()
+        if not due:
+            return 0
+        runs = [run_id(user, mission, from_datetime(due_at)) for user, mission, _, due_at in due]
+        cursor = await conn.execute(
+            query("planner/open_runs"),
+            {
+                "run_ids": runs,
+                "iteration_ids": [iteration_id(run) for run in runs],
+                "users": [user for user, _, _, _ in due],
+                "missions": [mission for _, mission, _, _ in due],
+                "agents": [agent for _, _, agent, _ in due],
+                "due": [due_at for _, _, _, due_at in due],
+            },
+        )
+        opened = cursor.rowcount
+        crash.point("timers.before_commit")
+    return opened
+
+
+async def reannounce(conn: Connection, *, late_s: float, limit: int = ANNOUNCED_AGAIN) -> int:
+    """Announces again what has waited for `late_s` seconds without a worker, or as a plan without a row."""
+    cursor = await conn.execute(query("planner/reannounce"), {"late_s": late_s, "limit": limit})
+    return cursor.rowcount
+
+
+async def wake_changed(conn: Connection) -> int:
+    """Lets held runs whose mission or agent has changed be looked at again now."""
+    return (await conn.execute(query("planner/wake_changed"))).rowcount

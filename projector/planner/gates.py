@@ -1,0 +1,83 @@
+"""May this run go ahead: what is asked of its mission, its agent, and what the agent has in hand."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
+
+from projector.planner.agent import Agent
+from projector.planner.mission import Mission
+
+Decision = Literal[
+    "admitted",
+    "mission-gone",
+    "mission-inactive",
+    "mission-rescheduled",
+    "skipped-encrypted",
+    "skipped-no-agent",
+    "skipped-archived",
+    "skipped-paused",
+    "skipped-concurrency",
+    "skipped-budget",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Situation:
+    """The mission as the view shows it now (None: no such, deleted, or known by updates alone), and its agent."""
+
+    mission: Mission | None
+    next_run_at: datetime | None
+    agent: Agent | None
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """Runs of the agent besides this one, and tokens it spent in the last 24 hours."""
+
+    running: int
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """`hold`: look again later; `cancel`: what was due is no longer. `reason` is for people, without their data."""
+
+    action: Literal["admit", "hold", "cancel"]
+    decision: Decision
+    reason: str = ""
+
+
+def judge_mission(situation: Situation, due_at: datetime) -> Verdict | None:
+    """What stands against the run whatever the agent has in hand; None when nothing does."""
+    mission, agent = situation.mission, situation.agent
+    if mission is None:
+        return Verdict("cancel", "mission-gone", "the mission was deleted")
+    if mission.state != "active":
+        return Verdict("cancel", "mission-inactive", f"the mission is {mission.state[:40] or 'without a state'}")
+    if situation.next_run_at is None or situation.next_run_at > due_at:
+        return Verdict("cancel", "mission-rescheduled", "the mission was run or moved by a device")
+    if field := mission.encrypted_field:
+        return Verdict("hold", "skipped-encrypted", f"only its owner's devices can read the mission's {field}")
+    if agent is None:
+        return Verdict("hold", "skipped-no-agent", "the mission's agent is unknown or deleted")
+    if agent.state == "archived":
+        return Verdict("hold", "skipped-archived", "the agent is archived")
+    if agent.state != "active":
+        # A state that this version does not know is treated as the careful one.
+        return Verdict("hold", "skipped-paused", f"the agent is {agent.state[:40]}")
+    return None
+
+
+def judge_load(agent: Agent, load: Load) -> Verdict:
+    """Whether the agent may take on one more run now."""
+    if load.running >= agent.max_concurrent:
+        return Verdict(
+            "hold", "skipped-concurrency", f"the agent runs {load.running} of {agent.max_concurrent} missions at once"
+        )
+    if agent.daily_tokens is not None and load.tokens >= agent.daily_tokens:
+        return Verdict(
+            "hold", "skipped-budget", f"the agent spent {load.tokens} of {agent.daily_tokens} tokens in 24 hours"
+        )
+    return Verdict("admit", "admitted")

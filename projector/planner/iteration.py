@@ -1,0 +1,41 @@
+"""A plan as clients know it: one iteration of a mission."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+
+def iso_ms(moment: datetime) -> str:
+    """`YYYY-MM-DDTHH:MM:SS.mmmZ`, cut to the millisecond; clients compare such texts as strings."""
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
+
+
+def iteration_of(
+    plan: Mapping[str, Any], iteration_id: UUID, *, started_at: datetime, finished_at: datetime
+) -> dict[str, Any]:
+    """The iteration of a stored plan (`summary`, and `steps` with `toolName` and `params`).
+
+    It awaits review when something was planned; a plan without steps needs nobody's approval. Step ids are the
+    iteration's id and the step's index from 0, the same on every device.
+    """
+    steps = [
+        {
+            "id": f"{iteration_id}-{index}",
+            "summary": step["summary"],
+            "intent": {"kind": "toolCall", "toolName": step["toolName"], "params": step["params"]},
+            "status": "planned",
+        }
+        for index, step in enumerate(plan["steps"])
+    ]
+    return {
+        "id": str(iteration_id),
+        "startedAt": iso_ms(started_at),
+        "finishedAt": iso_ms(finished_at),
+        "plan": steps,
+        "summary": plan["summary"],
+        "overallStatus": "awaiting-review" if steps else "approved",
+        "source": "server",
+    }

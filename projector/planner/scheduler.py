@@ -1,0 +1,59 @@
+"""The passes that timers make over the ledger."""
+
+from __future__ import annotations
+
+import psycopg
+
+from projector import metrics
+from projector.config import Settings
+from projector.logging import get
+from projector.planner.due import BATCH, open_due_runs, reannounce, wake_changed
+from projector.planner.ledger import Pool
+
+log = get("timers")
+
+
+class Scheduler:
+    """A pass that cannot reach the database is logged and counted; the next one finds the same work."""
+
+    def __init__(self, settings: Settings, pool: Pool) -> None:
+        self._pool = pool
+        self._late_s = settings.reannounce_interval_s
+
+    async def open_due_runs(self) -> int:
+        """Opens a run for every mission that is due; returns how many it opened."""
+        opened = 0
+        try:
+            async with self._pool.connection() as conn:
+                while True:
+                    now_opened = await open_due_runs(conn)
+                    opened += now_opened
+                    metrics.RUNS_OPENED.inc(now_opened)
+                    if now_opened < BATCH:
+                        break
+        except psycopg.OperationalError as error:
+            _away(error)
+        except psycopg.errors.UniqueViolation:
+            # Another scheduler opened a new run where this one took up an old one; the next pass sees it.
+            log.info("lost a race for a mission")
+        if opened:
+            log.info("due", opened=opened)
+        return opened
+
+    async def look_after_waiting(self) -> None:
+        """Wakes held runs whose mission or agent changed, and announces again what nobody came for."""
+        try:
+            async with self._pool.connection() as conn:
+                woken = await wake_changed(conn)
+                announced = await reannounce(conn, late_s=self._late_s)
+        except psycopg.OperationalError as error:
+            _away(error)
+            return
+        metrics.RUNS_REANNOUNCED.inc(announced)
+        if woken or announced:
+            log.info("looked after waiting runs", woken=woken, announced=announced)
+
+
+def _away(error: psycopg.OperationalError) -> None:
+    metrics.PLANNER_DATABASE_ERRORS.inc()
+    log.warning("database away", error=str(error))

@@ -1,0 +1,146 @@
+"""The pool that carries runs out: as many at once as there are places, none of them in another's way."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from uuid import UUID, uuid4
+from zoneinfo import ZoneInfo
+
+import psycopg
+
+from projector import metrics
+from projector.config import Settings
+from projector.errors import LeaseLostError
+from projector.llm.chat import ChatModel
+from projector.logging import get
+from projector.planner.ledger import ClaimedRun, Ledger, Pool
+from projector.planner.pace import Pace
+from projector.planner.run import Planning, carry_out, give_up_attempt
+
+RENEWALS_PER_LEASE = 3
+
+log = get("planner")
+
+
+class Worker:
+    """Claims runs from the ledger and carries them out until it is told to stop.
+
+    Messages only wake it: what there is to do stands in the ledger, and is looked for every `pace.poll_s` anyway.
+    """
+
+    def __init__(self, settings: Settings, pool: Pool, model: ChatModel, pace: Pace | None = None) -> None:
+        self._places = settings.planner_workers
+        # One user's runs leave room for others, however long they take.
+        self._per_user = max(1, settings.planner_workers // 2)
+        self._lease_s = settings.lease_s
+        self._ledger = Ledger(pool, f"{socket.gethostname()}:{os.getpid()}:{uuid4().hex[:8]}", settings.lease_s)
+        self._planning = Planning(
+            ledger=self._ledger,
+            model=model,
+            alias=settings.llm_model,
+            max_rounds=settings.planner_max_rounds,
+            zone=ZoneInfo(settings.timezone),
+            pace=pace or Pace(),
+        )
+        self._tasks: dict[UUID, asyncio.Task[None]] = {}
+        self._woken = asyncio.Event()
+
+    def wake(self) -> None:
+        """Has the worker look into the ledger now."""
+        self._woken.set()
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Works until `stop` is set; then claims nothing more and hands back what is unfinished."""
+        renewing = asyncio.create_task(self._renew_for_ever())
+        stopping = asyncio.create_task(stop.wait())
+        try:
+            while not stop.is_set():
+                if renewing.done():
+                    renewing.result()
+                self._woken.clear()
+                if not await self._fill():
+                    await self._rest(stopping)
+        finally:
+            stopping.cancel()
+            renewing.cancel()
+            await asyncio.gather(renewing, stopping, return_exceptions=True)
+            await self._put_down()
+
+    async def _fill(self) -> bool:
+        """Claims runs for the free places; True when there may be more to claim at once."""
+        free = self._places - len(self._tasks)
+        if free <= 0:
+            return False
+        try:
+            claimed = await self._ledger.claim(free, per_user=self._per_user)
+        except psycopg.OperationalError as error:
+            metrics.PLANNER_DATABASE_ERRORS.inc()
+            log.warning("cannot claim", error=str(error))
+            return False
+        for run in claimed:
+            task = asyncio.create_task(self._guarded(run), name=f"run {run.run_id}")
+            self._tasks[run.run_id] = task
+        return bool(claimed) and len(self._tasks) < self._places
+
+    async def _rest(self, stopping: asyncio.Task[bool]) -> None:
+        waking = asyncio.create_task(self._woken.wait())
+        try:
+            await asyncio.wait(
+                {waking, stopping}, timeout=self._planning.pace.poll_s, return_when=asyncio.FIRST_COMPLETED
+            )
+        finally:
+            waking.cancel()
+
+    async def _guarded(self, run: ClaimedRun) -> None:
+        try:
+            with metrics.PLANNER_RUNNING.track_inprogress():
+                try:
+                    result = await carry_out(run, self._planning)
+                except (LeaseLostError, psycopg.OperationalError):
+                    raise
+                except Exception as error:
+                    log.exception("run broke", run=str(run.run_id))
+                    result = await give_up_attempt(run, self._planning, error)
+            metrics.PLANNER_RUNS.labels(result=result).inc()
+        except LeaseLostError:
+            metrics.PLANNER_RUNS.labels(result="lease-lost").inc()
+            log.warning("lease lost", run=str(run.run_id))
+        except psycopg.OperationalError as error:
+            # Nothing can be noted now. The lease runs out, and the run goes on from its last stored step.
+            metrics.PLANNER_DATABASE_ERRORS.inc()
+            log.warning("database away in the middle of a run", run=str(run.run_id), error=str(error))
+        finally:
+            self._tasks.pop(run.run_id, None)
+            self._woken.set()
+
+    async def _renew_for_ever(self) -> None:
+        while True:
+            await asyncio.sleep(self._lease_s / RENEWALS_PER_LEASE)
+            held = set(self._tasks)
+            if not held:
+                continue
+            try:
+                kept = await self._ledger.renew(held)
+            except psycopg.OperationalError as error:
+                metrics.PLANNER_DATABASE_ERRORS.inc()
+                log.warning("cannot renew leases", error=str(error))
+                continue
+            for run_id in held - kept:
+                # Settled in the meantime, or taken over: then what it still does must not be paid for.
+                if (task := self._tasks.get(run_id)) is not None:
+                    task.cancel()
+
+    async def _put_down(self) -> None:
+        tasks = list(self._tasks.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        try:
+            returned = await self._ledger.hand_back()
+        except psycopg.OperationalError as error:
+            metrics.PLANNER_DATABASE_ERRORS.inc()
+            log.warning("cannot hand leases back; they run out by themselves", error=str(error))
+        else:
+            log.info("stopped", handed_back=returned)

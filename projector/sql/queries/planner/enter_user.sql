@@ -1,0 +1,5 @@
+-- The rest of the transaction is held to one user's rows; says whether that is so for each table it touches.
+select set_config('app.current_user_id', %(user_id)s, true),
+       row_security_active('sync_changes') and row_security_active('mana_ai.mission_snapshots')
+       and row_security_active('mana_ai.mission_runs'),
+       set_config('lock_timeout', '10s', true)

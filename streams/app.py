@@ -1,0 +1,154 @@
+"""The Faust application of the workflow plane: what it consumes, and how it lives inside a loop of ours.
+
+Faust wakes; it decides nothing. Its offsets may be lost and its messages come twice, because what there is to do
+stands in the run ledger. So there is no table, no producer, no leader, no web server, and no state on disk.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
+from uuid import UUID
+
+import faust
+from aiokafka.errors import KafkaError
+from faust.app.base import BootStrategy
+from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread
+from mode.threads import WorkerThread
+
+from projector.config import Settings
+from projector.errors import BrokerUnavailableError, ProjectorError, StreamStoppedError
+from projector.logging import get
+from projector.planner.announcement import run_of
+from projector.planner.ledger import check_ledger
+from projector.views.kafka import wait_for_topics
+
+STOP_TIMEOUT_S = 10.0
+START_TIMEOUT_S = 30.0
+
+log = get("workflow")
+
+
+class _EndsWithTheProcess(WorkerThread):
+    """The consumer's thread, which Faust never joins once the application has crashed."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.daemon = True
+
+
+AIOKafkaConsumerThread.Worker = _EndsWithTheProcess
+
+
+class _WithoutProducer(BootStrategy):
+    enable_kafka_producer = False
+    enable_web = False
+
+
+class _WithoutKafka(_WithoutProducer):
+    enable_kafka = False
+
+
+class Workflow(faust.App):
+    """One stream of the workflow plane: an application with its own consumer group."""
+
+    BootStrategy = _WithoutProducer
+
+    def _create_directories(self) -> None:
+        """Nothing of this application is kept on disk."""
+
+
+class Clockwork(Workflow):
+    """One that lives on timers alone, and goes on while the broker is away."""
+
+    BootStrategy = _WithoutKafka
+    producer_only = True
+
+
+def make_app(settings: Settings, name: str, *, kafka: bool = True) -> faust.App:
+    """The application of one stream; `name` is part of its consumer group. Call it inside the running loop."""
+    # Faust wants an address even from an application that never connects.
+    servers = settings.require_kafka() if kafka else "localhost"
+    return (Workflow if kafka else Clockwork)(
+        f"{settings.topic_prefix}-{name}",
+        broker=";".join(f"kafka://{server.strip()}" for server in servers.split(",")),
+        loop=asyncio.get_running_loop(),
+        autodiscover=False,
+        store="memory://",
+        # A wake-up that is long past does no harm, one that is missed costs a timer's patience.
+        consumer_auto_offset_reset="earliest",
+        topic_allow_declare=False,
+        topic_disable_leader=True,
+        web_enabled=False,
+    )
+
+
+def on_announcement(app: faust.App, topic: str, handle: Callable[[UUID, str], Awaitable[None]]) -> None:
+    """Calls `handle(run id, user id)` for each announcement on `topic`; others are counted out in the log.
+
+    One at a time: with more, Faust may commit past one that is still being handled.
+    """
+    source = app.topic(topic, key_type=bytes, value_type=bytes, key_serializer="raw", value_serializer="raw")
+
+    async def agent(stream: faust.StreamT[bytes]) -> None:
+        async for value in stream:
+            run = run_of(value)
+            if run is None:
+                log.warning("an announcement that names no run", topic=topic)
+                continue
+            await handle(*run)
+
+    app.agent(source, name=f"{app.conf.id}.{topic}", concurrency=1)(agent)
+
+
+async def prerequisites(settings: Settings, stop: asyncio.Event, *topics: str) -> bool:
+    """Waits until the topics exist, which the publisher creates; False when `stop` came first.
+
+    Raises DatabaseUnavailableError, NotMigratedError or BrokerUnavailableError.
+    """
+    await check_ledger(settings)
+    return not topics or await wait_for_topics(settings, topics, stop)
+
+
+async def serve(app: faust.App, stop: asyncio.Event, *work: Coroutine[Any, Any, None]) -> None:
+    """Runs the application, and `work` beside it, until `stop`, and then ends them in good order.
+
+    Signals are the caller's. An error of any part ends all and is raised: nothing goes on half. Raises
+    BrokerUnavailableError when the application does not start, StreamStoppedError when it dies later.
+    """
+    tasks: list[asyncio.Task[Any]] = []
+    try:
+        await _start(app)
+        stopping = asyncio.create_task(stop.wait())
+        died = asyncio.create_task(app.wait_until_stopped())
+        tasks += [stopping, died, *(asyncio.create_task(part) for part in work)]
+        log.info("ready", application=app.conf.id)
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        if died.done() and not stop.is_set():
+            raise _cause(app)
+        stop.set()
+        await asyncio.gather(*tasks[2:])
+    finally:
+        for part in work:
+            part.close()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        # Once it has crashed Faust would wait for its thread for ever.
+        if not app.crashed:
+            await asyncio.wait_for(app.stop(), STOP_TIMEOUT_S)
+
+
+async def _start(app: faust.App) -> None:
+    try:
+        await asyncio.wait_for(app.start(), START_TIMEOUT_S)
+    except (KafkaError, TimeoutError) as error:
+        raise BrokerUnavailableError(f"the Faust application {app.conf.id} does not start: {error!r}") from error
+
+
+def _cause(app: faust.App) -> Exception:
+    reason = app.crash_reason
+    if isinstance(reason, ProjectorError):
+        return reason
+    return StreamStoppedError(f"the Faust application {app.conf.id} stopped: {reason!r}")

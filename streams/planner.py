@@ -1,0 +1,32 @@
+"""The planner: `mission.due` wakes a pool of workers that carry runs out of the ledger."""
+
+from __future__ import annotations
+
+import asyncio
+from uuid import UUID
+
+from projector.config import Settings
+from projector.llm.client import OpenAIChat
+from projector.log.topics import Topics
+from projector.planner.worker import Worker
+from projector.sql.connection import pool
+from streams.app import make_app, on_announcement, prerequisites, serve
+
+CONNECTIONS = 4
+
+
+async def run(settings: Settings, stop: asyncio.Event) -> None:
+    """Plans until `stop`; unfinished runs go back to the ledger."""
+    topic = Topics(settings.topic_prefix).due
+    model = OpenAIChat.from_settings(settings)
+    if not await prerequisites(settings, stop, topic):
+        return
+    async with model, pool(settings, "projector_planner", size=CONNECTIONS) as connections:
+        worker = Worker(settings, connections, model)
+        app = make_app(settings, "planner")
+
+        async def wake(run_id: UUID, user_id: str) -> None:
+            worker.wake()
+
+        on_announcement(app, topic, wake)
+        await serve(app, stop, worker.run(stop))

@@ -1,0 +1,33 @@
+"""The sink: writes stored plans back into the log, as `mission.iterations` announces them or as they are overdue."""
+
+from __future__ import annotations
+
+import asyncio
+
+from projector.config import Settings
+from projector.log.topics import Topics
+from projector.planner.writer import Writer
+from projector.sql.connection import pool
+from streams.app import make_app, on_announcement, prerequisites, serve
+
+CONNECTIONS = 4
+
+
+async def run(settings: Settings, stop: asyncio.Event) -> None:
+    """Writes until `stop`."""
+    topic = Topics(settings.topic_prefix).iterations
+    if not await prerequisites(settings, stop, topic):
+        return
+    async with (
+        pool(settings, "projector_sink", size=CONNECTIONS) as connections,
+        pool(settings, "projector_planner", size=1) as ledger,
+    ):
+        writer = Writer(settings, connections, ledger)
+        app = make_app(settings, "sink")
+        on_announcement(app, topic, writer.write)
+
+        @app.timer(settings.due_interval_s)  # type: ignore[untyped-decorator]
+        async def sweep() -> None:
+            await writer.sweep()
+
+        await serve(app, stop)

@@ -1,0 +1,128 @@
+"""A chat endpoint under a test's control: it answers what it was told to, and keeps every byte it was sent."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+import orjson
+
+
+@dataclass(frozen=True)
+class Reply:
+    """`pause_s` comes before the answer; with `drip_s` its body comes byte by byte, that long apart."""
+
+    status: int = 200
+    body: bytes = b""
+    pause_s: float = 0.0
+    drip_s: float = 0.0
+    headers: dict[str, str] = field(default_factory=dict)
+
+
+def text(content: str | None, *, finish: str = "stop", prompt: int = 100, completion: int = 20) -> Reply:
+    """A closing answer."""
+    return _completion({"role": "assistant", "content": content}, finish, prompt, completion)
+
+
+def calls(*wanted: tuple[str, Any], ids: Sequence[str] | None = None) -> Reply:
+    """An answer that calls tools: (name, arguments), arguments as an object or as the raw text."""
+    tool_calls = [
+        {
+            "id": ids[index] if ids is not None else f"c{index}",
+            "type": "function",
+            "function": {
+                "name": name,
+                "arguments": arguments if isinstance(arguments, str) else orjson.dumps(arguments).decode(),
+            },
+        }
+        for index, (name, arguments) in enumerate(wanted)
+    ]
+    return _completion({"role": "assistant", "content": None, "tool_calls": tool_calls}, "tool_calls", 100, 20)
+
+
+def error(status: int, body: Any = None, **headers: str) -> Reply:
+    """A refusal; `body` is sent as JSON unless it is bytes."""
+    content = body if isinstance(body, bytes) else b"" if body is None else orjson.dumps(body)
+    return Reply(
+        status=status, body=content, headers={name.replace("_", "-"): value for name, value in headers.items()}
+    )
+
+
+def _completion(message: dict[str, Any], finish: str, prompt: int, completion: int) -> Reply:
+    return Reply(
+        body=orjson.dumps(
+            {
+                "model": "double/1",
+                "choices": [{"message": message, "finish_reason": finish}],
+                "usage": {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": 999},
+            }
+        )
+    )
+
+
+class Double:
+    """Answers the n-th request with the n-th reply, and any further one with the last."""
+
+    def __init__(self, *replies: Reply) -> None:
+        self.replies = list(replies)
+        self.requests: list[dict[str, Any]] = []
+        self.run_ids: list[str] = []
+        self.raw = bytearray()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+
+    async def __aenter__(self) -> Self:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._server.close()
+        for task in list(self._busy):
+            task.cancel()
+        await asyncio.gather(*self._busy, return_exceptions=True)
+
+    _server: asyncio.Server
+
+    @property
+    def _busy(self) -> set[asyncio.Task[Any]]:
+        return self.__dict__.setdefault("_tasks", set())
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._busy.add(task)
+        try:
+            await self._answer(reader, writer)
+        except (asyncio.CancelledError, ConnectionError, asyncio.IncompleteReadError):
+            pass  # the client went away, or the test is over
+        finally:
+            self._busy.discard(task)
+            writer.close()
+
+    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        headers = {
+            name.strip().lower(): value.strip()
+            for name, _, value in (line.partition(":") for line in head.decode().split("\r\n")[1:] if line)
+        }
+        body = await reader.readexactly(int(headers["content-length"]))
+        self.raw += head + body
+        self.run_ids.append(headers.get("x-run-id", ""))
+        self.requests.append(orjson.loads(body))
+        reply = self.replies[min(len(self.requests), len(self.replies)) - 1]
+        await asyncio.sleep(reply.pause_s)
+        lines = [f"HTTP/1.1 {reply.status} Answer", f"content-length: {len(reply.body)}", "connection: close"]
+        lines += [f"{name}: {value}" for name, value in reply.headers.items()]
+        writer.write("\r\n".join(lines).encode() + b"\r\n\r\n")
+        if not reply.drip_s:
+            writer.write(reply.body)
+        else:
+            for byte in reply.body:
+                writer.write(bytes([byte]))
+                await writer.drain()
+                await asyncio.sleep(reply.drip_s)
+        await writer.drain()

@@ -1,0 +1,159 @@
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from projector.config import Settings
+from projector.errors import ChatAnswerError, ChatError, ChatRefusedError, ChatUnavailableError, ConfigError
+from projector.llm.client import MAX_BODY_BYTES, OpenAIChat
+from tests.llm.double import Double, Reply, calls, error, text
+
+MESSAGES = [{"role": "system", "content": "S"}, {"role": "user", "content": "grüße"}]
+TOOLS = [{"type": "function", "function": {"name": "create_task", "parameters": {}}}]
+
+
+async def ask(double: Double, *, timeout_s: float = 5.0, tools=TOOLS, api_key: str = "k"):
+    async with OpenAIChat(double.url + "/", api_key=api_key, timeout_s=timeout_s) as chat:
+        return await chat.complete("mana/reasoning", MESSAGES, tools, run_id="run-1")
+
+
+async def failure(reply: Reply, *, timeout_s: float = 5.0) -> ChatError:
+    async with Double(reply) as double:
+        with pytest.raises(ChatError) as caught:
+            await ask(double, timeout_s=timeout_s)
+    return caught.value
+
+
+async def test_a_request_has_the_wire_form_of_the_reference():
+    async with Double(text("fertig")) as double:
+        await ask(double)
+    assert double.requests == [
+        {
+            "model": "mana/reasoning",
+            "messages": MESSAGES,
+            "tools": TOOLS,
+            "tool_choice": "auto",
+            "temperature": 0.3,
+            "stream": False,
+        }
+    ]
+    assert double.run_ids == ["run-1"]
+    assert b"POST /v1/chat/completions HTTP/1.1" in double.raw
+    assert b"authorization: bearer k" in bytes(double.raw).lower()
+
+
+async def test_without_tools_none_are_offered_and_none_is_chosen():
+    async with Double(text("fertig")) as double:
+        await ask(double, tools=[])
+    assert "tools" not in double.requests[0]
+    assert "tool_choice" not in double.requests[0]
+
+
+async def test_a_text_answer_is_read_with_its_usage():
+    async with Double(text("fertig", prompt=900, completion=40)) as double:
+        answer = await ask(double)
+    assert answer.content == "fertig"
+    assert answer.tool_calls == ()
+    assert (answer.finish_reason, answer.model) == ("stop", "double/1")
+    assert (answer.prompt_tokens, answer.completion_tokens) == (900, 40)
+
+
+async def test_tool_calls_are_read_and_rubbish_arguments_are_told_apart_from_none():
+    async with Double(calls(("a", {"x": 1}), ("b", ""), ("c", '{"x": '), ("d", "[1]"))) as double:
+        answer = await ask(double)
+    assert [call.name for call in answer.tool_calls] == ["a", "b", "c", "d"]
+    assert [call.arguments for call in answer.tool_calls] == [{"x": 1}, {}, None, None]
+    assert answer.tool_calls[2].raw == '{"x": '
+
+
+@pytest.mark.parametrize(("sent", "read"), [("length", "length"), ("content_filter", "content_filter"), ("x", "stop")])
+async def test_unknown_finish_reasons_count_as_stop(sent, read):
+    async with Double(text("t", finish=sent)) as double:
+        assert (await ask(double)).finish_reason == read
+
+
+async def test_missing_usage_counts_as_nothing():
+    async with Double(Reply(body=b'{"choices":[{"message":{"content":"t"},"finish_reason":null}]}')) as double:
+        answer = await ask(double)
+    assert (answer.prompt_tokens, answer.completion_tokens, answer.finish_reason) == (0, 0, "stop")
+
+
+@pytest.mark.parametrize("status", [408, 429, 500, 502, 503])
+async def test_an_endpoint_in_trouble_is_worth_another_try(status):
+    found = await failure(error(status, {"detail": {"kind": "rate_limit", "message": "slow"}}))
+    assert isinstance(found, ChatUnavailableError)
+    assert found.transient
+    assert f"{status} (rate_limit): slow" in found.message
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 422])
+async def test_a_refused_request_is_not_worth_another_try(status):
+    found = await failure(error(status, {"detail": "no such model"}))
+    assert isinstance(found, ChatRefusedError)
+    assert not found.transient
+    assert "no such model" in found.message
+
+
+async def test_retry_after_is_read():
+    found = await failure(error(429, retry_after="17"))
+    assert isinstance(found, ChatUnavailableError)
+    assert found.retry_after_s == 17
+
+
+async def test_the_words_of_a_refusal_that_is_no_json_are_kept():
+    assert "bad gateway, says nginx" in (await failure(error(502, b"bad gateway,\n says nginx"))).message
+
+
+async def test_silence_ends_at_the_deadline():
+    started = time.monotonic()
+    found = await failure(Reply(body=text("t").body, pause_s=30), timeout_s=0.3)
+    assert isinstance(found, ChatUnavailableError)
+    assert time.monotonic() - started < 5
+
+
+async def test_a_body_that_drips_ends_at_the_deadline_too():
+    started = time.monotonic()
+    found = await failure(Reply(body=text("t").body, drip_s=0.05), timeout_s=0.5)
+    assert isinstance(found, ChatUnavailableError)
+    assert time.monotonic() - started < 5
+
+
+async def test_nobody_listening_is_unavailable():
+    async with Double(text("t")) as double:
+        url = double.url
+    async with OpenAIChat(url, timeout_s=2) as chat:
+        with pytest.raises(ChatUnavailableError, match="unreachable"):
+            await chat.complete("m", MESSAGES, TOOLS, run_id="r")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"<html>",
+        b"[]",
+        b'"text"',
+        b"{}",
+        b'{"choices":[]}',
+        b'{"choices":[{}]}',
+        b'{"choices":[{"message":null}]}',
+        b'{"choices":[{"message":{"tool_calls":[1]}}]}',
+        b'{"choices":[{"message":{"tool_calls":[{"function":{}}]}}]}',
+        b'{"choices":[{"message":{"content":"\xff"}}]}',
+        b'{"choices":[{"message":{"content":"half',
+    ],
+)
+async def test_an_answer_without_a_usable_choice_is_an_error(body):
+    assert isinstance(await failure(Reply(body=body)), ChatAnswerError)
+
+
+async def test_an_endless_answer_is_cut_off():
+    found = await failure(text("x" * (MAX_BODY_BYTES + 1)))
+    assert isinstance(found, ChatAnswerError)
+    assert str(MAX_BODY_BYTES) in found.message
+
+
+def test_without_an_endpoint_the_setting_is_named():
+    with pytest.raises(ConfigError, match="PROJECTOR_LLM_BASE_URL"):
+        OpenAIChat.from_settings(Settings())

@@ -1,0 +1,83 @@
+"""The workflow plane as it runs: Faust applications on a real broker, fed through the log."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+
+from projector.config import Settings
+from projector.errors import BrokerUnavailableError, ConfigError, NotMigratedError
+from streams import cdc, planner, sink, timers, views
+from tests.llm.double import Double, calls, text
+from tests.planner.world import World
+
+Stream = Callable[[Settings, asyncio.Event], Awaitable[None]]
+TASK = ("create_task", {"title": "Gießen"})
+
+
+@asynccontextmanager
+async def running(settings: Settings, *streams: Stream) -> AsyncIterator[None]:
+    stop = asyncio.Event()
+    tasks = [asyncio.create_task(stream(settings, stop)) for stream in streams]
+    try:
+        yield
+    finally:
+        stop.set()
+        await asyncio.wait_for(asyncio.gather(*tasks), 20)
+
+
+async def until(condition: Callable[[], object], *, within_s: float = 40) -> None:
+    async with asyncio.timeout(within_s):
+        while not condition():
+            await asyncio.sleep(0.05)
+
+
+async def test_a_due_mission_comes_back_as_an_iteration_through_the_whole_loop(world: World):
+    await world.agent()
+    await world.mission()
+    world.admin.execute("truncate mana_ai.mission_snapshots, mana_ai.agent_snapshots")  # the views fill them
+    async with Double(calls(TASK), text("fertig")) as double:
+        settings = world.settings.model_copy(
+            update={"llm_base_url": double.url, "allow_missing_history": True, "due_interval_s": 0.2}
+        )
+        async with running(settings, cdc.run, views.run, timers.run, planner.run, sink.run):
+            await asyncio.sleep(3)  # the slot sees what is written from here on
+            await world.mission(mission="m2", user="u2", agentId="a2")
+            await world.agent("u2", "a2")
+            await until(lambda: world.runs(state="written", mission_id="m2"))
+            await until(
+                lambda: world.admin.execute(
+                    "select 1 from mana_ai.mission_snapshots where mission_id = 'm2' and next_run_at > now()"
+                ).fetchone()
+            )
+        assert len([row for row in world.ours() if row["record_id"] == "m2"]) == 1
+        assert double.run_ids.count(str(world.run(mission_id="m2")["run_id"])) == 2
+    assert [thread for thread in threading.enumerate() if "Consumer" in thread.name] == []
+
+
+async def test_timers_go_on_without_a_broker(world: World):
+    await world.mission()
+    settings = world.settings.model_copy(update={"kafka_bootstrap_servers": "127.0.0.1:1", "due_interval_s": 0.1})
+    async with running(settings, timers.run):
+        await until(lambda: world.runs(state="due"))
+
+
+async def test_a_stream_without_its_broker_says_so(world: World):
+    settings = world.settings.model_copy(update={"kafka_bootstrap_servers": "127.0.0.1:1"})
+    with pytest.raises(BrokerUnavailableError):
+        await sink.run(settings, asyncio.Event())
+
+
+async def test_a_planner_without_a_model_names_the_setting(world: World):
+    with pytest.raises(ConfigError, match="PROJECTOR_LLM_BASE_URL"):
+        await planner.run(world.settings, asyncio.Event())
+
+
+async def test_a_database_without_the_ledger_names_the_remedy(world: World):
+    world.admin.execute("alter schema mana_ai rename to elsewhere")
+    with pytest.raises(NotMigratedError):
+        await timers.run(world.settings, asyncio.Event())
