@@ -27,7 +27,7 @@ PROMPT_INTERVAL_S: Final = 0.2
 """At most so often when there is something new to tell."""
 
 DEFAULT_SENDER_TIMEOUT_S: Final = 60.0
-MAX_IN_FLIGHT_BYTES: Final = 24 * 1024 * 1024
+MAX_IN_FLIGHT_BYTES: Final = 16 * 1024 * 1024
 
 _TICK_S = 0.1
 _READ_BUDGET = 256 * 1024

@@ -35,6 +35,10 @@ TABLE: Final = "sync_changes"
 # A value this far below the limit cannot exceed it with its key and headers; names are not that long.
 _MARGIN = 16 * 1024
 
+# Most transactions are small, and a header costs more to make than to look up.
+_KNOWN_ORDINALS = 256
+_ORDINALS: Final = [("ord", b"%d" % ordinal) for ordinal in range(_KNOWN_ORDINALS)]
+
 log = get("cdc")
 
 
@@ -86,7 +90,14 @@ class Translator:
         try:
             kind = message[0]
             if kind == 73:  # I
-                self._insert(message)
+                try:
+                    codec = self._codecs[message[1:5]]
+                except KeyError:
+                    raise MalformedMessage("a row of a relation that was not described", 1) from None
+                if codec is None:
+                    self._skip("foreign_table")
+                else:
+                    self._publish_row(codec.insert(message))
             elif kind == 66:  # B
                 self._open(parse_begin(message))
             elif kind == 67:  # C
@@ -118,16 +129,6 @@ class Translator:
         if self._timestamp_ms:
             CDC_COMMIT_TIME.set(self._timestamp_ms / 1000)
 
-    def _insert(self, message: bytes) -> None:
-        try:
-            codec = self._codecs[message[1:5]]
-        except KeyError:
-            raise MalformedMessage("a row of a relation that was not described", 1) from None
-        if codec is None:
-            self._skip("foreign_table")
-        else:
-            self._publish_row(codec.insert(message))
-
     def _publish_row(self, row: Row) -> None:
         begin = self._begin
         if begin is None:
@@ -144,7 +145,7 @@ class Translator:
         headers = [
             self._source_header,
             self._lsn_header,
-            ("ord", b"%d" % ordinal),
+            _ORDINALS[ordinal] if ordinal < _KNOWN_ORDINALS else ("ord", b"%d" % ordinal),
             self._xid_header,
             self._ts_header,
             ("op", op),
@@ -225,7 +226,7 @@ class Translator:
         publisher.append(lane, place, self._timestamp_ms, key, message.content, headers)
 
     def _too_large(self, topic: str, place: Place, row: Row, size: int) -> None:
-        change_id, user_id = row.id.decode(), row.user_id.decode()
+        user_id, change_id = row[0].decode(), row[4].decode()
         letter = DeadLetter(*place, topic, change_id, user_id, size, dead_letters.TOO_LARGE)
         self.letters.append((letter, self._progress.hold()))
         CDC_DEAD_LETTERS.labels(dead_letters.TOO_LARGE).inc()

@@ -55,13 +55,26 @@ async def running(settings: Settings) -> AsyncIterator[asyncio.Task[None]]:
         await task
 
 
-async def slot_in_use(settings: Settings, task: asyncio.Task[None]) -> None:
+async def slot_in_use(settings: Settings, task: asyncio.Task[None] | None = None) -> int:
+    """Waits until some session streams from the slot; returns the server's process id of it."""
     async with asyncio.timeout(30):
-        while not task.done():
-            if slot(settings).active_pid is not None:
-                return
+        while task is None or not task.done():
+            if (pid := reader(settings)) is not None:
+                return pid
             await asyncio.sleep(0.02)
     task.result()
+    raise AssertionError("the stream ended before it began")
+
+
+def reader(settings: Settings) -> int | None:
+    """The server's process that streams from the slot; a session that only creates the slot does not count."""
+    with psycopg.connect(settings.admin_url, autocommit=True) as conn:
+        row = conn.execute(
+            "select r.pid from pg_stat_replication r join pg_replication_slots s on s.active_pid = r.pid"
+            " where s.slot_name = %s and r.state in ('catchup', 'streaming')",
+            [settings.slot_name],
+        ).fetchone()
+    return None if row is None else int(row[0])
 
 
 @contextmanager

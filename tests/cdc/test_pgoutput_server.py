@@ -57,7 +57,7 @@ def test_rows_of_every_kind(conn, database) -> None:
     )
     kinds = [type(message) for message in found]
     assert kinds.count(Begin) == kinds.count(Commit) == 5
-    (kind,) = [m for m in found if isinstance(m, Type)]
+    (kind,) = {m for m in found if isinstance(m, Type)}
     assert (kind.namespace, kind.name) == ("public", "mood")
     relation = next(m for m in found if isinstance(m, Relation))
     assert [(c.name, c.in_key) for c in relation.columns] == [("id", True), ("feeling", False), ("body", False)]

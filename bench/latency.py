@@ -1,0 +1,122 @@
+"""How long a committed row takes to its topic, at a steady rate of single-row transactions.
+
+Timed from just before the INSERT is sent, by the clock that all processes of this machine share.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psycopg
+from aiokafka import AIOKafkaConsumer, TopicPartition
+
+from bench.cdc import PARTITIONS, installation
+from bench.report import Report
+from projector.config import Settings
+from projector.embedded.pipeline import Pipeline
+from projector.log.topics import Topics
+
+NAME = "latency"
+SECONDS = 20
+RATES = (100, 1000)
+WARM_UP_S = 2.0
+
+INSERT = (
+    "insert into sync_changes (app_id, table_name, record_id, user_id, op, data, client_id)"
+    " values ('ai', 'aiMissions', %s, %s, 'insert', %s::jsonb, 'bench')"
+)
+
+
+def run(report: Report, quick: bool = False) -> None:
+    """Prints `commit_to_topic_p50_ms` and `…_p99_ms` at each rate."""
+    seconds = 3 if quick else SECONDS
+    with installation(NAME) as settings, _streams(settings, "cdc"):
+        for rate in RATES:
+            delays = asyncio.run(_commit_to_topic(settings, rate, seconds))
+            told = {"transactions_per_s": rate, "seconds": seconds, "seen": len(delays), "partitions": PARTITIONS}
+            report.add("commit_to_topic_p50_ms", _percentile(delays, 50), "ms", **told)
+            report.add("commit_to_topic_p99_ms", _percentile(delays, 99), "ms", **told)
+
+
+@contextmanager
+def _streams(settings: Settings, *names: str) -> Iterator[None]:
+    """The streams named, as processes, from ready to stopped."""
+    with tempfile.TemporaryDirectory(prefix="bench-logs-") as directory:
+        # Their word that they are at work is a line at INFO.
+        pipeline = Pipeline(settings.model_copy(update={"log_level": "info"}), Path(directory))
+        try:
+            for name in names:
+                pipeline.start(name)
+            for name in names:
+                pipeline.wait_ready(name)
+            yield
+        finally:
+            pipeline.stop_all()
+
+
+async def _commit_to_topic(settings: Settings, rate: int, seconds: float) -> list[float]:
+    """Milliseconds from before each INSERT to the record in the hands of a consumer, without the warm-up."""
+    total = int(rate * (seconds + WARM_UP_S))
+    topic = Topics(settings.topic_prefix).changes("ai")
+    consumer = AIOKafkaConsumer(
+        bootstrap_servers=settings.kafka_bootstrap_servers, enable_auto_commit=False, auto_offset_reset="latest"
+    )
+    await consumer.start()
+    partitions = [TopicPartition(topic, partition) for partition in range(PARTITIONS)]
+    consumer.assign(partitions)
+    await consumer.seek_to_end(*partitions)
+    for partition in partitions:
+        await consumer.position(partition)
+    writer = _start_writer(settings, rate, total)
+    delays: list[float] = []
+    seen = 0
+    try:
+        async with asyncio.timeout(seconds + 60):
+            while seen < total:
+                fetched = await consumer.getmany(timeout_ms=1000)
+                now = time.monotonic_ns()
+                for records in fetched.values():
+                    for record in records:
+                        data = json.loads(record.value)["data"]
+                        if data["rate"] == rate:
+                            seen += 1
+                            if data["n"] >= rate * WARM_UP_S:
+                                delays.append((now - data["sent"]) / 1e6)
+    finally:
+        writer.kill()
+        writer.wait()
+        await consumer.stop()
+    return sorted(delays)
+
+
+def _start_writer(settings: Settings, rate: int, total: int) -> subprocess.Popen[bytes]:
+    argv = [sys.executable, "-c", f"from bench.latency import write; write({rate}, {total})"]
+    return subprocess.Popen(argv, env={**os.environ, "BENCH_URL": settings.admin_url}, stdin=subprocess.DEVNULL)
+
+
+def write(rate: int, total: int) -> None:
+    """Inserts `total` rows at `rate` a second, each in its own transaction; never catches up in a burst."""
+    with psycopg.connect(os.environ["BENCH_URL"], autocommit=True) as conn:
+        due = time.monotonic_ns()
+        step = 1_000_000_000 // rate
+        for n in range(total):
+            due = max(due + step, time.monotonic_ns() - 10 * step)
+            pause = due - time.monotonic_ns()
+            if pause > 0:
+                time.sleep(pause / 1e9)
+            sent = time.monotonic_ns()
+            data = json.dumps({"title": "Water the plants", "sent": sent, "n": n, "rate": rate})
+            conn.execute(INSERT, [f"mission-{n % 1000}", f"user-{n % 200}", data])
+
+
+def _percentile(ordered: list[float], percent: int) -> float:
+    return ordered[min(len(ordered) - 1, len(ordered) * percent // 100)]
