@@ -26,6 +26,8 @@ from projector.views.kafka import wait_for_topics
 
 STOP_TIMEOUT_S = 10.0
 START_TIMEOUT_S = 30.0
+SESSION_TIMEOUT_S = 6.0
+HEARTBEAT_S = 2.0
 
 log = get("workflow")
 
@@ -65,6 +67,10 @@ class Clockwork(Workflow):
     BootStrategy = _WithoutKafka
     producer_only = True
 
+    async def on_start(self) -> None:
+        """Faust's own would make a consumer that nobody starts and nobody closes."""
+        self.finalize()
+
 
 def make_app(settings: Settings, name: str, *, kafka: bool = True) -> faust.App:
     """The application of one stream; `name` is part of its consumer group. Call it inside the running loop."""
@@ -78,6 +84,11 @@ def make_app(settings: Settings, name: str, *, kafka: bool = True) -> faust.App:
         store="memory://",
         # A wake-up that is long past does no harm, one that is missed costs a timer's patience.
         consumer_auto_offset_reset="earliest",
+        # How long a killed member keeps the group from going on, whether it had joined or was about to: the
+        # shortest that brokers accept by default.
+        broker_session_timeout=SESSION_TIMEOUT_S,
+        broker_rebalance_timeout=SESSION_TIMEOUT_S,
+        broker_heartbeat_interval=HEARTBEAT_S,
         topic_allow_declare=False,
         topic_disable_leader=True,
         web_enabled=False,
@@ -114,24 +125,23 @@ async def prerequisites(settings: Settings, stop: asyncio.Event, *topics: str) -
 async def serve(app: faust.App, stop: asyncio.Event, *work: Coroutine[Any, Any, None]) -> None:
     """Runs the application, and `work` beside it, until `stop`, and then ends them in good order.
 
+    `work` begins at once: a group whose member was killed takes seconds to go on, and the ledger needs no group.
     Signals are the caller's. An error of any part ends all and is raised: nothing goes on half. Raises
     BrokerUnavailableError when the application does not start, StreamStoppedError when it dies later.
     """
-    tasks: list[asyncio.Task[Any]] = []
+    parts = [asyncio.create_task(part) for part in work]
+    tasks: list[asyncio.Task[Any]] = [*parts, asyncio.create_task(stop.wait())]
     try:
         await _start(app)
-        stopping = asyncio.create_task(stop.wait())
         died = asyncio.create_task(app.wait_until_stopped())
-        tasks += [stopping, died, *(asyncio.create_task(part) for part in work)]
+        tasks.append(died)
         log.info("ready", application=app.conf.id)
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         if died.done() and not stop.is_set():
             raise _cause(app)
         stop.set()
-        await asyncio.gather(*tasks[2:])
+        await asyncio.gather(*parts)
     finally:
-        for part in work:
-            part.close()
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

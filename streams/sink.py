@@ -25,9 +25,4 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
         writer = Writer(settings, connections, ledger)
         app = make_app(settings, "sink")
         on_announcement(app, topic, writer.write)
-
-        @app.timer(settings.due_interval_s)  # type: ignore[untyped-decorator]
-        async def sweep() -> None:
-            await writer.sweep()
-
-        await serve(app, stop)
+        await serve(app, stop, writer.sweep_for_ever(stop))
