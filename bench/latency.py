@@ -1,4 +1,4 @@
-"""How long a committed row takes to its topic, at a steady rate of single-row transactions.
+"""How long a committed change takes to its topic, and to its row, at a steady rate of single-row transactions.
 
 Timed from just before the INSERT is sent, by the clock that all processes of this machine share.
 """
@@ -35,16 +35,31 @@ INSERT = (
     " values ('ai', 'aiMissions', %s, %s, 'insert', %s::jsonb, 'bench')"
 )
 
+ANNOUNCE = """
+create or replace function bench_announce() returns trigger language plpgsql as $$
+begin
+    perform pg_notify('bench_rows', new.record::text);
+    return null;
+end $$;
+create or replace trigger bench_announce after insert or update on mana_ai.mission_snapshots
+    for each row execute function bench_announce();
+"""
+
 
 def run(report: Report, quick: bool = False) -> None:
-    """Prints `commit_to_topic_p50_ms` and `…_p99_ms` at each rate."""
+    """Prints p50 and p99 of `commit_to_topic` and of `commit_to_row` at each rate."""
     seconds = 3 if quick else SECONDS
-    with installation(NAME) as settings, _streams(settings, "cdc"):
-        for rate in RATES:
-            delays = asyncio.run(_commit_to_topic(settings, rate, seconds))
-            told = {"transactions_per_s": rate, "seconds": seconds, "seen": len(delays), "partitions": PARTITIONS}
-            report.add("commit_to_topic_p50_ms", _percentile(delays, 50), "ms", **told)
-            report.add("commit_to_topic_p99_ms", _percentile(delays, 99), "ms", **told)
+    with installation(NAME) as settings:
+        for measure, streams, measured in (
+            ("commit_to_topic", ("cdc",), _commit_to_topic),
+            ("commit_to_row", ("cdc", "views"), _commit_to_row),
+        ):
+            with _streams(settings, *streams):
+                for rate in RATES:
+                    delays = asyncio.run(measured(settings, rate, seconds))
+                    told = {"transactions_per_s": rate, "seconds": seconds, "seen": len(delays)}
+                    for percent in (50, 99):
+                        report.add(f"{measure}_p{percent}_ms", _percentile(delays, percent), "ms", **told)
 
 
 @contextmanager
@@ -76,7 +91,8 @@ async def _commit_to_topic(settings: Settings, rate: int, seconds: float) -> lis
     await consumer.seek_to_end(*partitions)
     for partition in partitions:
         await consumer.position(partition)
-    writer = _start_writer(settings, rate, total)
+    tag = f"topic-{rate}"
+    writer = _start_writer(settings, tag, rate, total)
     delays: list[float] = []
     seen = 0
     try:
@@ -87,7 +103,7 @@ async def _commit_to_topic(settings: Settings, rate: int, seconds: float) -> lis
                 for records in fetched.values():
                     for record in records:
                         data = json.loads(record.value)["data"]
-                        if data["rate"] == rate:
+                        if data["tag"] == tag:
                             seen += 1
                             if data["n"] >= rate * WARM_UP_S:
                                 delays.append((now - data["sent"]) / 1e6)
@@ -98,13 +114,43 @@ async def _commit_to_topic(settings: Settings, rate: int, seconds: float) -> lis
     return sorted(delays)
 
 
-def _start_writer(settings: Settings, rate: int, total: int) -> subprocess.Popen[bytes]:
-    argv = [sys.executable, "-c", f"from bench.latency import write; write({rate}, {total})"]
+async def _commit_to_row(settings: Settings, rate: int, seconds: float) -> list[float]:
+    """Milliseconds from before each INSERT to the row being visible to others, without the warm-up.
+
+    A trigger announces each row; PostgreSQL delivers that when the transaction has committed, and not before.
+    """
+    total = int(rate * (seconds + WARM_UP_S))
+    delays: list[float] = []
+    seen = 0
+    async with await psycopg.AsyncConnection.connect(settings.admin_url, autocommit=True) as conn:
+        await conn.execute(ANNOUNCE)
+        await conn.execute("listen bench_rows")
+        tag = f"row-{rate}"
+        writer = _start_writer(settings, tag, rate, total)
+        try:
+            async with asyncio.timeout(seconds + 60):
+                async for notification in conn.notifies():
+                    now = time.monotonic_ns()
+                    data = json.loads(notification.payload)
+                    if data["tag"] == tag:
+                        seen += 1
+                        if data["n"] >= rate * WARM_UP_S:
+                            delays.append((now - data["sent"]) / 1e6)
+                    if seen == total:
+                        break
+        finally:
+            writer.kill()
+            writer.wait()
+    return sorted(delays)
+
+
+def _start_writer(settings: Settings, tag: str, rate: int, total: int) -> subprocess.Popen[bytes]:
+    argv = [sys.executable, "-c", f"from bench.latency import write; write({tag!r}, {rate}, {total})"]
     return subprocess.Popen(argv, env={**os.environ, "BENCH_URL": settings.admin_url}, stdin=subprocess.DEVNULL)
 
 
-def write(rate: int, total: int) -> None:
-    """Inserts `total` rows at `rate` a second, each in its own transaction; never catches up in a burst."""
+def write(tag: str, rate: int, total: int) -> None:
+    """Inserts `total` rows marked `tag`, `rate` a second, each in its own transaction; never catches up in a burst."""
     with psycopg.connect(os.environ["BENCH_URL"], autocommit=True) as conn:
         due = time.monotonic_ns()
         step = 1_000_000_000 // rate
@@ -114,8 +160,8 @@ def write(rate: int, total: int) -> None:
             if pause > 0:
                 time.sleep(pause / 1e9)
             sent = time.monotonic_ns()
-            data = json.dumps({"title": "Water the plants", "sent": sent, "n": n, "rate": rate})
-            conn.execute(INSERT, [f"mission-{n % 1000}", f"user-{n % 200}", data])
+            data = json.dumps({"title": "Water the plants", "sent": sent, "n": n, "tag": tag})
+            conn.execute(INSERT, [f"{tag}-{n}", f"user-{n % 200}", data])
 
 
 def _percentile(ordered: list[float], percent: int) -> float:

@@ -178,7 +178,7 @@ class Finding:
 
 
 class TableShapeError(ReplicationError):
-    """sync_changes must have the columns of the sync server with their types; restore the one named, then start again."""
+    """sync_changes must have the sync server's columns with their types; restore the one named before more is written."""
 
 
 # Positions of views
