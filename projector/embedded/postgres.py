@@ -32,6 +32,8 @@ SETTINGS = {
     "max_wal_senders": "20",
     "max_replication_slots": "20",
     "max_connections": "200",
+    # A stream that stays away must not fill the disk.
+    "max_slot_wal_keep_size": "4GB",
     "timezone": "UTC",
     "log_timezone": "UTC",
 }
