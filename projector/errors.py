@@ -89,7 +89,7 @@ class ForeignSourceError(ReplicationError):
 
 
 class EmbeddedError(ProjectorError):
-    """Read the log lines above; `projector dev --reset` starts on empty data."""
+    """Read the log lines above; if data of an earlier start are the cause, `projector dev --reset` begins anew."""
 
 
 class FetchError(EmbeddedError):
