@@ -40,6 +40,9 @@ CDC_STREAMING = Gauge("projector_cdc_streaming", "1 while this process holds the
 VIEW_CHANGES = Counter("projector_view_changes_total", "Changes folded and committed", ["view"])
 VIEW_ROWS = Counter("projector_view_rows_total", "Rows written: many changes of one record make one", ["view"])
 VIEW_DEAD_LETTERS = Counter("projector_view_dead_letters_total", "Records that could not be folded", ["view", "reason"])
+VIEW_NOTICED = Counter(
+    "projector_view_noticed_total", "Oddities of changes that were folded all the same", ["view", "kind"]
+)
 VIEW_SWAPS_LOST = Counter(
     "projector_view_swaps_lost_total", "Batches void because another moved the position", ["view"]
 )

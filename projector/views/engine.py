@@ -15,6 +15,7 @@ import psycopg
 
 from projector import crash, metrics
 from projector.errors import PositionOutOfRangeError
+from projector.fold import Counters
 from projector.views import deadletters
 from projector.views.cache import Cache
 from projector.views.declared import Identity, View
@@ -48,6 +49,7 @@ class Batch:
     held: dict[Identity, Held] = field(default_factory=dict)
     gone: list[Identity] = field(default_factory=list)
     erased: list[str] = field(default_factory=list)
+    noticed: Counters = field(default_factory=Counters)
     changes: int = 0
     newest_commit_us: int | None = None
 
@@ -180,7 +182,7 @@ class Engine:
                     held = fold_anew(changes, event.place) if changes else None
                 else:
                     held = Held() if held is None else held
-                    held.take(event.change, event.place)
+                    held.take(event.change, event.place, batch.noticed)
             if held is None:
                 batch.held.pop(identity, None)
                 batch.gone.append(identity)
@@ -214,6 +216,9 @@ class Engine:
         metrics.VIEW_CHANGES.labels(name).inc(batch.changes)
         metrics.VIEW_ROWS.labels(name).inc(len(batch.held))
         metrics.VIEW_TRANSACTION_SECONDS.labels(name).observe(seconds)
+        for kind in ("unstamped_keys", "invalid_stamps", "future_stamps", "null_data", "stripped_keys"):
+            if count := getattr(batch.noticed, kind):
+                metrics.VIEW_NOTICED.labels(name, kind).inc(count)
         for letter in batch.letters:
             metrics.VIEW_DEAD_LETTERS.labels(name, letter.reason).inc()
         if batch.newest_commit_us is not None:

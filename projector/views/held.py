@@ -8,7 +8,7 @@ from datetime import datetime
 
 import orjson
 
-from projector.fold import State, apply, derive, dump, load
+from projector.fold import Counters, State, apply, derive, dump, load
 from projector.log.change import Change
 from projector.log.clock import to_datetime
 from projector.log.place import Place, lsn_text
@@ -27,9 +27,9 @@ class Held:
     lsn: int = 0
     size: int = 0
 
-    def take(self, change: Change, place: Place) -> None:
-        """Folds one change in, in whatever order changes come."""
-        apply(self.state, change)
+    def take(self, change: Change, place: Place, noticed: Counters) -> None:
+        """Folds one change in, in whatever order changes come, and counts what is odd about it."""
+        apply(self.state, change, noticed)
         self.reach(place)
 
     def reach(self, place: Place) -> None:
