@@ -178,7 +178,7 @@ class Finding:
 
 
 class TableShapeError(ReplicationError):
-    """sync_changes must have the sync server's columns with their types; restore the one named before more is written."""
+    """sync_changes must have the sync server's columns with their types: restore the one named."""
 
 
 # Positions of views

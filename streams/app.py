@@ -130,24 +130,41 @@ async def serve(app: faust.App, stop: asyncio.Event, *work: Coroutine[Any, Any, 
     BrokerUnavailableError when the application does not start, StreamStoppedError when it dies later.
     """
     parts = [asyncio.create_task(part) for part in work]
-    tasks: list[asyncio.Task[Any]] = [*parts, asyncio.create_task(stop.wait())]
+    starting = asyncio.create_task(_start(app))
+    ends = [*parts, asyncio.create_task(stop.wait())]
+    died: list[asyncio.Task[None]] = []
     try:
-        await _start(app)
-        died = asyncio.create_task(app.wait_until_stopped())
-        tasks.append(died)
-        log.info("ready", application=app.conf.id)
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        if died.done() and not stop.is_set():
-            raise _cause(app)
+        await asyncio.wait([starting, *ends], return_when=asyncio.FIRST_COMPLETED)
+        if starting.done():
+            starting.result()
+            died = [asyncio.create_task(app.wait_until_stopped())]
+            log.info("ready", application=app.conf.id)
+            await asyncio.wait([*ends, *died], return_when=asyncio.FIRST_COMPLETED)
+            if died[0].done() and not stop.is_set():
+                raise _cause(app)
         stop.set()
         await asyncio.gather(*parts)
     finally:
-        for task in tasks:
+        for task in ends:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        # Once it has crashed Faust would wait for its thread for ever.
-        if not app.crashed:
-            await asyncio.wait_for(app.stop(), STOP_TIMEOUT_S)
+        await asyncio.gather(*ends, return_exceptions=True)
+        await _stop(app, starting)
+        await asyncio.gather(*died)
+
+
+async def _stop(app: faust.App, starting: asyncio.Task[None]) -> None:
+    """Ends the application in good order, if it is in a state in which that ends.
+
+    Half started, or crashed, Faust would wait for its own thread for ever. Then its member leaves the group when
+    its session runs out, and its thread goes with the process.
+    """
+    await asyncio.wait([starting], timeout=STOP_TIMEOUT_S)
+    if starting.done() and starting.exception() is None and not app.crashed:
+        await asyncio.wait_for(app.stop(), STOP_TIMEOUT_S)
+    else:
+        starting.cancel()
+        await asyncio.gather(starting, return_exceptions=True)
+        log.warning("left without a farewell", application=app.conf.id)
 
 
 async def _start(app: faust.App) -> None:

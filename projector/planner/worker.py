@@ -80,8 +80,12 @@ class Worker:
             log.warning("cannot claim", error=str(error))
             return False
         for run in claimed:
-            task = asyncio.create_task(self._guarded(run), name=f"run {run.run_id}")
-            self._tasks[run.run_id] = task
+            before = self._tasks.get(run.run_id)
+            if before is not None:
+                # Its lease had run out unnoticed, and this worker was the one to take it over.
+                before.cancel()
+                await asyncio.gather(before, return_exceptions=True)
+            self._tasks[run.run_id] = asyncio.create_task(self._guarded(run), name=f"run {run.run_id}")
         return bool(claimed) and len(self._tasks) < self._places
 
     async def _rest(self, stopping: asyncio.Task[bool]) -> None:
@@ -112,7 +116,8 @@ class Worker:
             metrics.PLANNER_DATABASE_ERRORS.inc()
             log.warning("database away in the middle of a run", run=str(run.run_id), error=str(error))
         finally:
-            self._tasks.pop(run.run_id, None)
+            if self._tasks.get(run.run_id) is asyncio.current_task():
+                del self._tasks[run.run_id]
             self._woken.set()
 
     async def _renew_for_ever(self) -> None:

@@ -15,11 +15,11 @@ from psycopg.types.json import Jsonb
 from projector import crash, metrics
 from projector.errors import RowSecurityError
 from projector.fold import Record, State, apply, derive, following_stamp, format_instant, load, parse_instant
+from projector.log.actor import Actor, agent
 from projector.log.change import BadChange, decode
 from projector.log.clock import to_datetime
 from projector.log.ids import iteration_change_id
 from projector.logging import get
-from projector.planner.actor import agent_actor
 from projector.planner.cadence import InvalidCadence, next_run
 from projector.planner.iteration import iteration_of
 from projector.planner.mission import mission_of
@@ -167,7 +167,6 @@ def _row(
     known = record.fields.get("iterations")
     kept = [i for i in known if not _is(i, run.iteration_id)] if isinstance(known, list) else []
     iteration = iteration_of(run.plan, run.iteration_id, started_at=run.started_at, finished_at=run.planned_at)
-    agent = run.plan["agent"]
     return {
         "id": change_id,
         "user_id": user_id,
@@ -179,8 +178,17 @@ def _row(
             }
         ),
         "field_meta": Jsonb({"iterations": stamp, "nextRunAt": stamp}),
-        "actor": Jsonb(agent_actor(agent["id"], agent["name"], run.mission_id, str(run.iteration_id))),
+        "actor": Jsonb(_actor(run).to_json()),
     }
+
+
+def _actor(run: StoredPlan) -> Actor:
+    """The agent that planned.
+
+    The rationale stays empty: clients put the objective there, in the clear, on a row that every service reads.
+    """
+    planner = run.plan["agent"]
+    return agent(planner["id"], planner["name"], mission_id=run.mission_id, iteration_id=str(run.iteration_id))
 
 
 def _is(iteration: object, iteration_id: UUID) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from contextlib import suppress
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
@@ -55,3 +57,10 @@ class Writer:
         for run_id, user_id in waiting:
             await self.write(run_id, user_id)
         return len(waiting)
+
+    async def sweep_for_ever(self, stop: asyncio.Event) -> None:
+        """Sweeps until `stop`, with a pause between."""
+        while not stop.is_set():
+            await self.sweep()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), self._pace.poll_s)

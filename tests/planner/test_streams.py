@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
+from projector.cdc.topics import ensure_topics
 from projector.config import Settings
 from projector.errors import BrokerUnavailableError, ConfigError, NotMigratedError
 from streams import cdc, planner, sink, timers, views
@@ -37,26 +38,20 @@ async def until(condition: Callable[[], object], *, within_s: float = 40) -> Non
 
 
 async def test_a_due_mission_comes_back_as_an_iteration_through_the_whole_loop(world: World):
-    await world.agent()
-    await world.mission()
-    world.admin.execute("truncate mana_ai.mission_snapshots, mana_ai.agent_snapshots")  # the views fill them
+    shown = "select 1 from mana_ai.mission_snapshots where next_run_at > now() and record -> 'iterations' <> '[]'"
+    slot = "select 1 from pg_replication_slots where slot_name = current_database() and active"
     async with Double(calls(TASK), text("fertig")) as double:
-        settings = world.settings.model_copy(
-            update={"llm_base_url": double.url, "allow_missing_history": True, "due_interval_s": 0.2}
-        )
+        settings = world.settings.model_copy(update={"llm_base_url": double.url, "due_interval_s": 0.2})
         async with running(settings, cdc.run, views.run, timers.run, planner.run, sink.run):
-            await asyncio.sleep(3)  # the slot sees what is written from here on
-            await world.mission(mission="m2", user="u2", agentId="a2")
-            await world.agent("u2", "a2")
-            await until(lambda: world.runs(state="written", mission_id="m2"))
-            await until(
-                lambda: world.admin.execute(
-                    "select 1 from mana_ai.mission_snapshots where mission_id = 'm2' and next_run_at > now()"
-                ).fetchone()
-            )
-        assert len([row for row in world.ours() if row["record_id"] == "m2"]) == 1
-        assert double.run_ids.count(str(world.run(mission_id="m2")["run_id"])) == 2
-    assert [thread for thread in threading.enumerate() if "Consumer" in thread.name] == []
+            await until(lambda: world.admin.execute(slot).fetchone())
+            await world.agent(seen=False)
+            await world.mission(seen=False)
+            await until(lambda: world.admin.execute(shown).fetchone())
+        run = world.run()
+        assert run["state"] == "written"
+        assert [row["id"] for row in world.ours()] == [run["change_id"]]
+        assert double.run_ids == [str(run["run_id"])] * 2
+    assert not [thread for thread in threading.enumerate() if "Consumer" in thread.name]
 
 
 async def test_timers_go_on_without_a_broker(world: World):
@@ -81,3 +76,12 @@ async def test_a_database_without_the_ledger_names_the_remedy(world: World):
     world.admin.execute("alter schema mana_ai rename to elsewhere")
     with pytest.raises(NotMigratedError):
         await timers.run(world.settings, asyncio.Event())
+
+
+async def test_a_stream_that_is_still_joining_its_group_stops_when_told_to(world: World):
+    await ensure_topics(world.settings)
+    stop = asyncio.Event()
+    joining = asyncio.create_task(sink.run(world.settings, stop))
+    await asyncio.sleep(0.5)  # Faust waits a second before it joins
+    stop.set()
+    await asyncio.wait_for(joining, 5)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import pytest
 
@@ -264,14 +265,37 @@ async def test_a_worker_that_lost_its_lease_stops_what_it_does_for_it(world: Wor
     await world.mission()
     await world.open()
     async with Double(Reply(body=text("fertig").body, pause_s=20)) as double:
-        async with working(world, double, lease_s=1):
+        # It looks into the ledger once, at its start, and cannot take the run over again itself.
+        async with working(world, double, replace(FAST, poll_s=60), lease_s=1):
             async with asyncio.timeout(15):
                 while not double.requests:
                     await asyncio.sleep(0.02)
-            world.shift_clock_past(world.run()["run_id"])
-            assert len(await world.ledger("other").claim(1, per_user=1)) == 1
+                taken = []
+                while not taken:  # a renewal may come in between
+                    world.shift_clock_past(world.run()["run_id"])
+                    taken = await world.ledger("other").claim(1, per_user=1)
             await asyncio.sleep(1)
         assert world.run()["lease_owner"] == "other"
+        assert len(double.requests) == 1
+
+
+async def test_a_worker_that_takes_over_its_own_expired_run_drops_what_it_did_before(world: World):
+    await world.agent()
+    await world.mission()
+    await world.open()
+    async with (
+        Double(Reply(body=text("alt").body, pause_s=2), Reply(body=text("neu").body, pause_s=0.5)) as double,
+        working(world, double),
+    ):
+        async with asyncio.timeout(15):
+            while not double.requests:
+                await asyncio.sleep(0.02)
+            world.shift_clock_past(world.run()["run_id"])
+        await settled(world, "planned")
+        await asyncio.sleep(2)
+    assert len(double.requests) == 2
+    assert world.run()["plan"]["summary"] == "neu"
+    assert [tokens for (tokens,) in world.admin.execute("select tokens_used from mana_ai.token_usage")] == [120]
 
 
 async def test_a_run_that_kills_its_workers_is_given_up(world: World):

@@ -68,8 +68,11 @@ class World:
             conn.execute("select set_config('app.current_user_id', %s, true)", [user])
             conn.execute(INSERT, [uuid4(), table, record, user, op, Jsonb(data), Jsonb(meta), created])
 
-    async def mission(self, user: str = "u1", mission: str = "m1", **fields: Any) -> datetime:
-        """A mission, due since an hour unless `nextRunAt` says otherwise; returns when it is due."""
+    async def mission(self, user: str = "u1", mission: str = "m1", *, seen: bool = True, **fields: Any) -> datetime:
+        """A mission, due since an hour unless `nextRunAt` says otherwise; returns when it is due.
+
+        With `seen` false the view does not know it yet.
+        """
         due = datetime.now(UTC).replace(microsecond=0) - HOUR
         record = {
             "title": "Pflanzen",
@@ -83,14 +86,16 @@ class World:
             "nextRunAt": iso_ms(due),
         }
         self.change(user, "aiMissions", mission, "insert", record | fields)
-        await self.catch_up()
+        if seen:
+            await self.catch_up()
         return due
 
-    async def agent(self, user: str = "u1", agent: str = "a1", **fields: Any) -> None:
+    async def agent(self, user: str = "u1", agent: str = "a1", *, seen: bool = True, **fields: Any) -> None:
         """An agent that may do anything, one mission at a time."""
         record = {"name": "Mana", "role": "r", "state": "active", "maxConcurrentMissions": 1}
         self.change(user, "agents", agent, "insert", record | fields)
-        await self.catch_up()
+        if seen:
+            await self.catch_up()
 
     async def edit(self, user: str = "u1", mission: str = "m1", *, seen: bool = True, **fields: Any) -> None:
         """A device's update of a mission; with `seen` false the view does not know it yet."""
