@@ -103,12 +103,13 @@ def _value(parameter: dict[str, Any], title: str) -> Any:
 
 
 def main() -> None:
-    """Serves on loopback until it is ended."""
+    """Serves until it is ended; on loopback, unless told otherwise."""
     parser = argparse.ArgumentParser(description="A scripted stand-in for a language model.")
     parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
     parser.add_argument("--delay", type=float, default=0.0, help="seconds that each answer takes")
     options = parser.parse_args()
-    uvicorn.run(make_app(delay_s=options.delay), host="127.0.0.1", port=options.port, log_level="warning")
+    uvicorn.run(make_app(delay_s=options.delay), host=options.host, port=options.port, log_level="warning")
 
 
 if __name__ == "__main__":

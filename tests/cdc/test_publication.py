@@ -9,6 +9,7 @@ from psycopg import sql
 from projector.cdc.checks import check_source
 from projector.cdc.publication import IDENTITY_INDEX, apps_of, prepare_source, read_publication
 from tests.cdc.support import running
+from tests.fixtures.settings import drop_slot
 
 
 @pytest.fixture
@@ -94,5 +95,5 @@ def test_a_login_without_replication_is_named_with_its_remedy(settings, conn, da
 async def test_a_dropped_slot_is_found(settings, conn) -> None:
     async with running(settings):
         pass
-    conn.execute("select pg_drop_replication_slot(%s)", [settings.slot_name])
+    drop_slot(conn, settings.slot_name)
     assert f"error: the replication slot {settings.slot_name} was dropped" in whats(conn, settings)

@@ -23,6 +23,7 @@ from projector.errors import (
 from projector.log.topics import Topics
 from streams import cdc
 from tests.cdc.support import insert, read, running
+from tests.fixtures.settings import drop_slot
 
 
 @pytest.fixture
@@ -88,7 +89,7 @@ async def test_a_slot_of_somebody_else_is_left_alone(settings, conn) -> None:
 async def test_a_dropped_slot_stops_the_stream_by_name(settings, conn) -> None:
     async with running(settings):
         pass
-    conn.execute("select pg_drop_replication_slot(%s)", [settings.slot_name])
+    drop_slot(conn, settings.slot_name)
     await refused(settings, SlotMissingError, settings.slot_name)
 
 
