@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 from projector.config import Settings
+from projector.embedded import ports
 from projector.embedded.process import Process, start
 from projector.errors import EmbeddedError
 from projector.views.declared import VIEWS
@@ -43,10 +43,10 @@ class Pipeline:
 
     def start_scripted_model(self) -> str:
         """Starts the scripted stand-in for a language model, points the settings at it, returns its URL."""
-        port = free_port()
+        port = ports.free_port()
         argv = [sys.executable, "-m", "projector.embedded.scripted_llm", "--port", str(port)]
         self._spawn(SCRIPTED_MODEL, argv, _outer_environment())
-        self._wait(SCRIPTED_MODEL, lambda: _accepts(port))
+        self._wait(SCRIPTED_MODEL, lambda: ports.answers(port))
         url = f"http://127.0.0.1:{port}"
         self.settings = self.settings.model_copy(update={"llm_base_url": url})
         return url
@@ -122,20 +122,6 @@ def _entry(line: bytes) -> dict[str, object]:
     except ValueError:  # a traceback, or a line still being written
         return {}
     return entry if isinstance(entry, dict) else {}
-
-
-def free_port() -> int:
-    """A port on loopback that nobody listened on a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-def _accepts(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.settimeout(0.2)
-        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def _outer_environment() -> dict[str, str]:

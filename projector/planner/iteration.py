@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 from uuid import UUID
+
+from projector.fold import format_instant
+from projector.log.clock import from_datetime
 
 
 def iso_ms(moment: datetime) -> str:
     """`YYYY-MM-DDTHH:MM:SS.mmmZ`, cut to the millisecond; clients compare such texts as strings."""
-    return moment.astimezone(UTC).isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
+    return format_instant(from_datetime(moment))
 
 
 def iteration_of(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any, Literal
 from uuid import UUID
 from zoneinfo import ZoneInfo
@@ -16,7 +16,6 @@ from projector import crash, metrics
 from projector.errors import RowSecurityError
 from projector.fold import Record, State, apply, derive, following_stamp, format_instant, load, parse_instant
 from projector.log.actor import Actor, agent
-from projector.log.change import BadChange, decode
 from projector.log.clock import to_datetime
 from projector.log.ids import iteration_change_id
 from projector.logging import get
@@ -25,6 +24,8 @@ from projector.planner.iteration import iteration_of
 from projector.planner.mission import mission_of
 from projector.planner.pace import Pace
 from projector.sql import query
+from projector.views.declared import MISSIONS
+from projector.views.reload import BEGINNING, changes_of
 
 Connection = AsyncConnection[tuple[Any, ...]]
 Result = Literal["written", "refused", "nothing-to-do"]
@@ -127,16 +128,10 @@ async def _newest_state(conn: Connection, mission: dict[str, str]) -> State:
     """What the view stored, and on top what the log holds beyond it. Taking a row in twice is harmless."""
     row = await (await conn.execute(query("planner/stored_mission"), mission)).fetchone()
     state = load(row[0]) if row is not None else State()
-    since = datetime.min.replace(tzinfo=UTC)
-    if state.newest_us is not None:
-        since = to_datetime(state.newest_us) - LATEST_COMMIT
-    cursor = await conn.execute(query("planner/mission_changes"), mission | {"since": since})
-    async for (value,) in cursor:
-        try:
-            apply(state, decode(value.encode()))
-        except BadChange as bad:
-            # The views keep such a row as a dead letter; it says nothing about the record.
-            log.warning("unusable change of a mission", code=bad.code)
+    since = BEGINNING if state.newest_us is None else to_datetime(state.newest_us) - LATEST_COMMIT
+    identity = (mission["user_id"], *MISSIONS.sources[0], mission["mission_id"])
+    for change in await changes_of(conn, identity, since):
+        apply(state, change)
     return state
 
 

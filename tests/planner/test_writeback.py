@@ -278,7 +278,13 @@ async def test_the_lookup_of_a_records_rows_is_served_by_an_index(world: World):
     await world.mission()
     world.admin.execute("set enable_seqscan = off")
     plan = world.admin.execute(
-        "explain " + query("planner/mission_changes"),
-        {"mission_id": "m1", "user_id": "u1", "since": datetime(2020, 1, 1, tzinfo=UTC)},
+        "explain " + query("views/reload"),
+        {
+            "user_id": "u1",
+            "app_id": "ai",
+            "table_name": "aiMissions",
+            "record_id": "m1",
+            "since": datetime(2020, 1, 1, tzinfo=UTC),
+        },
     ).fetchall()
     assert "idx_sync_changes" in str(plan)
