@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal, Self
 from zoneinfo import ZoneInfo
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from projector.errors import ConfigError
 
 # What missions can read and write today; `PROJECTOR_APPS` names others.
 DEFAULT_APPS = ("ai", "companion", "notes", "todo", "calendar", "journal", "kontext", "profile")
+
+_SASL = ("kafka_sasl_mechanism", "kafka_sasl_username", "kafka_sasl_password")
+_OF_CERTIFICATE = ("kafka_ssl_keyfile", "kafka_ssl_keyfile_password")
+_SSL = ("kafka_ssl_cafile", "kafka_ssl_certfile", *_OF_CERTIFICATE)
 
 
 def default_cache_dir() -> Path:
@@ -25,7 +29,8 @@ def default_cache_dir() -> Path:
 class Settings(BaseSettings):
     """Everything that can be set. Each field is read from `PROJECTOR_<FIELD>`."""
 
-    model_config = SettingsConfigDict(env_prefix="PROJECTOR_", extra="ignore", frozen=True)
+    # Hidden: an error about one setting would otherwise print them all, secrets too.
+    model_config = SettingsConfigDict(env_prefix="PROJECTOR_", extra="ignore", frozen=True, hide_input_in_errors=True)
 
     # Servers
     database_url: SecretStr = SecretStr("")
@@ -35,6 +40,17 @@ class Settings(BaseSettings):
     replication_url: SecretStr = SecretStr("")
     """Login with REPLICATION for the slot; default: database_url."""
     kafka_bootstrap_servers: str = ""
+    kafka_security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
+    kafka_sasl_mechanism: Literal["", "PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = ""
+    kafka_sasl_username: str = ""
+    kafka_sasl_password: SecretStr = SecretStr("")
+    kafka_ssl_cafile: str = ""
+    """PEM file of the authorities that the brokers' certificates must come from; default: the system's."""
+    kafka_ssl_certfile: str = ""
+    """PEM file of our own certificate, when the brokers ask for one."""
+    kafka_ssl_keyfile: str = ""
+    """PEM file of its key; default: the key is in the certificate's file."""
+    kafka_ssl_keyfile_password: SecretStr = SecretStr("")
 
     # Topics and slot
     topic_prefix: str = Field("projector", pattern=r"^[A-Za-z0-9._-]{1,100}$")
@@ -44,7 +60,14 @@ class Settings(BaseSettings):
     apps: Annotated[tuple[str, ...], NoDecode] = DEFAULT_APPS
     slot_name: str = Field("projector", pattern=r"^[a-z0-9_]{1,63}$")
     publication_name: str = Field("projector", pattern=r"^[a-z0-9_]{1,63}$")
-    allow_missing_history: bool = False
+    heartbeat_s: float = Field(1.0, ge=0.05, le=60)
+    """How often a heartbeat goes through the WAL: the grain of staleness on an idle database."""
+    fill_rows_per_s: int = Field(0, ge=0)
+    """Most rows a second that are published out of the table (backfill, healed gap); 0: as fast as it goes."""
+    slot_warn_bytes: int = Field(1024**3, ge=1)
+    """Warn when the slot keeps this much WAL."""
+    slot_warn_s: float = Field(3600.0, ge=0)
+    """Warn when the slot would be invalidated within this time at the present rate of writing."""
 
     # Planner
     llm_base_url: str = ""
@@ -86,6 +109,25 @@ class Settings(BaseSettings):
             return tuple(dict.fromkeys(value))
         return value
 
+    @field_validator("database_url", "admin_database_url", "replication_url")
+    @classmethod
+    def _connection_url(cls, value: SecretStr) -> SecretStr:
+        """Refuses here what libpq would quote in an error, with a part of the password in it."""
+        # Not above: importing it takes longer than most commands need.
+        from psycopg import ProgrammingError
+        from psycopg.conninfo import conninfo_to_dict
+
+        advice = "in a URL, write the special characters of a password as %40 for @, %3A for :, %2F for /, %25 for %"
+        if value.get_secret_value():
+            try:
+                parts = conninfo_to_dict(value.get_secret_value())
+            except ProgrammingError:
+                raise ValueError(f"is no postgresql:// URL; {advice}") from None
+            ports = str(parts.get("port") or "").split(",")
+            if "@" in str(parts.get("host")) or not all(port.isdigit() for port in ports if port):
+                raise ValueError(f"has no host, or a port that is no number; {advice}")
+        return value
+
     @field_validator("timezone")
     @classmethod
     def _known_zone(cls, value: str) -> str:
@@ -94,6 +136,41 @@ class Settings(BaseSettings):
         except (KeyError, ValueError, OSError):
             raise ValueError(f"{value!r} is no time zone of the IANA database") from None
         return value
+
+    @model_validator(mode="after")
+    def _whole_kafka_connection(self) -> Self:
+        """What is set must be used, and what is used must be set: half a connection is a setting forgotten."""
+
+        def name(setting: str) -> str:
+            return f"PROJECTOR_{setting.upper()}"
+
+        def value(setting: str) -> str:
+            found = getattr(self, setting)
+            return found.get_secret_value() if isinstance(found, SecretStr) else str(found)
+
+        protocol = f"{name('kafka_security_protocol')}={self.kafka_security_protocol}"
+        for setting in _SASL:
+            if self.kafka_sasl and not value(setting):
+                raise ValueError(f"{protocol} needs {name(setting)}")
+            if not self.kafka_sasl and value(setting):
+                raise ValueError(f"{name(setting)} is set, which {protocol} does not use")
+        for setting in _SSL:
+            if not self.kafka_tls and value(setting):
+                raise ValueError(f"{name(setting)} is set, which {protocol} does not use")
+        for setting in _OF_CERTIFICATE:
+            if value(setting) and not self.kafka_ssl_certfile:
+                raise ValueError(f"{name(setting)} is set without {name('kafka_ssl_certfile')}")
+        return self
+
+    @property
+    def kafka_sasl(self) -> bool:
+        """Whether Kafka asks for user name and password."""
+        return self.kafka_security_protocol.startswith("SASL_")
+
+    @property
+    def kafka_tls(self) -> bool:
+        """Whether the connections to Kafka are encrypted."""
+        return self.kafka_security_protocol.endswith("SSL")
 
     @property
     def admin_url(self) -> str:
@@ -128,11 +205,35 @@ class Settings(BaseSettings):
 
 
 def load_settings() -> Settings:
-    """Reads the environment; raises ConfigError naming each variable that is wrong."""
+    """Reads the environment, and secrets from the files it names; raises ConfigError for what is wrong, by name."""
     try:
-        return Settings()  # type: ignore[call-arg]  # every field has a default
+        return Settings(**_secrets_in_files())  # type: ignore[arg-type]  # all of them are SecretStr
     except ValidationError as error:
         problems = "; ".join(
             f"PROJECTOR_{str(e['loc'][0]).upper()}: {e['msg']}" if e["loc"] else e["msg"] for e in error.errors()
         )
         raise ConfigError(problems) from None
+
+
+def _secrets_in_files() -> dict[str, SecretStr]:
+    """The secrets that `PROJECTOR_<FIELD>_FILE` names a file of, as orchestrators mount them, by field."""
+    environment = {name.upper(): value for name, value in os.environ.items()}
+    secrets = {}
+    for field, info in Settings.model_fields.items():
+        variable = f"PROJECTOR_{field.upper()}"
+        file = environment.get(f"{variable}_FILE")
+        if info.annotation is not SecretStr or not file:
+            continue
+        if environment.get(variable):
+            raise ConfigError(f"both {variable} and {variable}_FILE are set", "keep one of them")
+        try:
+            # Whoever writes a file with an editor or `echo` ends it with a newline.
+            text = Path(file).read_text("utf-8").rstrip("\r\n")
+        except OSError as error:
+            raise ConfigError(f"{variable}_FILE={file}: {error.strerror}") from None
+        except UnicodeDecodeError:
+            raise ConfigError(f"{variable}_FILE={file}: not a text in UTF-8") from None
+        if not text:
+            raise ConfigError(f"{variable}_FILE={file}: the file is empty")
+        secrets[field] = SecretStr(text)
+    return secrets

@@ -42,6 +42,10 @@ class BrokerUnavailableError(ProjectorError):
     """Check PROJECTOR_KAFKA_BOOTSTRAP_SERVERS, and that the broker runs and is reachable from here."""
 
 
+class BrokerRefusedError(BrokerUnavailableError):
+    """Check PROJECTOR_KAFKA_SECURITY_PROTOCOL and the PROJECTOR_KAFKA_SASL_ and PROJECTOR_KAFKA_SSL_ settings."""
+
+
 class NotMigratedError(ProjectorError):
     """Run `projector migrate` with PROJECTOR_ADMIN_DATABASE_URL naming a role that may create schemas and roles."""
 
@@ -69,20 +73,16 @@ class MalformedMessageError(ReplicationError):
     """The server sent bytes that are no pgoutput version 1 message: is it PostgreSQL 15 to 18?"""
 
 
-class SlotMissingError(ReplicationError):
-    """Find out who dropped the slot, then restore it; rows committed meanwhile are not in the topics."""
-
-
-class SlotLostError(ReplicationError):
-    """The server removed WAL that the slot needed; raise max_slot_wal_keep_size and create the slot anew."""
-
-
-class MissingHistoryError(ReplicationError):
-    """Start on an empty log, or set PROJECTOR_ALLOW_MISSING_HISTORY=true to leave the older rows out of the topics."""
+class HiddenRowsError(ReplicationError):
+    """Run `alter role projector_cdc bypassrls` as a superuser: rows hidden from it would be missing in the topics."""
 
 
 class ForeignSourceError(ReplicationError):
-    """The topics hold another server's log; use another PROJECTOR_TOPIC_PREFIX for this one."""
+    """If this server is the one to follow from now on, run `projector run cdc --adopt` once; see docs/cdc.md."""
+
+
+class SlotUseError(ReplicationError):
+    """Look at `projector slot status`; a slot is dropped only while nobody reads it."""
 
 
 # The embedded stack

@@ -32,7 +32,25 @@ CDC_CONFIRMED_LSN = Gauge("projector_cdc_confirmed_lsn_bytes", "LSN last confirm
 CDC_COMMIT_TIME = Gauge(
     "projector_cdc_last_commit_timestamp_seconds", "Commit time of the newest transaction read, Unix time"
 )
+CDC_WATERMARK_TIME = Gauge(
+    "projector_cdc_watermark_timestamp_seconds", "All that committed before this Unix time is in the topics"
+)
+CDC_FILLED = Counter("projector_cdc_filled_total", "Records published out of the table", ["reason"])
+CDC_FILL_ROWS_LEFT = Gauge("projector_cdc_fill_rows_left", "Rows that the running fill has still to publish")
 CDC_STREAMING = Gauge("projector_cdc_streaming", "1 while this process holds the slot and streams, else 0")
+CDC_SLOT_RETAINED = Gauge("projector_cdc_slot_retained_bytes", "WAL that the server keeps for the slot")
+CDC_SLOT_SAFE = Gauge(
+    "projector_cdc_slot_safe_bytes", "WAL that may still be written before the slot is invalidated; +Inf: no limit"
+)
+CDC_SLOT_SECONDS = Gauge(
+    "projector_cdc_slot_seconds_to_invalidation",
+    "How long the slot lasts if it does not move, at the present rate of writing; +Inf: no end in sight",
+)
+CDC_SLOT_WAL_STATUS = Gauge("projector_cdc_slot_wal_status", "1 for the slot's present wal_status", ["status"])
+CDC_SLOT_ACTIVE = Gauge("projector_cdc_slot_active", "1 while some process reads the slot, else 0")
+CDC_OLDEST_TRANSACTION = Gauge(
+    "projector_cdc_oldest_transaction_seconds", "Age of the oldest open transaction that writes, 0 without one"
+)
 
 
 # Views
@@ -49,6 +67,16 @@ VIEW_SWAPS_LOST = Counter(
 VIEW_RESTARTS = Counter("projector_view_restarts_total", "Sessions ended by a fault and begun again", ["view"])
 VIEW_RUNNING = Gauge(
     "projector_view_running", "1 while the view consumes; 0 when it waits for a server or has stopped", ["view"]
+)
+VIEW_STALENESS_SECONDS = Gauge(
+    "projector_view_staleness_seconds",
+    "Everything committed longer ago is in the view, as far as this process works for it; NaN while it does not",
+    ["view"],
+)
+VIEW_APPLIED_LSN = Gauge(
+    "projector_view_applied_lsn_bytes",
+    "LSN of the newest watermark that the view has applied, as a byte position",
+    ["view"],
 )
 VIEW_TRANSACTION_SECONDS = Histogram("projector_view_transaction_seconds", "Time of one batch's transaction", ["view"])
 VIEW_COMMIT_TO_ROW_SECONDS = Histogram(

@@ -25,8 +25,8 @@ _SOUND_S = 30.0
 log = get("cdc")
 
 
-async def run(settings: Settings, stop: asyncio.Event) -> None:
-    """Runs until `stop` is set.
+async def run(settings: Settings, stop: asyncio.Event, *, adopt: bool = False) -> None:
+    """Runs until `stop` is set. With `adopt`, a server that is not the one known becomes the source from now on.
 
     A session that ends by itself (a server restarted, a connection cut, a producer that cannot go on) is begun again
     after a pause that grows while it keeps failing. What a person must mend is raised as the ProjectorError it is;
@@ -38,7 +38,7 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
     while not stop.is_set():
         started = loop.time()
         try:
-            await stream(settings, stop, streaming)
+            await stream(settings, stop, streaming, adopt=adopt)
         except (psycopg.Error, KafkaError, TimeoutError, ProjectorError) as error:
             if not (streaming.is_set() and passes(error)):
                 raise

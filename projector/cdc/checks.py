@@ -164,11 +164,11 @@ def _publication(conn: psycopg.Connection[Any], settings: Settings) -> Iterator[
             f"publication {name} sends apps that PROJECTOR_APPS does not name: {', '.join(more)}",
             "run `projector migrate`",
         )
-    if published.others:
+    if published.updates or not published.truncations:
         yield Finding(
             "warning",
-            f"publication {name} publishes updates or truncations, which the log has no use for",
-            f"alter publication {name} set (publish = 'insert, delete')",
+            f"publication {name} publishes updates, which the log has no use for, or leaves out truncations",
+            "run `projector migrate`",
         )
     yield from _identity(conn, deletes=published.deletes, filtered=published.row_filter is not None)
 

@@ -8,7 +8,7 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
 from projector.config import Settings
-from projector.errors import BrokerUnavailableError
+from projector.kafka import client_options, explain_failure
 
 BATCH_BYTES = 512 * 1024
 """A batch that has reached this size is full; a single larger record makes a batch of its own."""
@@ -17,9 +17,9 @@ _STOP_TIMEOUT_S = 2.0
 
 
 async def start_producer(settings: Settings) -> AIOKafkaProducer:
-    """Raises BrokerUnavailableError."""
+    """Raises BrokerUnavailableError, BrokerRefusedError."""
     producer = AIOKafkaProducer(
-        bootstrap_servers=settings.require_kafka(),
+        **client_options(settings),
         client_id="projector-cdc",
         acks="all",
         enable_idempotence=True,
@@ -30,7 +30,7 @@ async def start_producer(settings: Settings) -> AIOKafkaProducer:
         await producer.start()
     except KafkaError as error:
         await stop_producer(producer)
-        raise BrokerUnavailableError(f"cannot start to produce: {error}") from error
+        raise await explain_failure(settings, error, "cannot start to produce") from error
     return producer
 
 

@@ -14,7 +14,7 @@ from psycopg import errors, sql
 
 from projector.cdc.rows import IDENTITY
 from projector.config import Settings
-from projector.errors import PrivilegeError
+from projector.errors import NotMigratedError, PrivilegeError
 from projector.logging import get
 from projector.sql import query
 
@@ -29,8 +29,8 @@ class Published(NamedTuple):
     row_filter: str | None
     inserts: bool
     deletes: bool
-    others: bool
-    """Whether updates or truncations are published too."""
+    truncations: bool
+    updates: bool
     tables: int
 
 
@@ -71,6 +71,25 @@ def read_publication(conn: psycopg.Connection[Any], name: str) -> Published | No
     return None if row is None else Published(*row)
 
 
+async def require_publication(conn: psycopg.AsyncConnection[Any], settings: Settings) -> None:
+    """Raises NotMigratedError unless the publication exists and lets every configured app through.
+
+    Rows of an app that it leaves out would be missing in the topics without a sign.
+    """
+    row = await (await conn.execute(query("cdc/publication"), [settings.publication_name])).fetchone()
+    if row is None:
+        raise NotMigratedError(f"there is no publication {settings.publication_name} in this database")
+    present = Published(*row)
+    apps = apps_of(present.row_filter)
+    if present.tables == 0 or not present.inserts:
+        raise NotMigratedError(f"publication {settings.publication_name} does not publish inserts of sync_changes")
+    left_out = [] if apps is None else sorted(set(settings.apps) - apps)
+    if left_out:
+        raise NotMigratedError(
+            f"publication {settings.publication_name} leaves out apps of PROJECTOR_APPS: {', '.join(left_out)}"
+        )
+
+
 def _ensure_identity(conn: psycopg.Connection[Any]) -> None:
     index = sql.Identifier(IDENTITY_INDEX)
     valid = _one(conn, query("cdc/has_identity_index"), [IDENTITY_INDEX])
@@ -92,7 +111,7 @@ def _ensure_identity(conn: psycopg.Connection[Any]) -> None:
 
 def _ensure_publication(conn: psycopg.Connection[Any], settings: Settings, *, deletes: bool) -> None:
     name = sql.Identifier(settings.publication_name)
-    publish = sql.Literal("insert, delete" if deletes else "insert")
+    publish = sql.Literal("insert, delete, truncate" if deletes else "insert, truncate")
     expression = filter_expression(settings.apps)
     present = read_publication(conn, settings.publication_name)
     if present is None:
@@ -105,7 +124,7 @@ def _ensure_publication(conn: psycopg.Connection[Any], settings: Settings, *, de
     if apps_of(present.row_filter) != set(settings.apps) or present.tables != 1:
         conn.execute(sql.SQL("alter publication {} set table sync_changes where ({})").format(name, expression))
         log.info("publication changed", publication=settings.publication_name, apps=settings.apps)
-    if (present.inserts, present.deletes, present.others) != (True, deletes, False):
+    if (present.inserts, present.deletes, present.truncations, present.updates) != (True, deletes, True, False):
         conn.execute(sql.SQL("alter publication {} set (publish = {})").format(name, publish))
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from asyncio import Future
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -18,8 +18,10 @@ from aiokafka.producer.message_accumulator import BatchBuilder
 
 from projector import crash
 from projector.cdc.progress import Progress
-from projector.log.place import Place
+from projector.cdc.tail import Tails
+from projector.errors import ReplicationError
 from projector.log.topics import partition_of
+from projector.log.watermark import Ends
 from projector.metrics import CDC_BATCHES, CDC_RECORDS, CDC_SKIPPED
 
 Headers = list[tuple[str, bytes]]
@@ -74,8 +76,8 @@ class Lane:
 class Publisher:
     """Fills and sends the batches of every partition of the topics given.
 
-    `tails` holds the place of the last record of each partition that has one. `wake` is called when the owner has
-    something to do: send, or read on. After a failure nothing more is sent; `failure` says why.
+    `tails` tells where they end now. `wake` is called when the owner has something to do: send, or read on. After a
+    failure nothing more is sent; `failure` says why.
     """
 
     def __init__(
@@ -84,14 +86,16 @@ class Publisher:
         progress: Progress,
         partitions: int,
         source: int,
-        tails: dict[tuple[str, int], Place],
+        tails: Tails,
         wake: Callable[[], None],
     ) -> None:
         self._producer = producer
         self._progress = progress
         self._partitions = partitions
         self._source = source
-        self._tails = tails
+        self._places = tails.places
+        self.ends: Ends = {topic: list(ends) for topic, ends in tails.ends.items()}
+        """The next offset of every partition, as far as records are acknowledged."""
         self._wake = wake
         self._lanes: dict[tuple[str, int], Lane] = {}
         self._by_key: dict[str, dict[bytes, Lane]] = {}
@@ -110,18 +114,29 @@ class Publisher:
         partition = partition_of(key, self._partitions)
         lane = self._lanes.get((topic, partition))
         if lane is None:
-            place = self._tails.get((topic, partition))
-            # A tail of an earlier generation says nothing about LSNs of this one.
-            tail = (place.lsn, place.ord) if place is not None and place.source == self._source else None
-            lane = self._lanes[topic, partition] = Lane(topic, partition, tail)
+            lane = self._open_lane(topic, partition)
         known = self.lanes(topic)
         if len(known) >= _KNOWN_KEYS:
             known.clear()
         known[key] = lane
         return lane
 
+    def every_lane(self, topic: str) -> list[Lane]:
+        """The lanes of all partitions of a topic, in order."""
+        return [
+            self._lanes.get((topic, partition)) or self._open_lane(topic, partition)
+            for partition in range(self._partitions)
+        ]
+
+    def _open_lane(self, topic: str, partition: int) -> Lane:
+        place = self._places.get((topic, partition))
+        # A tail of an earlier generation says nothing about LSNs of this one.
+        tail = (place.lsn, place.ord) if place is not None and place.source == self._source else None
+        lane = self._lanes[topic, partition] = Lane(topic, partition, tail)
+        return lane
+
     def append(
-        self, lane: Lane, place: tuple[int, int], timestamp_ms: int, key: bytes, value: bytes, headers: Headers
+        self, lane: Lane, place: tuple[int, int], timestamp_ms: int, key: bytes | None, value: bytes, headers: Headers
     ) -> None:
         """Adds one record, unless the partition already holds it. `place` is (commit LSN, ordinal)."""
         if lane.tail is not None:
@@ -136,6 +151,7 @@ class Publisher:
             lane.full.append(_Batch(builder, lane.octets, lane.hold))
             # The first record of a batch always fits, whatever its size.
             self._open(lane).append(timestamp=timestamp_ms, key=key, value=value, headers=headers)
+        crash.point("cdc.after_append")
         size = len(value) + 300
         lane.octets += size
         self.octets += size
@@ -172,10 +188,15 @@ class Publisher:
             return
         failure = sent.exception()
         if failure is not None:
-            self.failure = self.failure or failure
-            self._wake()
+            self.fail(failure)
+            return
+        offset = sent.result().offset
+        if offset < 0:
+            # The broker knows the batch already and tells no offset: only reading the topic's end can.
+            self.fail(ReplicationError(f"a batch for {lane.topic}/{lane.partition} was repeated and has no offset"))
             return
         crash.point("cdc.after_ack_before_confirm")
+        self.ends[lane.topic][lane.partition] = offset + batch.builder.record_count()
         self._progress.release(batch.hold)
         self.octets -= batch.octets
         self.acknowledged += 1
@@ -187,7 +208,7 @@ class Publisher:
             self._ready.append(lane)
         self._wake()
 
-
-def tails_of(places: Iterable[Place], source: int) -> int:
-    """The largest LSN of generation `source` among `places`, 0 when there is none."""
-    return max((place.lsn for place in places if place.source == source), default=0)
+    def fail(self, failure: BaseException) -> None:
+        """Nothing more is sent; the first failure is the one to tell of."""
+        self.failure = self.failure or failure
+        self._wake()

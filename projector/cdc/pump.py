@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 from projector import crash
+from projector.cdc.heartbeat import Heartbeat
 from projector.cdc.progress import Progress
 from projector.cdc.publisher import Publisher
 from projector.cdc.replication import Replication
@@ -48,6 +49,7 @@ class Pump:
         translator: Translator,
         publisher: Publisher,
         progress: Progress,
+        heartbeat: Heartbeat,
         wake: asyncio.Event,
         *,
         store_letters: Callable[[], Awaitable[None]],
@@ -58,6 +60,7 @@ class Pump:
         self._translator = translator
         self._publisher = publisher
         self._progress = progress
+        self._heartbeat = heartbeat
         self._store_letters = store_letters
         self._still_ours = still_ours
         timeout = sender_timeout or DEFAULT_SENDER_TIMEOUT_S
@@ -103,6 +106,8 @@ class Pump:
         if not self._reading and self._publisher.octets < MAX_IN_FLIGHT_BYTES // 2:
             self._read_on()
         self._tell()
+        if (again := await self._heartbeat.step(self._translator.committed_at)) is not None:
+            self._loop.call_later(again, self._wake.set)
 
     async def _drain(self) -> None:
         self._pause()
@@ -133,6 +138,7 @@ class Pump:
         except Exception as error:  # handed to `run`, which raises it
             self._failure = error
             self._pause()
+        crash.point("cdc.after_receive")
         # After a long silence these bytes may have waited in the socket since before a pause of this process.
         if now - self._heard < self._silence_s:
             self._heard = now

@@ -62,6 +62,20 @@ class Replication:
             return False
         return True
 
+    async def timeline(self) -> int:
+        """The timeline that the server is on."""
+        row = await (await self.conn.execute("IDENTIFY_SYSTEM")).fetchone()
+        if row is None:
+            raise ReplicationError("the server does not say on which timeline it is")
+        return int(row[1])
+
+    async def timeline_history(self, timeline: int) -> str:
+        """The history file of a timeline; there is none for the first, so it must not be asked for."""
+        row = await (await self.conn.execute(sql.SQL("TIMELINE_HISTORY {}").format(timeline))).fetchone()
+        if row is None:
+            raise ReplicationError(f"the server has no history of its timeline {timeline}")
+        return row[1].decode("utf-8", "replace") if isinstance(row[1], bytes) else str(row[1])
+
     @property
     def backend_pid(self) -> int:
         return self.conn.info.backend_pid

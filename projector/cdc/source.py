@@ -1,204 +1,209 @@
-"""Where the log comes from: the server's identity, the generation of its LSNs, and our slot on it.
+"""Where the log comes from: which server, which generation of its LSNs, and whether the topics agree with it.
 
-A slot is recorded in `mana_ai.cdc_sources` before it is created and completed afterwards, so every state that a
-crash can leave is told apart: no row and no slot (first start), a row without its LSN (an interrupted creation, done
-again), a complete row with its slot (ordinary start), a complete row without (the slot was dropped or lost).
+A generation is recorded in `mana_ai.cdc_sources` before its slot is created and marked ready afterwards, so every state
+that a crash can leave is told apart. A slot that is gone, or topics that lost records, are healed: a new slot, and what
+lies between published out of the table. A server that does not know what the topics hold is refused.
 """
 
 from __future__ import annotations
 
-import asyncio
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import psycopg
-from psycopg import errors, sql
-
+from projector.cdc import fill
+from projector.cdc.horizon import choose_horizon, lost_records
 from projector.cdc.replication import Replication
+from projector.cdc.server import PLUGIN, Connection, Server, Slot, read_server, read_slot
+from projector.cdc.slot import add_apps, create_slot
+from projector.cdc.tail import Tails
+from projector.cdc.timeline import left_at
 from projector.config import Settings
-from projector.errors import (
-    ConfigError,
-    ForeignSourceError,
-    MissingHistoryError,
-    PrivilegeError,
-    ReplicationError,
-    SlotLostError,
-    SlotMissingError,
-)
+from projector.errors import ConfigError, ForeignSourceError
 from projector.log.place import lsn_text, parse_lsn
 from projector.logging import get
 from projector.sql import query
 
-PLUGIN = "pgoutput"
-SLOT_RETRY_S = 0.5
-
-Connection = psycopg.AsyncConnection[Any]
-
 log = get("cdc")
 
 
-class Server(NamedTuple):
-    """`wal_sender_timeout` in seconds, 0 when the server never gives up; `lsn` is where its log ends now."""
-
-    system_identifier: str
-    lsn: int
-    wal_level: str
-    wal_sender_timeout: float
-    version: int
-
-
-class Slot(NamedTuple):
-    plugin: str
-    ours: bool
-    """Whether it belongs to this database."""
-    active_pid: int | None
-    confirmed: int
-    wal_status: str
-    invalidation: str | None
-
-
 class Source(NamedTuple):
-    """`generation` orders LSNs of different servers; `confirmed` is the slot's confirmed_flush_lsn."""
+    """`generation` orders LSNs of different servers; `apps` holds the LSN from which the stream brings each app."""
 
     generation: int
-    confirmed: int
+    apps: dict[str, int]
 
 
-async def read_server(conn: Connection) -> Server:
-    row = await (await conn.execute(query("cdc/server"))).fetchone()
-    if row is None:
-        raise ReplicationError("the server tells nothing about itself")
-    return Server(row[0], parse_lsn(row[1]), *row[2:])
+class Known(NamedTuple):
+    """The newest row of `mana_ai.cdc_sources`; `consistent_lsn` is None until its first slot exists."""
+
+    generation: int
+    system_identifier: str
+    slot_name: str
+    consistent_lsn: int | None
+    slot_ready: bool
+    timeline: int | None
+    beat: int
 
 
-async def read_slot(conn: Connection, name: str) -> Slot | None:
-    row = await (await conn.execute(query("cdc/slot"), [name])).fetchone()
+async def read_known(conn: Connection) -> Known | None:
+    row = await (await conn.execute(query("cdc/sources"))).fetchone()
     if row is None:
         return None
-    plugin, ours, active_pid, confirmed, wal_status, invalidation = row
-    return Slot(
-        plugin, bool(ours), active_pid, parse_lsn(confirmed) if confirmed else 0, wal_status or "", invalidation
-    )
+    generation, system_identifier, slot_name, consistent_lsn, slot_ready, timeline, beat = row
+    lsn = parse_lsn(consistent_lsn) if consistent_lsn else None
+    return Known(generation, system_identifier, slot_name, lsn, slot_ready, timeline, beat)
 
 
-async def ensure_slot(conn: Connection, replication: Replication, settings: Settings) -> Source:
-    """The generation in force and its slot, created when this is the first start.
+async def ensure_source(
+    conn: Connection, replication: Replication, settings: Settings, tails: Tails, *, adopt: bool = False
+) -> Source:
+    """The generation in force, with a slot that is sound and a fill laid out for whatever the slot does not bring.
 
-    `conn` is a session in projector_cdc, `replication` one with the REPLICATION privilege. Raises ConfigError when
-    wal_level is not logical or the slot's name is taken, ForeignSourceError on another server than the one known,
-    SlotMissingError, SlotLostError, MissingHistoryError, PrivilegeError.
+    `conn` is a session in projector_cdc that holds the writer's lock, `replication` one that may replicate. Raises
+    ConfigError, PrivilegeError, HiddenRowsError, and ForeignSourceError for a server that is not the one whose log the
+    topics hold; with `adopt` such a server is taken as the next generation.
     """
     server = await read_server(conn)
-    if server.wal_level != "logical":
-        raise ConfigError(
-            f"the server has wal_level={server.wal_level}",
-            "set wal_level=logical in postgresql.conf and restart the server",
-        )
-    known = await (await conn.execute(query("cdc/sources"))).fetchone()
+    timeline = await replication.timeline()
+    known = await read_known(conn)
     slot = await read_slot(conn, settings.slot_name)
-    if known is None or known[3] is None:
-        if known is None and slot is not None:
-            raise ConfigError(
-                f"a replication slot {settings.slot_name} exists that this installation did not create",
-                "set PROJECTOR_SLOT_NAME to another name, or drop it:"
-                f" select pg_drop_replication_slot('{settings.slot_name}')",
-            )
-        return await _create(conn, replication, settings, server, leftover=slot is not None)
-    generation, system_identifier, slot_name, _ = known
-    if system_identifier != server.system_identifier:
-        raise ForeignSourceError(
-            f"this is server {server.system_identifier}, the topics hold the log of {system_identifier}"
-        )
-    if slot_name != settings.slot_name:
-        raise ConfigError(
-            f"the stream was started with the slot {slot_name}, PROJECTOR_SLOT_NAME says {settings.slot_name}",
-            f"set PROJECTOR_SLOT_NAME={slot_name}",
-        )
-    if slot is None:
-        raise SlotMissingError(f"the replication slot {slot_name} was dropped")
-    if slot.invalidation or slot.wal_status == "lost":
-        raise SlotLostError(f"the replication slot {slot_name} was invalidated ({slot.invalidation})")
-    if slot.plugin != PLUGIN or not slot.ours:
-        raise ConfigError(
-            f"the replication slot {slot_name} belongs to another database or plugin ({slot.plugin})",
-            "set PROJECTOR_SLOT_NAME to a name of this installation's own",
-        )
-    return Source(generation, slot.confirmed)
-
-
-async def _create(
-    conn: Connection, replication: Replication, settings: Settings, server: Server, *, leftover: bool
-) -> Source:
-    generation = 1
-    await conn.execute(query("cdc/add_source"), [generation, server.system_identifier, settings.slot_name])
-    name = sql.Identifier(settings.slot_name)
-    if leftover:
-        await replication.conn.execute(sql.SQL("DROP_REPLICATION_SLOT {}").format(name))
-    # A slot that survives a failover of the server, where the server has them.
-    options = "SNAPSHOT 'export', FAILOVER" if server.version >= 170_000 else "SNAPSHOT 'export'"
-    create = sql.SQL("CREATE_REPLICATION_SLOT {} LOGICAL pgoutput ({})").format(name, sql.SQL(options))
     try:
-        row = await (await replication.conn.execute(create)).fetchone()
-    except errors.InsufficientPrivilege as error:
-        await _undo(conn, replication, settings, generation)
-        raise PrivilegeError(f"this login may not create a slot: {error.diag.message_primary}") from error
-    except errors.ConfigurationLimitExceeded as error:
-        await _undo(conn, replication, settings, generation)
+        if known is None:
+            _require_first_start(slot, settings, tails)
+        else:
+            await _require_same_log(replication, known, server, timeline, tails)
+    except ForeignSourceError as error:
+        if not adopt:
+            raise
+        log.warning("server adopted", because=error.message)
+        known = await _next_generation(conn, settings, server, tails, known)
+    else:
+        if adopt and known is not None:
+            log.info("nothing to adopt: the topics hold this server's log", source=known.generation)
+    if known is None:
+        known = await _add_generation(conn, settings, server, 1)
+    if known.slot_name != settings.slot_name:
         raise ConfigError(
-            f"no replication slot is free: {error.diag.message_primary}", "raise max_replication_slots"
-        ) from error
-    if row is None:
-        raise ReplicationError("the server created no slot")
-    consistent_lsn = parse_lsn(row[1])
-    snapshot_xmax, has_rows = await _history(conn, row[2])
-    if has_rows and not settings.allow_missing_history:
-        await _undo(conn, replication, settings, generation)
-        raise MissingHistoryError("sync_changes holds rows from before the slot, which the stream does not bring")
-    await conn.execute(query("cdc/complete_source"), [lsn_text(consistent_lsn), snapshot_xmax, generation])
-    log.info("slot created", slot=settings.slot_name, lsn=lsn_text(consistent_lsn), generation=generation)
-    return Source(generation, consistent_lsn)
+            f"the stream was started with the slot {known.slot_name}, PROJECTOR_SLOT_NAME says {settings.slot_name}",
+            f"set PROJECTOR_SLOT_NAME={known.slot_name}",
+        )
+    await _ensure_sound_slot(conn, replication, settings, tails, known, slot)
+    await _fill_new_apps(conn, replication, settings, tails, known.generation)
+    newest_beat = tails.watermark.beat if tails.watermark and tails.watermark.source == known.generation else None
+    await conn.execute(query("cdc/seen_timeline"), [timeline, newest_beat or 0, known.generation])
+    apps = await (await conn.execute(query("cdc/apps"), [known.generation])).fetchall()
+    return Source(known.generation, {app: parse_lsn(lsn) for app, lsn in apps})
 
 
-async def _history(conn: Connection, snapshot: str) -> tuple[str, bool]:
-    """Reads in the slot's own snapshot: it shows exactly the rows that the stream will not bring."""
-    async with conn.transaction():
-        await conn.execute("set transaction isolation level repeatable read")
-        await conn.execute(sql.SQL("set transaction snapshot {}").format(sql.Literal(snapshot)))
-        row = await (await conn.execute(query("cdc/history"))).fetchone()
-    return ("0", False) if row is None else (row[0], row[1])
+def _require_first_start(slot: Slot | None, settings: Settings, tails: Tails) -> None:
+    if tails.places:
+        topic, _ = next(iter(tails.places))
+        raise ForeignSourceError(
+            f"{topic} holds records, and this database knows nothing of them",
+            "set another PROJECTOR_TOPIC_PREFIX; or, if these topics are to go on with this database, run"
+            " `projector run cdc --adopt` once",
+        )
+    if slot is not None:
+        raise ConfigError(
+            f"a replication slot {settings.slot_name} exists that this installation did not create",
+            "set PROJECTOR_SLOT_NAME to another name, or drop it:"
+            f" select pg_drop_replication_slot('{settings.slot_name}')",
+        )
 
 
-async def _undo(conn: Connection, replication: Replication, settings: Settings, generation: int) -> None:
-    if await read_slot(conn, settings.slot_name) is not None:
-        drop = sql.SQL("DROP_REPLICATION_SLOT {}").format(sql.Identifier(settings.slot_name))
-        await replication.conn.execute(drop)
-    await conn.execute(query("cdc/drop_source"), [generation])
+async def _require_same_log(
+    replication: Replication, known: Known, server: Server, timeline: int, tails: Tails
+) -> None:
+    """A topic that is ahead of the server was filled from another one, or from a state that the server lost."""
+    if known.system_identifier != server.system_identifier:
+        raise ForeignSourceError(
+            f"this is server {server.system_identifier}, the topics hold the log of {known.system_identifier}"
+        )
+    end, why = server.lsn, "where the server's log ends"
+    if known.timeline is not None and known.timeline != timeline:
+        left = await left_at(replication, known.timeline, timeline)
+        if left is None:
+            raise ForeignSourceError(f"the server's timeline {timeline} does not come from {known.timeline}")
+        end, why = left, f"where the server's timeline {timeline} left the one that was streamed"
+    for (topic, partition), place in tails.places.items():
+        if place >= (known.generation, end, 0):
+            raise ForeignSourceError(
+                f"{topic}/{partition} ends at {place}, beyond {lsn_text(end)} of generation {known.generation},"
+                f" {why}: the server has lost what was published"
+            )
+    mark = tails.watermark
+    if mark is None or mark.source != known.generation or known.timeline != timeline:
+        return
+    if mark.beat is not None and mark.beat > known.beat:
+        raise ForeignSourceError(
+            f"the topics hold heartbeat {mark.beat}, the database counts {known.beat}:"
+            " it was restored from an older copy"
+        )
 
 
-async def start_when_free(replication: Replication, settings: Settings, stop: asyncio.Event) -> bool:
-    """Starts the stream as soon as no other session holds the slot; False when `stop` was set meanwhile."""
-    waiting = False
-    while not stop.is_set():
-        if await replication.start(settings.slot_name, settings.publication_name):
-            return True
-        if not waiting:
-            waiting = True
-            log.info("slot is active in another session; waiting for it", slot=settings.slot_name)
-        try:
-            await asyncio.wait_for(stop.wait(), SLOT_RETRY_S)
-        except TimeoutError:
-            continue
-    return False
+async def _add_generation(conn: Connection, settings: Settings, server: Server, generation: int) -> Known:
+    await conn.execute(query("cdc/add_source"), [generation, server.system_identifier, settings.slot_name])
+    return Known(generation, server.system_identifier, settings.slot_name, None, False, None, 0)
 
 
-async def confirmed_now(conn: Connection, settings: Settings, source: Source) -> Source:
-    """`source` with what the slot has confirmed by now; exact while this process reads the slot."""
-    slot = await read_slot(conn, settings.slot_name)
-    if slot is None:
-        raise SlotMissingError(f"the replication slot {settings.slot_name} was dropped")
-    return source._replace(confirmed=max(slot.confirmed, source.confirmed))
+async def _next_generation(
+    conn: Connection, settings: Settings, server: Server, tails: Tails, known: Known | None
+) -> Known:
+    newest = max((place.source for place in tails.places.values()), default=0)
+    generation = max(newest, known.generation if known else 0) + 1
+    return await _add_generation(conn, settings, server, generation)
 
 
-async def holds_slot(conn: Connection, settings: Settings, pid: int) -> bool:
-    """Whether the server still counts the session with backend `pid` as the reader of our slot."""
-    slot = await read_slot(conn, settings.slot_name)
-    return slot is not None and slot.active_pid == pid
+async def _ensure_sound_slot(
+    conn: Connection, replication: Replication, settings: Settings, tails: Tails, known: Known, slot: Slot | None
+) -> None:
+    name = settings.slot_name
+    if known.slot_ready:
+        if slot is not None and (slot.plugin != PLUGIN or not slot.ours):
+            raise ConfigError(
+                f"the replication slot {name} belongs to another database or plugin ({slot.plugin})",
+                "set PROJECTOR_SLOT_NAME to a name of this installation's own",
+            )
+        lost = await lost_records(conn, known.generation, tails.ends)
+        if slot is not None and not slot.lost and not lost:
+            return
+        if slot is None:
+            log.warning("slot is gone; creating it and publishing the gap out of the table", slot=name)
+        elif slot.lost:
+            log.warning(
+                "slot was invalidated; creating it anew and publishing the gap out of the table",
+                slot=name,
+                reason=slot.invalidation or slot.wal_status,
+            )
+        else:
+            log.warning("topics lost records; publishing them again out of the table", partitions=lost)
+        reason = "slot-lost" if slot is None or slot.lost else "records-lost"
+    else:
+        reason = "slot-lost"
+    await fill.require_sight(conn)
+    if known.consistent_lsn is None:
+        whole = fill.Plan("history" if known.generation == 1 else "adopted", settings.apps, None, fill.beginning(tails))
+        await create_slot(conn, replication, settings, known.generation, whole, tails.ends)
+        return
+    known_apps = [app for app, _ in await (await conn.execute(query("cdc/apps"), [known.generation])).fetchall()]
+    horizon = await choose_horizon(conn, known.generation, tails.ends)
+    plan = fill.Plan(
+        reason,
+        tuple(app for app in settings.apps if app in known_apps),
+        horizon.xmin if horizon else None,
+        horizon.ends if horizon else fill.beginning(tails),
+    )
+    await create_slot(conn, replication, settings, known.generation, plan, tails.ends)
+
+
+async def _fill_new_apps(
+    conn: Connection, replication: Replication, settings: Settings, tails: Tails, generation: int
+) -> None:
+    """An app that was added, or left out for a while, is published out of the table up to a point of its own."""
+    await conn.execute(query("cdc/forget_apps"), [generation, list(settings.apps)])
+    known = {app for app, _ in await (await conn.execute(query("cdc/apps"), [generation])).fetchall()}
+    added = tuple(app for app in settings.apps if app not in known)
+    if not added:
+        return
+    await fill.require_sight(conn)
+    plan = fill.Plan("app", added, None, fill.beginning(tails))
+    await add_apps(conn, replication, settings, generation, plan, tails.ends)

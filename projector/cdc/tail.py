@@ -1,24 +1,47 @@
-"""The last record of every partition: what a writer before us has published already."""
+"""The ends of the topics: what a writer before us has published already."""
 
 from __future__ import annotations
+
+from typing import Any, Final, NamedTuple
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
-from projector.errors import BrokerUnavailableError, ForeignSourceError
+from projector import crash
+from projector.config import Settings
+from projector.errors import ForeignSourceError
+from projector.kafka import client_options, explain_failure
 from projector.log.place import Place, from_headers
+from projector.log.topics import Topics
+from projector.log.watermark import Ends, Watermark, decode
 
-Tails = dict[tuple[str, int], Place]
+FILL_HEADER: Final = "fill"
+"""Header of records that were published out of the table; it names the fill."""
+
+_BEFORE_THE_STREAM = -1
 
 
-async def read_tails(bootstrap_servers: str, topics: list[str], partitions: int) -> Tails:
-    """The place of the last record of each (topic, partition) that has one.
+class Tails(NamedTuple):
+    """`places` holds the place of the last record of each (topic, partition) that has one.
 
-    Read it only while holding the slot: whoever held it before has stopped to write by then. Raises
-    ForeignSourceError for a last record that names no place, BrokerUnavailableError.
+    A record of a fill stands before everything streamed from its LSN on, so its place counts as ordinal -1.
     """
+
+    places: dict[tuple[str, int], Place]
+    ends: Ends
+    watermark: Watermark | None
+    """The newest one."""
+
+
+async def read_tails(settings: Settings) -> Tails:
+    """The ends of every topic of the log.
+
+    Read them only while holding the slot: whoever held it before has stopped to write by then. Raises
+    ForeignSourceError for a last record that names no place, BrokerUnavailableError, BrokerRefusedError.
+    """
+    topics = Topics(settings.topic_prefix)
     consumer = AIOKafkaConsumer(
-        bootstrap_servers=bootstrap_servers,
+        **client_options(settings),
         enable_auto_commit=False,
         auto_offset_reset="none",
         # One batch of each partition is all we want.
@@ -26,31 +49,60 @@ async def read_tails(bootstrap_servers: str, topics: list[str], partitions: int)
     )
     try:
         await consumer.start()
-        return await _read(consumer, [TopicPartition(t, p) for t in topics for p in range(partitions)])
+        partitions = range(settings.topic_partitions)
+        log = [TopicPartition(topic, p) for topic in topics.all(settings.apps) for p in partitions]
+        marks = TopicPartition(topics.watermarks, 0)
+        crash.point("cdc.before_tails")
+        end = await consumer.end_offsets([*log, marks])
+        crash.point("cdc.mid_tails")
+        last = await _last_records(consumer, end)
     except KafkaError as error:
-        raise BrokerUnavailableError(f"cannot read the ends of the topics: {error}") from error
+        raise await explain_failure(settings, error, "cannot read the ends of the topics") from error
     finally:
         await consumer.stop()
+    newest = last.pop(marks, None)
+    ends: Ends = {}
+    for tp in log:
+        ends.setdefault(tp.topic, []).append(end[tp])
+    return Tails(
+        {(tp.topic, tp.partition): _place(record) for tp, record in last.items()}, ends, newest and _watermark(newest)
+    )
 
 
-async def _read(consumer: AIOKafkaConsumer, every: list[TopicPartition]) -> Tails:
-    first = await consumer.beginning_offsets(every)
-    end = await consumer.end_offsets(every)
-    wanted = {tp for tp in every if end[tp] > first[tp]}
+async def _last_records(consumer: AIOKafkaConsumer, end: dict[TopicPartition, int]) -> dict[TopicPartition, Any]:
+    first = await consumer.beginning_offsets(list(end))
+    wanted = {tp for tp in end if end[tp] > first[tp]}
     consumer.assign(list(wanted))
     for tp in wanted:
         consumer.seek(tp, end[tp] - 1)
-    tails: Tails = {}
+    found = {}
     while wanted:
         for tp, records in (await consumer.getmany(*wanted, timeout_ms=1000)).items():
-            record = records[-1]
-            try:
-                tails[tp.topic, tp.partition] = from_headers(record.headers)
-            except (KeyError, ValueError):
-                raise ForeignSourceError(
-                    f"the record at {tp.topic}/{tp.partition}/{record.offset} names no place:"
-                    " another program writes there"
-                ) from None
+            found[tp] = records[-1]
             wanted.discard(tp)
             consumer.pause(tp)
-    return tails
+    return found
+
+
+def _place(record: Any) -> Place:
+    try:
+        place = from_headers(record.headers)
+    except (KeyError, ValueError):
+        raise _stranger(record) from None
+    if any(name == FILL_HEADER for name, _ in record.headers):
+        return place._replace(ord=_BEFORE_THE_STREAM)
+    return place
+
+
+def _watermark(record: Any) -> Watermark:
+    try:
+        return decode(record.value)
+    except (KeyError, TypeError, ValueError):
+        raise _stranger(record) from None
+
+
+def _stranger(record: Any) -> ForeignSourceError:
+    return ForeignSourceError(
+        f"the record at {record.topic}/{record.partition}/{record.offset} names no place: another program writes there",
+        "give this installation topics of its own: set another PROJECTOR_TOPIC_PREFIX",
+    )

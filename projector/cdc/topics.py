@@ -6,15 +6,15 @@ Nothing is created before all that exist have been looked at; nothing that exist
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import asynccontextmanager
-from typing import Any, Final
+from typing import Final
 
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
-from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
+from aiokafka.errors import TopicAlreadyExistsError, for_code
 
 from projector.config import Settings
-from projector.errors import BrokerUnavailableError, Finding, TopicSettingsError
+from projector.errors import Finding, TopicSettingsError
+from projector.kafka import admin
 from projector.log.topics import Topics
 from projector.logging import get
 
@@ -40,18 +40,16 @@ def wanted_settings(settings: Settings) -> dict[str, str]:
     }
 
 
-@asynccontextmanager
-async def _admin(settings: Settings) -> Any:
-    client = AIOKafkaAdminClient(bootstrap_servers=settings.require_kafka())
-    try:
-        await client.start()
-    except KafkaError as error:
-        await client.close()
-        raise BrokerUnavailableError(f"cannot reach Kafka: {error}") from error
-    try:
-        yield client
-    finally:
-        await client.close()
+def watermark_settings() -> dict[str, str]:
+    """Of the watermark topic only the newest record matters: it is compacted, in small segments."""
+    return {
+        "cleanup.policy": "compact",
+        "segment.bytes": str(16 * 1024 * 1024),
+        "min.cleanable.dirty.ratio": "0.1",
+        "message.timestamp.type": "CreateTime",
+        "message.timestamp.after.max.ms": _NO_LIMIT,
+        "message.timestamp.before.max.ms": _NO_LIMIT,
+    }
 
 
 async def ensure_topics(settings: Settings) -> list[str]:
@@ -60,9 +58,9 @@ async def ensure_topics(settings: Settings) -> list[str]:
     Raises TopicSettingsError for the first topic that exists with settings under which the log would lose
     records, or a key its partition; BrokerUnavailableError when there is no broker.
     """
-    async with _admin(settings) as client:
+    async with admin(settings) as client:
         found, missing = await _inspect(client, settings)
-        for finding in found:
+        for finding in (finding for finding in found if finding.severity == "error"):
             raise TopicSettingsError(finding.what, finding.remedy)
         if missing:
             await _create(client, settings, missing)
@@ -72,13 +70,14 @@ async def ensure_topics(settings: Settings) -> list[str]:
 
 async def check_topics(settings: Settings) -> list[Finding]:
     """What is wrong with the topics that exist; those that do not are created at the start of the stream."""
-    async with _admin(settings) as client:
+    async with admin(settings) as client:
         found, _ = await _inspect(client, settings)
         return found
 
 
 async def _inspect(client: AIOKafkaAdminClient, settings: Settings) -> tuple[list[Finding], list[str]]:
-    wanted = Topics(settings.topic_prefix).all(settings.apps)
+    topics = Topics(settings.topic_prefix)
+    wanted = [*topics.all(settings.apps), topics.watermarks]
     existing = set(await client.list_topics())
     present = [topic for topic in wanted if topic in existing]
     missing = [topic for topic in wanted if topic not in existing]
@@ -87,7 +86,8 @@ async def _inspect(client: AIOKafkaAdminClient, settings: Settings) -> tuple[lis
         partitions = {d["topic"]: len(d["partitions"]) for d in await client.describe_topics(present)}
         values = await _topic_settings(client, present)
         for topic in present:
-            found += _judge(topic, partitions[topic], values[topic], settings)
+            judge = _judge_watermarks if topic == topics.watermarks else _judge
+            found += judge(topic, partitions[topic], values[topic], settings)
     return found, missing
 
 
@@ -140,11 +140,29 @@ def _judge(topic: str, partitions: int, values: dict[str, str], settings: Settin
         )
 
 
+def _judge_watermarks(topic: str, partitions: int, values: dict[str, str], settings: Settings) -> Iterator[Finding]:
+    if partitions != 1:
+        yield Finding(
+            "error",
+            f"topic {topic} has {partitions} partitions instead of one",
+            "delete it: the stream makes it anew",
+        )
+    if values.get("cleanup.policy") != "compact":
+        yield Finding(
+            "warning",
+            f"topic {topic} has cleanup.policy={values.get('cleanup.policy')}, so it grows with every watermark",
+            f"kafka-configs.sh --alter --entity-type topics --entity-name {topic} --add-config cleanup.policy=compact",
+        )
+
+
 async def _create(client: AIOKafkaAdminClient, settings: Settings, names: list[str]) -> None:
-    configs = wanted_settings(settings)
+    watermarks = Topics(settings.topic_prefix).watermarks
+    replicas = settings.topic_replication_factor
     response = await client.create_topics(
         [
-            NewTopic(name, settings.topic_partitions, settings.topic_replication_factor, topic_configs=configs)
+            NewTopic(name, 1, replicas, topic_configs=watermark_settings())
+            if name == watermarks
+            else NewTopic(name, settings.topic_partitions, replicas, topic_configs=wanted_settings(settings))
             for name in names
         ]
     )

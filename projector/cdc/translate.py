@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
 from projector import crash
 from projector.cdc import commands, dead_letters
 from projector.cdc.dead_letters import DeadLetter
+from projector.cdc.heartbeat import PREFIX as HEARTBEAT
+from projector.cdc.heartbeat import Heartbeat
 from projector.cdc.pgoutput import (
     Begin,
     Commit,
@@ -24,6 +27,7 @@ from projector.cdc.progress import Progress
 from projector.cdc.publisher import Headers, Lane, Publisher, record_size
 from projector.cdc.rows import Row, RowCodec
 from projector.errors import MalformedMessageError
+from projector.log.change import TRUNCATED
 from projector.log.clock import POSTGRES_EPOCH_US
 from projector.log.place import Place, lsn_text
 from projector.log.topics import Topics
@@ -45,6 +49,8 @@ log = get("cdc")
 class Translator:
     """Feeds a publisher with the records of the messages it is given, in order.
 
+    `apps` holds the LSN from which on the stream brings each app: what committed before came out of the table.
+
     The ordinal of a record counts every row and message of its transaction, also those that no topic takes, so
     that it is the same whenever the transaction is read again, whatever the settings are by then.
     """
@@ -54,15 +60,17 @@ class Translator:
         publisher: Publisher,
         progress: Progress,
         topics: Topics,
-        apps: tuple[str, ...],
+        apps: Mapping[str, int],
         source: int,
         max_record_bytes: int,
+        heartbeat: Heartbeat,
     ) -> None:
         self._publisher = publisher
         self._progress = progress
         self._source = source
         self._max_record_bytes = max_record_bytes
-        self._changes = {app.encode(): self._route(topics.changes(app)) for app in apps}
+        self._heartbeat = heartbeat
+        self._changes = {app.encode(): (*self._route(topics.changes(app)), since) for app, since in apps.items()}
         self._commands = {
             commands.DUE: self._route(topics.due),
             commands.ITERATIONS: self._route(topics.iterations),
@@ -71,6 +79,9 @@ class Translator:
         self._codecs: dict[bytes, RowCodec | None] = {}
         self._begin: Begin | None = None
         self._ord = 0
+        self.committed_at = 0
+        """Commit time of the newest transaction read whole, µs since 1970."""
+        self._committed_us = 0
         self._timestamp_ms = 0
         self._source_header = ("source", b"%d" % source)
         self._lsn_header = ("lsn", b"")
@@ -113,6 +124,7 @@ class Translator:
         self._ord = 0
         self._progress.begin()
         committed_us = begin.commit_time + POSTGRES_EPOCH_US
+        self._committed_us = committed_us
         self._timestamp_ms = committed_us // 1000
         self._lsn_header = ("lsn", lsn_text(begin.commit_lsn).encode())
         self._xid_header = ("xid", b"%d" % begin.xid)
@@ -122,7 +134,9 @@ class Translator:
         if self._begin is None or self._begin.commit_lsn != commit.commit_lsn:
             raise MalformedMessage("a Commit that no Begin announced", 0)
         self._begin = None
+        self.committed_at = self._committed_us
         self._progress.commit(commit.end_lsn)
+        self._heartbeat.ended(commit.end_lsn)
 
     def observe(self) -> None:
         """Sets the metrics that would cost too much for every transaction."""
@@ -138,7 +152,10 @@ class Translator:
         if route is None:
             self._skip("other_app")
             return
-        topic, lanes = route
+        topic, lanes, since = route
+        if begin.commit_lsn < since:
+            self._skip("filled")
+            return
         publisher = self._publisher
         ordinal = self._ord
         self._ord = ordinal + 1
@@ -177,9 +194,8 @@ class Translator:
             codec = self._codec(parsed.relation_id)
             if codec is not None:
                 self._publish_row(codec.erased(parsed.new))
-        elif isinstance(parsed, Truncate):
-            CDC_IGNORED.labels("truncate").inc()
-            log.warning("sync_changes was truncated; the topics keep what they hold")
+        elif isinstance(parsed, Truncate) and any(map(self._codec, parsed.relation_ids)):
+            self._truncated()
         # Type and Origin say nothing about a row.
 
     def _codec(self, relation_id: int) -> RowCodec | None:
@@ -193,6 +209,10 @@ class Translator:
         CDC_IGNORED.labels(kind).inc()
 
     def _command(self, message: LogicalMessage) -> None:
+        if message.prefix == HEARTBEAT and message.transactional:
+            self._ord += 1
+            self._heartbeat.heard(message.content)
+            return
         route = self._commands.get(message.prefix)
         if not message.transactional:
             CDC_IGNORED.labels("message").inc()
@@ -224,6 +244,28 @@ class Translator:
         lane = lanes.get(key) or publisher.find_lane(topic, key)
         place = (begin.commit_lsn, ordinal)
         publisher.append(lane, place, self._timestamp_ms, key, message.content, headers)
+
+    def _truncated(self) -> None:
+        """Tells every partition: what committed before is gone from the log."""
+        begin = self._begin
+        if begin is None:
+            raise MalformedMessage("a truncation outside a transaction", 0)
+        ordinal = self._ord
+        self._ord = ordinal + 1
+        headers: Headers = [
+            self._source_header,
+            self._lsn_header,
+            ("ord", b"%d" % ordinal),
+            self._xid_header,
+            self._ts_header,
+            ("op", TRUNCATED.encode()),
+        ]
+        value = b'{"op":"%b"}' % TRUNCATED.encode()
+        for topic, _, since in self._changes.values():
+            if begin.commit_lsn >= since:
+                for lane in self._publisher.every_lane(topic):
+                    self._publisher.append(lane, (begin.commit_lsn, ordinal), self._timestamp_ms, None, value, headers)
+        log.warning("sync_changes was truncated", lsn=lsn_text(begin.commit_lsn))
 
     def _too_large(self, topic: str, place: Place, row: Row, size: int) -> None:
         user_id, change_id = row[0].decode(), row[4].decode()

@@ -28,7 +28,13 @@ class Topics:
         """Runs whose plan is stored."""
         return f"{self.prefix}.mission.iterations"
 
+    @property
+    def watermarks(self) -> str:
+        """How far the topics go: one partition, compacted."""
+        return f"{self.prefix}.watermarks"
+
     def all(self, apps: Iterable[str]) -> list[str]:
+        """The topics of the log: those that hold records with a place."""
         return [*(self.changes(app) for app in apps), self.due, self.iterations]
 
 

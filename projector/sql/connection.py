@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import psycopg
 from psycopg import conninfo
@@ -14,6 +14,23 @@ from projector.errors import DatabaseUnavailableError, NotMigratedError
 Role = Literal["projector_cdc", "projector_engine", "projector_planner", "projector_sink", "projector_reader"]
 
 CONNECT_TIMEOUT_S = 10
+
+_URLS = "PROJECTOR_DATABASE_URL, or in the URL that this connection has of its own"
+# What libpq and the server say about a connection that they will not have, and what a person can do about it.
+_REMEDIES: Final = (
+    ("password authentication failed", f"correct user and password in {_URLS}"),
+    ("no password supplied", f"give the password in {_URLS}"),
+    ("certificate verify failed", f"set sslrootcert to the authority of the server's certificate in {_URLS}"),
+    ("root certificate file", f"set sslrootcert to the authority of the server's certificate in {_URLS}"),
+    ("does not match host name", f"write the host as the server's certificate does in {_URLS}"),
+    ("server does not support SSL", f"set ssl = on at the server; only sslmode=disable in {_URLS} would do without"),
+    ("no encryption", f"the server wants TLS: set sslmode=verify-full in {_URLS}"),
+    ("requires a valid client certificate", f"set sslcert and sslkey in {_URLS}"),
+    ("certificate authentication failed", f"the name (CN) in the certificate of sslcert must be the user in {_URLS}"),
+    ("unknown ca", f"let the server know the authority (ssl_ca_file) of the sslcert in {_URLS}"),
+    ("certificate file", f"correct sslcert in {_URLS}"),
+    ("private key file", f"correct sslkey in {_URLS}, and let nobody else read the file (chmod 600)"),
+)
 
 
 def role_conninfo(settings: Settings, role: Role) -> str:
@@ -31,7 +48,8 @@ def explain_failure(error: psycopg.Error, role: Role | None = None) -> DatabaseU
     text = " ".join(str(error).split())
     if role is not None and f'"{role}"' in text and ("does not exist" in text or "permission denied" in text):
         return NotMigratedError(f"this login cannot enter the role {role}: {text}")
-    return DatabaseUnavailableError(f"cannot connect to PostgreSQL: {text}")
+    remedy = next((remedy for words, remedy in _REMEDIES if words in text), None)
+    return DatabaseUnavailableError(f"cannot connect to PostgreSQL: {text}", remedy)
 
 
 async def connect(settings: Settings, role: Role) -> psycopg.AsyncConnection[tuple[Any, ...]]:

@@ -130,7 +130,7 @@ async def test_tails_name_the_last_place_of_each_partition(settings, conn) -> No
             insert(conn, user_id=f"user-{number}")
         records = await read_until(settings, 30)
     topics = Topics(settings.topic_prefix).all(settings.apps)
-    tails = await read_tails(settings.kafka_bootstrap_servers, topics, settings.topic_partitions)
+    tails = await read_tails(settings, topics)
     last = {}
     for record in records:
         last[record.topic, record.partition] = record.place

@@ -1,7 +1,8 @@
 select pg_get_expr(r.prqual, r.prrelid),
        p.pubinsert,
        p.pubdelete,
-       p.pubupdate or p.pubtruncate,
+       p.pubtruncate,
+       p.pubupdate,
        (select count(*) from pg_publication_tables t where t.pubname = p.pubname)
 from pg_publication p
 left join pg_publication_rel r on r.prpubid = p.oid and r.prrelid = 'sync_changes'::regclass

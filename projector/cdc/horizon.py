@@ -1,0 +1,49 @@
+"""What the stream remembers of how far the topics went, and what of that the topics still hold."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import psycopg
+
+from projector.log.watermark import Ends
+from projector.sql import query
+
+_AT_ONCE = 100
+
+
+class Horizon(NamedTuple):
+    """Every transaction below `xmin` (64 bits) is in the topics below `ends`."""
+
+    xmin: int
+    ends: Ends
+
+
+async def choose_horizon(conn: psycopg.AsyncConnection[Any], generation: int, ends: Ends) -> Horizon | None:
+    """The newest horizon that the topics, as they end now, still reach. None: everything has to be published again."""
+    unfinished = await (await conn.execute(query("cdc/unfinished_fills"), [generation])).fetchone()
+    if unfinished is not None:
+        return None
+    async with conn.cursor() as cursor:
+        await cursor.execute(query("cdc/watermarks"), [generation])
+        while rows := await cursor.fetchmany(_AT_ONCE):
+            for xmin, kept in rows:
+                if not missing(kept, ends):
+                    return Horizon(int(xmin), kept)
+    return None
+
+
+async def lost_records(conn: psycopg.AsyncConnection[Any], generation: int, ends: Ends) -> list[str]:
+    """Partitions that end below what Kafka had acknowledged, as `topic/partition`."""
+    newest = await (await conn.execute(query("cdc/watermarks"), [generation])).fetchone()
+    return [] if newest is None else missing(newest[1], ends)
+
+
+def missing(kept: Ends, ends: Ends) -> list[str]:
+    """Partitions of `ends` that do not reach what was kept of them."""
+    return [
+        f"{topic}/{partition}"
+        for topic, offsets in ends.items()
+        for partition, (offset, had) in enumerate(zip(offsets, kept.get(topic, ()), strict=False))
+        if offset < had
+    ]

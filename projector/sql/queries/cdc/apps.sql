@@ -1,0 +1,1 @@
+select app_id, lsn::text from mana_ai.cdc_apps where generation = %s

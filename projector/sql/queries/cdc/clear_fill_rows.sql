@@ -1,0 +1,1 @@
+delete from mana_ai.cdc_fill_rows where fill = %s

@@ -1,0 +1,1 @@
+create temporary table if not exists fill_seen (id uuid not null)

@@ -1,0 +1,1 @@
+create index if not exists fill_seen_id on fill_seen (id)

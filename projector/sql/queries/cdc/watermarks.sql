@@ -1,0 +1,1 @@
+select horizon::text, ends from mana_ai.cdc_watermarks where generation = %s order by id desc
