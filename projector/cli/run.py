@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections.abc import Awaitable, Callable
+from functools import partial
 from importlib.metadata import entry_points
 from typing import Annotated
 
@@ -13,7 +14,8 @@ import typer
 from projector.config import Settings, load_settings
 from projector.errors import ConfigError
 
-Stream = Callable[[Settings, asyncio.Event], Awaitable[None]]
+Stream = Callable[..., Awaitable[None]]
+"""`async def run(settings, stop)`; that of cdc also takes `adopt`."""
 
 # Registered as entry points, since `streams` builds on `projector` and is not imported by it.
 ENTRY_POINTS = "projector.streams"
@@ -24,12 +26,26 @@ def register(app: typer.Typer) -> None:
     app.command("run")(run)
 
 
-def run(stream: Annotated[str, typer.Argument(help=f"One of: {', '.join(STREAMS)}.")]) -> None:
+def run(
+    stream: Annotated[str, typer.Argument(help=f"One of: {', '.join(STREAMS)}.")],
+    adopt: Annotated[
+        bool,
+        typer.Option(
+            "--adopt",
+            help="cdc only, once: follow this server from now on although the topics hold another one's log,"
+            " and publish what they lack.",
+        ),
+    ] = False,
+) -> None:
     """Run one stream against the servers that the settings name."""
     from projector import logging, metrics
 
     settings = load_settings()
     main = load_stream(stream)
+    if adopt:
+        if stream != "cdc":
+            raise ConfigError(f"--adopt says nothing to the stream {stream}", "run `projector run cdc --adopt`")
+        main = partial(main, adopt=True)
     settings.require_database()
     settings.require_kafka()
     logging.configure(settings, stream)

@@ -20,8 +20,7 @@ from projector.errors import (
 )
 from projector.log.topics import Topics
 from streams import cdc
-from tests.cdc.support import insert, read, running
-from tests.fixtures.settings import drop_slot
+from tests.cdc.support import insert, running
 
 
 @pytest.fixture
