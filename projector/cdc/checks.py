@@ -1,24 +1,32 @@
 """What `projector doctor` asks of the source: every reason why the stream could not run, or would run badly.
 
-Nothing is changed here. Capability is tried where that is possible, rather than read from role flags: managed servers
-grant replication without showing it.
+Nothing stays changed. Capability is tried rather than read from role flags, which managed servers do not show: a
+temporary slot is created and dropped, and a row is read as the stream reads it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Final, NamedTuple
 
 import psycopg
 from psycopg import conninfo, errors, sql
 
-from projector.cdc.publication import IDENTITY_INDEX, apps_of, read_publication
+from projector.cdc.health import duration
+from projector.cdc.log_checks import check_log
 from projector.config import Settings
 from projector.errors import Finding
 from projector.sql import query
 from projector.sql.connection import CONNECT_TIMEOUT_S
 
-OLDEST_VERSION = 150_000
+OLDEST_VERSION: Final = 150_000
+NEWEST_VERSION: Final = 18
+CLOCK_LIMIT_S: Final = 1.0
+SHORT_IDLE_TIMEOUT_S: Final = 24 * 3600.0
+_SLOT_TIMEOUT_MS: Final = 5000
+_HEALS: Final = "what committed since is not in the topics; the next start of the stream publishes it out of the table"
 
 
 class _Facts(NamedTuple):
@@ -30,6 +38,10 @@ class _Facts(NamedTuple):
     max_wal_senders: int
     encoding: str
     log_exists: bool
+    wal_sender_timeout: float
+    idle_slot_timeout: float
+    sees_transactions: bool
+    in_recovery: bool
 
 
 class _SlotFacts(NamedTuple):
@@ -40,210 +52,277 @@ class _SlotFacts(NamedTuple):
 
 
 def check_source(conn: psycopg.Connection[Any], settings: Settings) -> list[Finding]:
-    """Looks through `conn`, an autocommit session of any login, and through the replication login of the settings.
+    """Looks through `conn`, an autocommit session in projector_cdc, and through the replication login of the settings.
 
     Returns what is wrong, the cause before its consequences; nothing when the stream can run.
     """
     facts = _Facts(*(conn.execute(query("cdc/facts")).fetchone() or ()))
-    found = [*_server(facts)]
+    found = [*_server(facts), *check_clock(conn)]
     if not facts.log_exists:
         found.append(
             Finding(
                 "error",
                 "this database has no table sync_changes",
+                "it is the log that everything here is made of",
                 "point PROJECTOR_DATABASE_URL at the sync server's database, after its first start",
             )
         )
         return found
-    found += _replication_login(settings, facts)
-    found += _visibility(conn)
-    found += _publication(conn, settings)
-    found += _slot(conn, settings)
+    slot = _read_slot(conn, settings)
+    found += _replication(settings, facts, slot_exists=slot is not None)
+    found += check_log(conn, settings)
+    found += _slot(conn, settings, slot)
     return found
 
 
 def _server(facts: _Facts) -> Iterator[Finding]:
+    major = facts.version // 10_000
     if facts.version < OLDEST_VERSION:
         yield Finding(
-            "error", f"the server is version {facts.version // 10_000}", "upgrade it to PostgreSQL 15 or later"
+            "error",
+            f"the server is PostgreSQL {major}",
+            "publications with row filters, which keep other apps out of the topics, came with 15",
+            "upgrade it to PostgreSQL 15 or later",
+        )
+    elif major > NEWEST_VERSION:
+        yield Finding(
+            "warning",
+            f"the server is PostgreSQL {major}",
+            f"versions after {NEWEST_VERSION} have not been tried with this program",
+            "look for a newer release of projector before you rely on it",
+        )
+    if facts.in_recovery:
+        yield Finding(
+            "error",
+            "the server is a standby",
+            "the stream keeps its own books in the database, which must be writable",
+            "point PROJECTOR_DATABASE_URL at the primary, or promote this one: select pg_promote()",
         )
     if facts.wal_level != "logical":
         yield Finding(
             "error",
             f"the server has wal_level={facts.wal_level}",
+            "the WAL then lacks what decoding needs, so there can be no slot",
             "alter system set wal_level = 'logical', then restart the server",
         )
     if facts.encoding != "UTF8":
         yield Finding(
             "error",
             f"the database is encoded in {facts.encoding}",
+            "records are JSON, which is UTF-8, and are sent on as they come",
             "move sync_changes to a database created with encoding 'UTF8'",
         )
+    yield from _server_settings(facts)
+
+
+def _server_settings(facts: _Facts) -> Iterator[Finding]:
     if facts.max_slot_wal_keep_size == "-1":
         yield Finding(
             "warning",
-            "max_slot_wal_keep_size is unlimited: a stream that stays away fills the server's disk",
+            "max_slot_wal_keep_size is unlimited",
+            "a stream that stays away then fills the server's disk; a slot that is lost instead heals by itself",
             "alter system set max_slot_wal_keep_size to what the disk can spare, then select pg_reload_conf()",
         )
+    if facts.wal_sender_timeout == 0:
+        yield Finding(
+            "warning",
+            "wal_sender_timeout is 0",
+            "the server never gives up a reader whose machine died, so its slot stays taken and nobody can go on",
+            "alter system set wal_sender_timeout = '60s', then select pg_reload_conf()",
+        )
+    if 0 < facts.idle_slot_timeout < SHORT_IDLE_TIMEOUT_S:
+        yield Finding(
+            "warning",
+            f"idle_replication_slot_timeout is {duration(facts.idle_slot_timeout)}",
+            "a stream that is stopped for longer loses its slot, and publishes the gap out of the table",
+            "alter system set idle_replication_slot_timeout = '3d' (or 0: never), then select pg_reload_conf()",
+        )
+    if not facts.sees_transactions:
+        yield Finding(
+            "warning",
+            "projector_cdc lacks pg_read_all_stats",
+            "an alarm about the slot then names the transaction that holds it, but not its age and state",
+            "alter role projector_cdc inherit; grant pg_read_all_stats to projector_cdc; (as a superuser)",
+        )
 
 
-def _replication_login(settings: Settings, facts: _Facts) -> Iterator[Finding]:
-    """Opens a replication session, which the server refuses to a login that may not replicate."""
+def check_clock(conn: psycopg.Connection[Any], clock: Callable[[], float] = time.time) -> Iterator[Finding]:
+    """Compares this machine's clock with the database's, as exactly as the time of one query allows."""
+    asked = clock()
+    row = conn.execute("select extract(epoch from clock_timestamp())::float8").fetchone()
+    answered = clock()
+    assert row is not None
+    ahead = row[0] - (asked + answered) / 2
+    if abs(ahead) - (answered - asked) / 2 > CLOCK_LIMIT_S:
+        yield Finding(
+            "warning",
+            f"this machine's clock is {abs(ahead):.1f} s {'behind' if ahead > 0 else 'ahead of'} the database's",
+            "metrics that subtract a commit's time from now are wrong by as much; positions and staleness are not",
+            "let NTP set both clocks: timedatectl set-ntp true",
+        )
+
+
+def _replication(settings: Settings, facts: _Facts, *, slot_exists: bool) -> Iterator[Finding]:
+    """Opens a replication session and makes a slot that lives no longer than it."""
     try:
         url = conninfo.make_conninfo(
-            settings.require_replication(), replication="database", connect_timeout=CONNECT_TIMEOUT_S
+            settings.require_replication(),
+            replication="database",
+            connect_timeout=CONNECT_TIMEOUT_S,
+            # A slot is ready when the transactions of that moment have ended; a check does not wait for them.
+            options=f"-c lock_timeout={_SLOT_TIMEOUT_MS}",
         )
         with psycopg.connect(url, autocommit=True) as session:
-            session.execute("IDENTIFY_SYSTEM")
+            if facts.wal_level == "logical" and not facts.in_recovery:
+                name = sql.Identifier(f"{settings.slot_name[:40]}_doctor_{os.getpid()}")
+                create = sql.SQL("CREATE_REPLICATION_SLOT {} TEMPORARY LOGICAL pgoutput (SNAPSHOT 'nothing')")
+                session.execute(create.format(name))
+                session.execute(sql.SQL("DROP_REPLICATION_SLOT {}").format(name))
     except errors.InsufficientPrivilege as error:
-        yield Finding("error", f"the login may not replicate: {error.diag.message_primary}", _grant(settings))
+        yield _may_not(settings, error.diag.message_primary or "")
+    except errors.ConfigurationLimitExceeded:
+        yield Finding(
+            "warning" if slot_exists else "error",
+            f"no replication slot is free: {facts.used_slots} of max_replication_slots are in use",
+            "the stream needs one at its first start, and one more for a moment when an app is added",
+            "drop one that nobody reads (select slot_name, active from pg_replication_slots),"
+            " or raise max_replication_slots and restart the server",
+        )
+    except errors.LockNotAvailable:
+        yield Finding(
+            "warning",
+            f"a new slot is not ready within {_SLOT_TIMEOUT_MS // 1000} s: a transaction that writes is open",
+            "the first start, and a slot that has to be made anew, wait until it ends",
+            "select pid, usename, state, xact_start from pg_stat_activity where backend_xid is not null"
+            " order by xact_start; then end it: select pg_terminate_backend(pid)",
+        )
     except psycopg.OperationalError as error:
         text = " ".join(str(error).split())
         if "permission denied" in text or "must be superuser" in text:
-            yield Finding("error", "the login may not replicate", _grant(settings))
+            yield _may_not(settings, text)
         else:
             yield Finding(
                 "error",
                 f"no replication connection: {text}",
+                "the stream reads the WAL through one",
                 "check PROJECTOR_REPLICATION_URL, pg_hba.conf for this login, and max_wal_senders"
                 f" (now {facts.max_wal_senders})",
             )
 
 
-def _grant(settings: Settings) -> str:
+def _may_not(settings: Settings, text: str) -> Finding:
     user = conninfo.conninfo_to_dict(settings.require_replication()).get("user") or "projector"
-    return f"alter role {sql.Identifier(str(user)).as_string(None)} replication"
+    return Finding(
+        "error",
+        f"the login {user} may not replicate: {text}",
+        "the stream reads the WAL through a replication slot, which it creates itself",
+        f"alter role {sql.Identifier(str(user)).as_string(None)} replication",
+    )
 
 
-def _visibility(conn: psycopg.Connection[Any]) -> Iterator[Finding]:
-    role = conn.execute(query("cdc/role_sees_rows")).fetchone()
-    if role is None:
-        yield Finding("error", "there is no role projector_cdc", "run `projector migrate`")
-        return
-    may_select, bypasses = role
-    if not may_select:
-        yield Finding(
-            "error",
-            "projector_cdc may not read sync_changes",
-            "grant select on sync_changes to projector_cdc (`projector migrate` does)",
-        )
-    if not bypasses:
-        yield Finding(
-            "error",
-            "projector_cdc cannot see the rows of sync_changes: row-level security hides them",
-            "alter role projector_cdc bypassrls, as a superuser",
-        )
+def _read_slot(conn: psycopg.Connection[Any], settings: Settings) -> _SlotFacts | None:
+    row = conn.execute(query("cdc/slot_health"), [settings.slot_name]).fetchone()
+    return None if row is None else _SlotFacts(*row)
 
 
-def _publication(conn: psycopg.Connection[Any], settings: Settings) -> Iterator[Finding]:
-    name = settings.publication_name
-    published = read_publication(conn, name)
-    if published is None:
-        yield Finding("error", f"there is no publication {name}", "run `projector migrate`")
-        return
-    apps = apps_of(published.row_filter)
-    if published.tables == 0 or not published.inserts:
-        yield Finding(
-            "error", f"publication {name} does not publish inserts of sync_changes", "run `projector migrate`"
-        )
-    elif apps is None:
-        yield Finding(
-            "warning",
-            f"publication {name} has a row filter of its own: {published.row_filter or 'none, every app passes'}",
-            "run `projector migrate` to filter on PROJECTOR_APPS",
-        )
-    elif missing := sorted(set(settings.apps) - apps):
-        yield Finding(
-            "error",
-            f"publication {name} leaves out apps of PROJECTOR_APPS: {', '.join(missing)}",
-            "run `projector migrate`",
-        )
-    elif more := sorted(apps - set(settings.apps)):
-        yield Finding(
-            "warning",
-            f"publication {name} sends apps that PROJECTOR_APPS does not name: {', '.join(more)}",
-            "run `projector migrate`",
-        )
-    if published.updates or not published.truncations:
-        yield Finding(
-            "warning",
-            f"publication {name} publishes updates, which the log has no use for, or leaves out truncations",
-            "run `projector migrate`",
-        )
-    yield from _identity(conn, deletes=published.deletes, filtered=published.row_filter is not None)
-
-
-def _identity(conn: psycopg.Connection[Any], *, deletes: bool, filtered: bool) -> Iterator[Finding]:
-    kind, index = conn.execute(query("cdc/replica_identity")).fetchone() or ("d", None)
-    if kind == "f":
-        yield Finding(
-            "error",
-            "sync_changes has REPLICA IDENTITY FULL: erasing a row would send its content once more",
-            f"alter table sync_changes replica identity using index {IDENTITY_INDEX}",
-        )
-    elif not deletes:
-        yield Finding(
-            "warning",
-            "deleted rows of sync_changes are not published, so erasure does not reach the topics",
-            "run `projector migrate` as the owner of sync_changes",
-        )
-    elif index != IDENTITY_INDEX:
-        # With a row filter on app_id this also makes the owner's own DELETE fail.
-        yield Finding(
-            "error" if filtered else "warning",
-            "the replica identity of sync_changes does not cover app_id and user_id, so deletes fail or name no user",
-            "run `projector migrate` as the owner of sync_changes",
-        )
-
-
-def _slot(conn: psycopg.Connection[Any], settings: Settings) -> Iterator[Finding]:
+def _slot(conn: psycopg.Connection[Any], settings: Settings, slot: _SlotFacts | None) -> Iterator[Finding]:
     name = settings.slot_name
-    row = conn.execute(query("cdc/slot_health"), [name]).fetchone()
-    known = conn.execute(query("cdc/known_slot")).fetchone() if _migrated(conn) else None
-    if row is None:
-        if known is not None:
-            yield Finding(
-                "error",
-                f"the replication slot {known[0]} was dropped",
-                "find out who dropped it; rows committed meanwhile are not in the topics",
-            )
-        else:
-            yield Finding(
-                "warning", f"there is no replication slot {name} yet", "start `projector run cdc`: it creates it"
-            )
-            yield from _no_room(conn)
+    known = conn.execute(query("cdc/known_source")).fetchone()
+    if known is not None and known[1] != known[2]:
+        yield Finding(
+            "error",
+            f"this is server {known[2]}, the topics hold the log of {known[1]}",
+            "LSNs of different servers cannot be compared, so the stream refuses to go on",
+            "point PROJECTOR_DATABASE_URL at the server of before; or, if this one is to be followed from now on,"
+            " run `projector run cdc --adopt` once",
+        )
+    if known is not None and known[0] != name:
+        yield Finding(
+            "error",
+            f"the stream was started with the slot {known[0]}, PROJECTOR_SLOT_NAME says {name}",
+            "a second slot would stand beside the first, which goes on to keep WAL",
+            f"set PROJECTOR_SLOT_NAME={known[0]}",
+        )
+    elif slot is None and known is not None:
+        yield Finding(
+            "warning",
+            f"the replication slot {name} was dropped",
+            _HEALS,
+            "start `projector run cdc`, and find out who dropped it",
+        )
+    elif slot is None:
+        yield Finding(
+            "warning",
+            f"there is no replication slot {name} yet",
+            "nothing is streamed before it exists; what is in the table by then is published out of the table",
+            "start `projector run cdc`, which creates it, or run `projector slot create`",
+        )
+    if slot is None:
         return
-    slot = _SlotFacts(*row)
     if slot.plugin != "pgoutput" or not slot.ours:
         yield Finding(
             "error",
             f"the replication slot {name} belongs to another database or plugin ({slot.plugin})",
+            "reading it would take the changes away from its owner",
             "set PROJECTOR_SLOT_NAME to a name of this installation's own",
+        )
+    elif known is None:
+        yield Finding(
+            "error",
+            f"a replication slot {name} exists that this installation did not create",
+            "nobody knows from where on it brings the log, so the stream refuses it",
+            f"set PROJECTOR_SLOT_NAME to another name, or drop it: select pg_drop_replication_slot('{name}')",
         )
     elif slot.invalidation or slot.wal_status == "lost":
         yield Finding(
-            "error",
+            "warning",
             f"the replication slot {name} was invalidated ({slot.invalidation or 'wal_removed'})",
-            "raise max_slot_wal_keep_size and create the slot anew",
+            _HEALS,
+            f"start `projector run cdc`; {_against(slot.invalidation or 'wal_removed')}",
         )
     elif slot.wal_status == "unreserved":
         yield Finding(
             "warning",
             f"the replication slot {name} is about to lose its WAL",
-            "start `projector run cdc`, or raise max_slot_wal_keep_size now",
+            "then the stream has to publish the gap out of the table, which takes longer",
+            "start `projector run cdc`, or raise max_slot_wal_keep_size now; `projector slot status` shows who holds it",
         )
 
 
-def _migrated(conn: psycopg.Connection[Any]) -> bool:
-    row = conn.execute("select coalesce(has_table_privilege(to_regclass('mana_ai.cdc_sources'), 'SELECT'), false)")
-    return bool((row.fetchone() or (False,))[0])
+def _against(invalidation: str) -> str:
+    """How to keep a slot from being lost in this way again."""
+    return {
+        "wal_removed": "raise max_slot_wal_keep_size to the WAL of the longest time that it may be away",
+        "idle_timeout": "raise idle_replication_slot_timeout to the longest time that it may be away",
+        "wal_level_insufficient": "keep wal_level = 'logical'",
+        "rows_removed": "set hot_standby_feedback = on at the standby",
+    }.get(invalidation, "the server's log of that moment tells more")
 
 
-def _no_room(conn: psycopg.Connection[Any]) -> Iterator[Finding]:
-    facts = _Facts(*(conn.execute(query("cdc/facts")).fetchone() or ()))
-    if facts.used_slots >= facts.max_replication_slots:
-        yield Finding(
-            "error",
-            f"no replication slot is free: {facts.used_slots} of max_replication_slots are in use",
-            "drop a slot that nobody reads, or raise max_replication_slots and restart the server",
-        )
+def check_recorded(
+    conn: psycopg.Connection[Any], cluster: str, ends: Mapping[tuple[str, int], int]
+) -> Iterator[Finding]:
+    """Holds the topics against what the stream and the views have written down about them.
+
+    `ends` are next offsets by (topic, partition) of `cluster`. A topic that does not exist is not in question here.
+    """
+    counts: dict[str, int] = {}
+    for topic, _ in ends:
+        counts[topic] = counts.get(topic, 0) + 1
+    for topic, partition, recorded, source in conn.execute(query("cdc/recorded_ends"), [cluster]).fetchall():
+        if topic not in counts:
+            continue
+        if partition is None and recorded != counts[topic]:
+            yield Finding(
+                "error",
+                f"topic {topic} has {counts[topic]} partitions, it had {recorded} when {source} was written",
+                "a key must stay on its partition: with another count a user's changes lose their order",
+                f"make the topic anew with {recorded} partitions; the stream publishes it again out of the table",
+            )
+        elif partition is not None and ends.get((topic, partition), recorded) < recorded:
+            yield Finding(
+                "warning",
+                f"{topic}/{partition} ends at {ends[topic, partition]}, {source} says {recorded}",
+                "Kafka has lost records that it had acknowledged, or the topic was made anew",
+                "start `projector run cdc` again: it publishes them out of the table; then rebuild the views",
+            )

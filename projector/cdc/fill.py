@@ -25,8 +25,9 @@ from projector.cdc.heartbeat import store
 from projector.cdc.progress import Progress
 from projector.cdc.publisher import Headers, Publisher, record_size
 from projector.cdc.pump import MAX_IN_FLIGHT_BYTES
-from projector.cdc.seen import load_seen, read_ends
-from projector.cdc.table import Cursor, FilledRow, TableReader
+from projector.cdc.rows import Row
+from projector.cdc.seen import load_seen, read_ends, vanished
+from projector.cdc.table import Cursor, TableReader
 from projector.cdc.tail import FILL_HEADER, Tails
 from projector.cdc.writer import Writer
 from projector.config import Settings
@@ -51,7 +52,8 @@ log = get("cdc")
 class Plan(NamedTuple):
     """What a fill shall publish: rows of `apps` whose transaction is not below `horizon`; every row when it is None.
 
-    Change ids found in the topics at or above `skip_from` are left out.
+    Change ids found in the topics at or above `skip_from` are left out; those of them that the table no longer has
+    are published as erased.
     """
 
     reason: str
@@ -208,19 +210,33 @@ class Fill:
                 state.app, state.cursor = app, None
             if not await self._publish_app(table, app, stop):
                 return False
+        await self._publish_erasures()
         await self._finish()
         return True
 
+    async def _publish_erasures(self) -> None:
+        """Rows that were deleted while no slot could tell: topics hold them, and the log does not."""
+        created_ms = self._state.started_at // 1000
+        count = 0
+        async for topic, record in vanished(self._settings, self._reader):
+            self._append(topic, created_ms, record)
+            count += 1
+            if count % _TURN_ROWS == 0:
+                await self._turn()
+        while self._progress.outstanding:
+            await self._acknowledgements()
+        if count:
+            log.info("erasures published", rows=count)
+
     async def _publish_app(self, table: TableReader, app: str, stop: asyncio.Event) -> bool:
         topic = self._topics.changes(app)
-        lanes = self._publisher.lanes(topic)
         state = self._state
         checkpoint = time.monotonic() + _CHECKPOINT_S
         count = 0
         async for row in table.rows(app, state.cursor):
             state.cursor = row.cursor
             if row.record is not None:
-                self._append(topic, lanes, row)
+                self._append(topic, row.created_ms, row.record)
                 state.rows += 1
             count += 1
             if count % _TURN_ROWS == 0:
@@ -233,9 +249,8 @@ class Fill:
         await self._checkpoint()
         return True
 
-    def _append(self, topic: str, lanes: dict[bytes, Any], row: FilledRow) -> None:
-        assert row.record is not None
-        user_id, _, table, op, change_id, value = row.record
+    def _append(self, topic: str, created_ms: int, record: Row) -> None:
+        user_id, _, table, op, change_id, value = record
         headers: Headers = [
             self._source_header,
             self._lsn_header,
@@ -254,8 +269,8 @@ class Fill:
             CDC_DEAD_LETTERS.labels(dead_letters.TOO_LARGE).inc()
             log.warning("record too large for its topic", id=change_id.decode(), bytes=size)
             return
-        lane = lanes.get(user_id) or self._publisher.find_lane(topic, user_id)
-        self._publisher.append(lane, (self._state.lsn, 0), row.created_ms, user_id, value, headers)
+        lane = self._publisher.lanes(topic).get(user_id) or self._publisher.find_lane(topic, user_id)
+        self._publisher.append(lane, (self._state.lsn, 0), created_ms, user_id, value, headers)
 
     async def _turn(self) -> None:
         """Sends, lets acknowledgements in, and waits while too much is in flight or too fast."""

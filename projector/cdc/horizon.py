@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import psycopg
 
@@ -12,24 +12,20 @@ from projector.sql import query
 _AT_ONCE = 100
 
 
-class Horizon(NamedTuple):
-    """Every transaction below `xmin` (64 bits) is in the topics below `ends`."""
+async def choose_horizon(conn: psycopg.AsyncConnection[Any], generation: int, ends: Ends) -> int | None:
+    """The 64-bit transaction id below which every transaction is in the topics, even as they end now.
 
-    xmin: int
-    ends: Ends
-
-
-async def choose_horizon(conn: psycopg.AsyncConnection[Any], generation: int, ends: Ends) -> Horizon | None:
-    """The newest horizon that the topics, as they end now, still reach. None: everything has to be published again."""
+    None when nothing is known of that: then every row has to be looked for.
+    """
     unfinished = await (await conn.execute(query("cdc/unfinished_fills"), [generation])).fetchone()
     if unfinished is not None:
         return None
     async with conn.cursor() as cursor:
         await cursor.execute(query("cdc/watermarks"), [generation])
         while rows := await cursor.fetchmany(_AT_ONCE):
-            for xmin, kept in rows:
+            for horizon, kept in rows:
                 if not missing(kept, ends):
-                    return Horizon(int(xmin), kept)
+                    return int(horizon)
     return None
 
 

@@ -8,7 +8,7 @@ printed them. A generic loop over columns costs about three times as much.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final, NamedTuple, NoReturn, TypeAlias
 
 from projector.cdc.instant_text import iso_instant
@@ -86,15 +86,20 @@ class RowCodec:
                     "run `projector migrate`: it sets the replica identity",
                 )
             found[name] = value
-        body = b",".join(b'"%b":"%b"' % (name.encode(), escape(value)) for name, value in found.items())
-        return (
-            found["user_id"],
-            found["app_id"],
-            found["table_name"],
-            ERASED.encode(),
-            found["id"],
-            b'{%b,"op":"%b"}' % (body, ERASED.encode()),
-        )
+        return erased_row(found)
+
+
+def erased_row(identity: Mapping[str, bytes]) -> Row:
+    """The record that says that the row with this identity, by column, is no longer in the log."""
+    body = b",".join(b'"%b":"%b"' % (name.encode(), escape(identity[name])) for name in IDENTITY)
+    return (
+        identity["user_id"],
+        identity["app_id"],
+        identity["table_name"],
+        ERASED.encode(),
+        identity["id"],
+        b'{%b,"op":"%b"}' % (body, ERASED.encode()),
+    )
 
 
 class _Field(NamedTuple):

@@ -1,24 +1,32 @@
-"""The change ids that topics hold already, in a temporary table beside the rows: their number does not matter."""
+"""What the topics hold already, in a temporary table beside the rows: so its number of records does not matter."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import asynccontextmanager
 from typing import Any, Final
 
+import orjson
 import psycopg
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
+from projector.cdc.rows import IDENTITY, Row, erased_row
 from projector.config import Settings
 from projector.kafka import client_options, explain_failure
+from projector.log.change import ERASED
 from projector.log.topics import Topics
 from projector.log.watermark import Ends
 from projector.logging import get
 from projector.sql import query
 
 _REPORT_S: Final = 5.0
+_AT_ONCE: Final = 10_000
+# Reading on is cheaper than a seek over fewer records than this.
+_FAR: Final = 2_000
 
+Connection = psycopg.AsyncConnection[Any]
 Range = tuple[TopicPartition, int, int]
 
 log = get("cdc")
@@ -27,37 +35,58 @@ log = get("cdc")
 async def read_ends(settings: Settings) -> Ends:
     """The next offset of every partition of the log."""
     topics = Topics(settings.topic_prefix).all(settings.apps)
-    consumer = AIOKafkaConsumer(**client_options(settings), enable_auto_commit=False)
-    try:
-        await consumer.start()
-        found = await consumer.end_offsets(
-            [TopicPartition(topic, p) for topic in topics for p in range(settings.topic_partitions)]
-        )
-    except KafkaError as error:
-        raise await explain_failure(settings, error, "cannot read the ends of the topics") from error
-    finally:
-        await consumer.stop()
-    return {topic: [found[TopicPartition(topic, p)] for p in range(settings.topic_partitions)] for topic in topics}
+    partitions = range(settings.topic_partitions)
+    async with _consumer(settings) as consumer:
+        found = await consumer.end_offsets([TopicPartition(topic, p) for topic in topics for p in partitions])
+    return {topic: [found[TopicPartition(topic, p)] for p in partitions] for topic in topics}
 
 
 async def load_seen(
-    settings: Settings, conn: psycopg.AsyncConnection[Any], topics: list[str], spans: Iterable[tuple[Ends, Ends]]
+    settings: Settings, conn: Connection, topics: list[str], spans: Iterable[tuple[Ends, Ends]]
 ) -> None:
-    """Fills the temporary table `fill_seen` with the ids of all records of `topics` within the spans of offsets."""
+    """Fills the temporary table `fill_seen` with every record of a change in `topics` within the spans of offsets."""
     await conn.execute(query("cdc/create_seen"))
     ranges = [r for begin, end in spans for r in _ranges(topics, begin, end)]
     if ranges:
-        consumer = AIOKafkaConsumer(
-            **client_options(settings), enable_auto_commit=False, auto_offset_reset="earliest", fetch_max_wait_ms=50
-        )
-        try:
-            await consumer.start()
+        async with _consumer(settings) as consumer:
             await _copy(consumer, conn, ranges)
-        except KafkaError as error:
-            raise await explain_failure(settings, error, "cannot read what the topics hold") from error
-        finally:
-            await consumer.stop()
     await conn.execute(query("cdc/index_seen"))
+    await conn.execute("analyze fill_seen")
+
+
+async def vanished(settings: Settings, conn: Connection) -> AsyncIterator[tuple[str, Row]]:
+    """Topic and record for each change of `fill_seen` that is no longer in the log, and of which no topic says so."""
+    async with conn.transaction(), conn.cursor("vanished") as rows, _consumer(settings) as consumer:
+        await rows.execute(query("cdc/vanished"))
+        at: TopicPartition | None = None
+        record: Any = None
+        while found := await rows.fetchmany(_AT_ONCE):
+            for topic, partition, offset in found:
+                tp = TopicPartition(topic, partition)
+                if tp != at:
+                    consumer.assign([tp])
+                    at, record = tp, None
+                if record is None or offset - record.offset > _FAR:
+                    consumer.seek(tp, offset)
+                    record = None
+                while record is None or record.offset < offset:
+                    record = await consumer.getone()
+                fields = orjson.loads(record.value)
+                yield topic, erased_row({name: str(fields[name]).encode() for name in IDENTITY})
+
+
+@asynccontextmanager
+async def _consumer(settings: Settings) -> AsyncIterator[AIOKafkaConsumer]:
+    consumer = AIOKafkaConsumer(
+        **client_options(settings), enable_auto_commit=False, auto_offset_reset="earliest", fetch_max_wait_ms=50
+    )
+    try:
+        await consumer.start()
+        yield consumer
+    except KafkaError as error:
+        raise await explain_failure(settings, error, "cannot read the topics") from error
+    finally:
+        await consumer.stop()
 
 
 def _ranges(topics: list[str], begin: Ends, end: Ends) -> Iterator[Range]:
@@ -69,12 +98,12 @@ def _ranges(topics: list[str], begin: Ends, end: Ends) -> Iterator[Range]:
                 yield TopicPartition(topic, partition), first, last
 
 
-async def _copy(consumer: AIOKafkaConsumer, conn: psycopg.AsyncConnection[Any], ranges: list[Range]) -> None:
+async def _copy(consumer: AIOKafkaConsumer, conn: Connection, ranges: list[Range]) -> None:
     total = sum(last - first for _, first, last in ranges)
     done, reported = 0, time.monotonic()
-    async with conn.cursor().copy("copy fill_seen (id) from stdin") as copy:
-        # A partition may be in two ranges, of which one lies before the other.
+    async with conn.cursor().copy("copy fill_seen (id, erased, topic, partition, place) from stdin") as copy:
         while ranges:
+            # A partition may have two ranges: each gets its turn.
             turn = {tp: (first, last) for tp, first, last in reversed(ranges)}
             ranges = [r for r in ranges if turn[r[0]] != r[1:]]
             consumer.assign(list(turn))
@@ -84,15 +113,23 @@ async def _copy(consumer: AIOKafkaConsumer, conn: psycopg.AsyncConnection[Any], 
                 if beginnings[tp] >= last:
                     del turn[tp]
             while turn:
-                for tp, records in (await consumer.getmany(*turn, timeout_ms=1000, max_records=10_000)).items():
+                for tp, records in (await consumer.getmany(*turn, timeout_ms=1000, max_records=_AT_ONCE)).items():
                     last = turn[tp][1]
-                    ids = [v for r in records if r.offset < last for name, v in r.headers if name == "id"]
-                    done += len(ids)
-                    if ids:
-                        await copy.write(b"\n".join(ids) + b"\n")
+                    lines = [_line(tp, r) for r in records if r.offset < last]
+                    await copy.write(b"".join(lines))
+                    done += len(lines)
                     if records[-1].offset >= last - 1:
                         del turn[tp]
                         consumer.pause(tp)
                 if time.monotonic() - reported >= _REPORT_S:
                     reported = time.monotonic()
                     log.info("reading which changes the topics hold", records=done, of=total)
+
+
+def _line(tp: TopicPartition, record: Any) -> bytes:
+    headers = dict(record.headers)
+    change_id = headers.get("id")
+    if change_id is None:  # a truncation names no change
+        return b""
+    erased = b"t" if headers.get("op") == ERASED.encode() else b"f"
+    return b"%b\t%b\t%b\t%d\t%d\n" % (change_id, erased, tp.topic.encode(), tp.partition, record.offset)

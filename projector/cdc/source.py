@@ -185,12 +185,11 @@ async def _ensure_sound_slot(
         await create_slot(conn, replication, settings, known.generation, whole, tails.ends)
         return
     known_apps = [app for app, _ in await (await conn.execute(query("cdc/apps"), [known.generation])).fetchall()]
-    horizon = await choose_horizon(conn, known.generation, tails.ends)
     plan = fill.Plan(
         reason,
         tuple(app for app in settings.apps if app in known_apps),
-        horizon.xmin if horizon else None,
-        horizon.ends if horizon else fill.beginning(tails),
+        await choose_horizon(conn, known.generation, tails.ends),
+        fill.beginning(tails),
     )
     await create_slot(conn, replication, settings, known.generation, plan, tails.ends)
 

@@ -107,7 +107,8 @@ def _judge(topic: str, partitions: int, values: dict[str, str], settings: Settin
         yield Finding(
             "error",
             f"topic {topic} has {partitions} partitions, PROJECTOR_TOPIC_PARTITIONS says {settings.topic_partitions}",
-            f"set PROJECTOR_TOPIC_PARTITIONS={partitions}: a key must stay on its partition",
+            "a key must stay on its partition: with another count a user's changes lose their order",
+            f"set PROJECTOR_TOPIC_PARTITIONS={partitions}",
         )
     change = f"kafka-configs.sh --alter --entity-type topics --entity-name {topic} --add-config"
     for name in ("retention.ms", "retention.bytes"):
@@ -115,13 +116,15 @@ def _judge(topic: str, partitions: int, values: dict[str, str], settings: Settin
         if value != _FOR_EVER:
             yield Finding(
                 "error",
-                f"topic {topic} has {name}={value}, so records are lost after a while",
+                f"topic {topic} has {name}={value}",
+                "records are lost after a while, and a view cannot be rebuilt from what is left",
                 f"{change} {name}=-1",
             )
     if values.get("cleanup.policy", "delete") != "delete":
         yield Finding(
             "error",
-            f"topic {topic} has cleanup.policy={values['cleanup.policy']}, so older changes of a user are lost",
+            f"topic {topic} has cleanup.policy={values['cleanup.policy']}",
+            "the key is the user, so of each user only the newest change would be kept",
             f"{change} cleanup.policy=delete",
         )
     limit = int(values.get("max.message.bytes", settings.max_message_bytes))
@@ -130,12 +133,14 @@ def _judge(topic: str, partitions: int, values: dict[str, str], settings: Settin
             "error",
             f"topic {topic} has max.message.bytes={limit}, PROJECTOR_MAX_MESSAGE_BYTES says"
             f" {settings.max_message_bytes}",
+            "the broker would refuse a large record, and the stream would stand still before it",
             f"{change} max.message.bytes={settings.max_message_bytes}",
         )
     if values.get("message.timestamp.type", "CreateTime") != "CreateTime":
         yield Finding(
             "error",
-            f"topic {topic} has message.timestamp.type={values['message.timestamp.type']}, so commit times are lost",
+            f"topic {topic} has message.timestamp.type={values['message.timestamp.type']}",
+            "the broker's time replaces the time of the commit",
             f"{change} message.timestamp.type=CreateTime",
         )
 
@@ -145,12 +150,14 @@ def _judge_watermarks(topic: str, partitions: int, values: dict[str, str], setti
         yield Finding(
             "error",
             f"topic {topic} has {partitions} partitions instead of one",
+            "the newest watermark must be the last record of one partition",
             "delete it: the stream makes it anew",
         )
     if values.get("cleanup.policy") != "compact":
         yield Finding(
             "warning",
-            f"topic {topic} has cleanup.policy={values.get('cleanup.policy')}, so it grows with every watermark",
+            f"topic {topic} has cleanup.policy={values.get('cleanup.policy')}",
+            "it grows with every watermark, of which only the newest matters",
             f"kafka-configs.sh --alter --entity-type topics --entity-name {topic} --add-config cleanup.policy=compact",
         )
 

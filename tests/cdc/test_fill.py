@@ -80,13 +80,29 @@ async def test_a_lost_slot_is_created_anew_and_the_gap_published(settings, conn)
         await asyncio.sleep(1.5)
     drop_slot(conn, settings.slot_name)
     written += [insert(conn, record_id=f"gap-{n}") for n in range(20)]
+    conn.execute("delete from sync_changes where id = any (%s::uuid[])", [[written[3], written[25]]])
+    erased, never = written[3], written.pop(25)
     async with running(settings):
         written += [insert(conn, record_id=f"after-{n}") for n in range(20)]
         await read_until(settings, 60)
         await asyncio.sleep(0.3)
     records = await read(settings)
-    assert Counter(ids(records)) == Counter(written)
-    assert [r.json["record_id"] for r in records if "fill" in r.headers] == [f"gap-{n}" for n in range(20)]
+    assert Counter(ids(records)) == Counter([*written, erased])
+    assert never not in ids(records)
+    filled = [r for r in records if "fill" in r.headers]
+    assert [r.json["record_id"] for r in filled if r.headers["op"] == b"insert"] == [
+        f"gap-{n}" for n in range(20) if n != 5
+    ]
+    assert [r.headers["id"].decode() for r in filled if r.headers["op"] == b"erased"] == [erased]
+    (told,) = [r for r in filled if r.headers["op"] == b"erased"]
+    assert told.json == {
+        "id": erased,
+        "app_id": "ai",
+        "table_name": "aiMissions",
+        "record_id": "3",
+        "user_id": "anna",
+        "op": "erased",
+    }
 
 
 async def test_an_added_app_is_filled_alone(settings, conn) -> None:

@@ -5,4 +5,8 @@ select current_setting('server_version_num')::int,
        (select count(*)::int from pg_replication_slots),
        current_setting('max_wal_senders')::int,
        (select pg_encoding_to_char(encoding) from pg_database where datname = current_database()),
-       to_regclass('sync_changes') is not null
+       to_regclass('sync_changes') is not null,
+       extract(epoch from current_setting('wal_sender_timeout')::interval)::float8,
+       extract(epoch from coalesce(current_setting('idle_replication_slot_timeout', true), '0')::interval)::float8,
+       pg_has_role('projector_cdc', 'pg_read_all_stats', 'usage'),
+       pg_is_in_recovery()
