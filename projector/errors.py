@@ -167,10 +167,11 @@ class ChatRefusedError(ChatError):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that a check found: what is wrong, and what to do about it, one line each."""
+    """One thing that a check found: what is wrong, why that matters, and how to mend it, one line each."""
 
     severity: Literal["error", "warning"]
     what: str
+    why: str
     remedy: str
 
 

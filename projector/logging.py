@@ -3,11 +3,40 @@
 from __future__ import annotations
 
 import logging
+import re
 import sys
+from typing import Any
 
 import structlog
 
 from projector.config import Settings
+
+# As URLs and as libpq and Kafka write them: more may go than the password, never less.
+_IN_URL = re.compile(r"(://[^\s:/@]*:)\S*@")
+_IN_TEXT = re.compile(r"""(password["']?\s*[=:]\s*)(?:'(?:[^'\\]|\\.)*'|"[^"]*"|\S+)""", re.IGNORECASE)
+
+
+def without_passwords(text: str) -> str:
+    """`text` with `***` for each password in a connection URL or after `password=`."""
+    return _IN_TEXT.sub(r"\1***", _IN_URL.sub(r"\1***@", text))
+
+
+def _masked(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _masked(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_masked(item) for item in value]
+    # What is no text is written as its `repr`, whoever renders it.
+    return value if value is None or isinstance(value, (bool, int, float)) else without_passwords(_text(value))
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else repr(value)
+
+
+def _mask(_logger: Any, _method: str, event: structlog.types.EventDict) -> structlog.types.EventDict:
+    """The last processor before the renderer: messages of libraries quote what they were given."""
+    return {key: _masked(value) for key, value in event.items()}
 
 
 def configure(settings: Settings, stream: str) -> None:
@@ -19,11 +48,12 @@ def configure(settings: Settings, stream: str) -> None:
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
-    renderer: structlog.types.Processor = (
-        structlog.dev.ConsoleRenderer() if console else structlog.processors.JSONRenderer()
-    )
+    renderer: structlog.types.Processor = structlog.processors.JSONRenderer()
+    if console:
+        renderer = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+    last: list[structlog.types.Processor] = [structlog.processors.format_exc_info, _mask, renderer]
     structlog.configure(
-        processors=[*shared, structlog.processors.format_exc_info, renderer],
+        processors=[*shared, *last],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
@@ -33,7 +63,7 @@ def configure(settings: Settings, stream: str) -> None:
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[*shared, structlog.stdlib.add_logger_name],
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last],
         )
     )
     # Libraries report what they do at INFO; an operator wants what went wrong.

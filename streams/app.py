@@ -15,10 +15,12 @@ import faust
 from aiokafka.errors import KafkaError
 from faust.app.base import BootStrategy
 from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread
+from faust.types.auth import CredentialsT
 from mode.threads import WorkerThread
 
 from projector.config import Settings
 from projector.errors import BrokerUnavailableError, ProjectorError, StreamStoppedError
+from projector.kafka import client_options
 from projector.logging import get
 from projector.planner.announcement import run_of
 from projector.planner.ledger import check_ledger
@@ -79,6 +81,7 @@ def make_app(settings: Settings, name: str, *, kafka: bool = True) -> faust.App:
     return (Workflow if kafka else Clockwork)(
         f"{settings.topic_prefix}-{name}",
         broker=";".join(f"kafka://{server.strip()}" for server in servers.split(",")),
+        broker_credentials=_credentials(client_options(settings)) if kafka else None,
         loop=asyncio.get_running_loop(),
         autodiscover=False,
         store="memory://",
@@ -93,6 +96,19 @@ def make_app(settings: Settings, name: str, *, kafka: bool = True) -> faust.App:
         topic_disable_leader=True,
         web_enabled=False,
     )
+
+
+def _credentials(options: dict[str, Any]) -> CredentialsT | None:
+    """Options of an aiokafka client as Faust takes them: it derives the protocol from what is there."""
+    context = options.get("ssl_context")
+    if "sasl_mechanism" in options:
+        return faust.SASLCredentials(
+            mechanism=options["sasl_mechanism"],
+            username=options["sasl_plain_username"],
+            password=options["sasl_plain_password"],
+            ssl_context=context,
+        )
+    return faust.SSLCredentials(context) if context is not None else None
 
 
 def on_announcement(app: faust.App, topic: str, handle: Callable[[UUID, str], Awaitable[None]]) -> None:

@@ -74,15 +74,28 @@ Run = Callable[..., Process]
 
 
 class Kafka:
-    """`directory` keeps its data, settings and log; `broker_port` None chooses a free port."""
+    """`directory` keeps its data, settings and log; `broker_port` None chooses a free port.
+
+    `properties` are lines after those of SERVER_PROPERTIES, of which the last to name a property holds, and
+    `format_options` are arguments for the storage tool: for listeners and users of one's own.
+    """
 
     def __init__(
-        self, directory: Path, cache_dir: Path, report: Callable[[str], None], broker_port: int | None = None
+        self,
+        directory: Path,
+        cache_dir: Path,
+        report: Callable[[str], None],
+        broker_port: int | None = None,
+        *,
+        properties: str = "",
+        format_options: tuple[str, ...] = (),
     ) -> None:
         self.directory = directory
         self.cache_dir = cache_dir
         self.report = report
         self.wanted_port = broker_port
+        self.properties = properties
+        self.format_options = format_options
         self.port = 0
         self.process: Process | None = None
 
@@ -131,7 +144,15 @@ class Kafka:
             return
         shutil.rmtree(self.directory / "log.new", ignore_errors=True)
         self._write_settings(9092, 9093, log_dir="log.new")
-        tool = ("kafka.tools.StorageTool", "format", "-t", _cluster_id(), "-c", "server.properties")
+        tool = (
+            "kafka.tools.StorageTool",
+            "format",
+            "-t",
+            _cluster_id(),
+            "-c",
+            "server.properties",
+            *self.format_options,
+        )
         process.run_to_end(run("Kafka's storage tool", *tool), halt)
         (self.directory / "log.new").rename(self.directory / "log")
 
@@ -142,7 +163,7 @@ class Kafka:
         return run("Kafka", "kafka.Kafka", "server.properties")
 
     def _write_settings(self, broker: int, controller: int, log_dir: str) -> None:
-        text = SERVER_PROPERTIES.format(broker=broker, controller=controller, log_dir=log_dir)
+        text = (SERVER_PROPERTIES + self.properties).format(broker=broker, controller=controller, log_dir=log_dir)
         (self.directory / "server.properties").write_text(text, "ascii")
 
 

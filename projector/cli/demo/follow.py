@@ -11,7 +11,9 @@ import orjson
 import psycopg
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
+from projector.config import Settings
 from projector.errors import StageTimeoutError
+from projector.kafka import client_options
 from projector.log.clock import now_us
 
 T = TypeVar("T")
@@ -52,10 +54,10 @@ class TopicWatch:
         self._consumer = consumer
 
     @classmethod
-    async def open(cls, bootstrap_servers: str, topic: str, partitions: int) -> TopicWatch:
-        consumer = AIOKafkaConsumer(bootstrap_servers=bootstrap_servers, enable_auto_commit=False)
+    async def open(cls, settings: Settings, topic: str) -> TopicWatch:
+        consumer = AIOKafkaConsumer(**client_options(settings), enable_auto_commit=False)
         await consumer.start()
-        every = [TopicPartition(topic, number) for number in range(partitions)]
+        every = [TopicPartition(topic, number) for number in range(settings.topic_partitions)]
         consumer.assign(every)
         await consumer.seek_to_end(*every)
         for partition in every:

@@ -47,7 +47,7 @@ async def _mission_travels(env: Environment, show: Show, server: SyncServer, pho
     agent_id = phone.create(AGENTS, AGENT)
     server.push(phone)
     topic = Topics(env.settings.topic_prefix).changes("ai")
-    watch = await TopicWatch.open(env.settings.kafka_bootstrap_servers, topic, env.settings.topic_partitions)
+    watch = await TopicWatch.open(env.settings, topic)
     try:
         mission_id = phone.create(MISSIONS, mission("Balkon gießen", agent_id, minutes_ago=1))
         async with await psycopg.AsyncConnection.connect(env.admin_url, autocommit=True) as ledger:
