@@ -5,11 +5,13 @@ READY := $(VENV)/.ready
 BIN   := $(VENV)/bin
 LOCK  := deploy/requirements/dev.txt
 
-.PHONY: help demo test lint check bench clean lock
+.PHONY: help demo test test-postgres faults lint check bench clean lock
 
 help:
 	@echo "make demo    one change travels the whole loop on a real PostgreSQL and a real Kafka"
 	@echo "make test    the tests, on the same servers (PYTEST_ARGS='-k fold' to choose)"
+	@echo "make test-postgres PG=15   what depends on the version of PostgreSQL, on 15, 16, 17 or 18"
+	@echo "make faults  every fault of the change stream, again and again (FAULTS_ARGS='--repeats 5 --only broker')"
 	@echo "make lint    ruff and mypy --strict"
 	@echo "make bench   what can be measured (NAME=latency to run one)"
 	@echo "make lock    pin the requirements anew"
@@ -20,6 +22,16 @@ demo: $(READY)
 
 test: $(READY)
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+# No test of the whole: those run on the wheel's version.
+OF_POSTGRES := tests/cdc tests/cli/test_wal_level.py tests/embedded/test_versions.py tests/planner/test_ledger.py \
+	$(patsubst %,tests/views/test_%.py,sql_fold tenants erasure dead_letters engine)
+test-postgres: $(READY)
+	@test -n "$(PG)" || { echo "say which: make test-postgres PG=15"; exit 2; }
+	@PROJECTOR_PG_VERSION=$(PG) $(BIN)/python -m pytest $(OF_POSTGRES) $(PYTEST_ARGS)
+
+faults: $(READY)
+	@$(BIN)/python -m tests.faults $(FAULTS_ARGS)
 
 lint: $(READY)
 	@$(BIN)/ruff check .

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
+from functools import partial
 
 import psycopg
 from aiokafka.errors import KafkaError
@@ -12,10 +14,13 @@ from projector.config import Settings
 from projector.errors import BrokerUnavailableError, DatabaseUnavailableError, ProjectorError
 from projector.logging import get
 from projector.views.consume import consume
-from projector.views.declared import VIEWS, View
+from projector.views.declared import VIEWS
+from projector.views.watermarks import Staleness, watch
 
 FIRST_PAUSE_S = 0.1
 LONGEST_PAUSE_S = 10.0
+WATERMARKS = "watermarks"
+"""What follows the watermark topic for all views is named like one of them in log and metrics."""
 TRANSIENT = (psycopg.OperationalError, KafkaError, BrokerUnavailableError, DatabaseUnavailableError)
 
 log = get("views")
@@ -27,32 +32,35 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
     A view that finds something wrong with its data stops alone and says so; the others go on, and its error is
     raised at the end.
     """
+    stalenesses = {name: Staleness(view) for name, view in VIEWS.items()}
+    parts = {name: partial(consume, settings, view, stalenesses[name], stop) for name, view in VIEWS.items()}
+    parts[WATERMARKS] = partial(watch, settings, stalenesses.values(), stop)
     async with asyncio.TaskGroup() as tasks:
-        views = [tasks.create_task(keep_up(settings, view, stop)) for view in VIEWS.values()]
-    for failed in filter(None, (view.result() for view in views)):
+        running = [tasks.create_task(keep_up(name, session, stop)) for name, session in parts.items()]
+    for failed in filter(None, (part.result() for part in running)):
         raise failed
 
 
-async def keep_up(settings: Settings, view: View, stop: asyncio.Event) -> Exception | None:
-    """Consumes, and begins again when a server was away; returns the error that no new attempt can mend."""
+async def keep_up(name: str, session: Callable[[], Awaitable[None]], stop: asyncio.Event) -> Exception | None:
+    """Runs a session, and another when a server was away; returns the error that no new attempt can mend."""
     pause = FIRST_PAUSE_S
     loop = asyncio.get_running_loop()
     while not stop.is_set():
         started = loop.time()
         try:
-            await consume(settings, view, stop)
+            await session()
         except TRANSIENT as error:
             if loop.time() - started > LONGEST_PAUSE_S:
                 pause = FIRST_PAUSE_S
-            metrics.VIEW_RESTARTS.labels(view.name).inc()
-            log.warning("view begins again", view=view.name, error=str(error), pause_s=pause)
+            metrics.VIEW_RESTARTS.labels(name).inc()
+            log.warning("view begins again", view=name, error=str(error), pause_s=pause)
             await _sleep(pause, stop)
             pause = min(2 * pause, LONGEST_PAUSE_S)
         except ProjectorError as error:
-            log.error("view stopped", view=view.name, error=error.message, remedy=error.remedy)
+            log.error("view stopped", view=name, error=error.message, remedy=error.remedy)
             return error
         except Exception as error:
-            log.exception("view stopped", view=view.name)
+            log.exception("view stopped", view=name)
             return error
     return None
 

@@ -52,7 +52,7 @@ class _SlotFacts(NamedTuple):
 
 
 def check_source(conn: psycopg.Connection[Any], settings: Settings) -> list[Finding]:
-    """Looks through `conn`, an autocommit session in projector_cdc, and through the replication login of the settings.
+    """Looks through `conn`, an autocommit session that may enter projector_cdc, and the replication login.
 
     Returns what is wrong, the cause before its consequences; nothing when the stream can run.
     """
@@ -285,7 +285,7 @@ def _slot(conn: psycopg.Connection[Any], settings: Settings, slot: _SlotFacts | 
             "warning",
             f"the replication slot {name} is about to lose its WAL",
             "then the stream has to publish the gap out of the table, which takes longer",
-            "start `projector run cdc`, or raise max_slot_wal_keep_size now; `projector slot status` shows who holds it",
+            "start `projector run cdc`, or raise max_slot_wal_keep_size now; see `projector slot status`",
         )
 
 

@@ -117,7 +117,6 @@ async def lay_out(conn: Connection, generation: int, plan: Plan, lsn: int, ends:
 
 
 async def run_all(
-    conn: Connection,
     settings: Settings,
     generation: int,
     producer: AIOKafkaProducer,
@@ -125,6 +124,7 @@ async def run_all(
     stop: asyncio.Event,
 ) -> bool:
     """Carries out every fill that is not finished; False when `stop` was set meanwhile."""
+    conn = writer.conn
     for (number,) in await (await conn.execute(query("cdc/unfinished_fills"), [generation])).fetchall():
         state = await _read_state(conn, number)
         async with await connect(settings, "projector_cdc") as reader:

@@ -128,8 +128,8 @@ async def sample(conn: psycopg.AsyncConnection[Any], slot_name: str, previous: H
     restart, confirmed, active_pid = row["restart"] or 0, row["confirmed"] or 0, row["active_pid"]
     inactive_since = row["inactive_since"]
     if active_pid is None and inactive_since is None and previous is not None:
-        # Servers before 17 do not tell: since we first saw it so.
-        inactive_since = previous.inactive_since if previous.active_pid is None else at
+        # Servers before 17 do not tell: since we saw it so.
+        inactive_since = (previous.inactive_since or previous.at) if previous.active_pid is None else at
     same = previous if previous is not None and previous.slot == slot_name else None
     return Health(
         slot=slot_name,
@@ -212,18 +212,17 @@ def _holders(health: Health) -> list[Holder]:
 
 
 def _inactive(health: Health) -> Holder:
-    since = "" if health.inactive_since is None else f" for {duration(health.at - health.inactive_since)}"
+    since = "" if health.inactive_since is None else f", for {duration(health.at - health.inactive_since)} now"
     if health.writer_pid is not None:
         return Holder(
             "filling",
-            f"the stream (pid {health.writer_pid}) has not read the slot{since}:"
-            " it publishes rows out of the table first",
+            f"the stream (pid {health.writer_pid}) publishes rows out of the table before it reads the slot{since}",
             "`projector status` shows its progress; raise max_slot_wal_keep_size if it would not be done in time",
             health.writer_pid,
         )
     return Holder(
         "inactive",
-        f"nobody has read the slot{since}" if since else "nobody reads the slot",
+        f"nobody reads the slot{since}",
         "start `projector run cdc`; `projector slot drop --yes` if the stream is not to go on",
     )
 

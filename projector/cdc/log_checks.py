@@ -18,7 +18,7 @@ _MIGRATE_AS_OWNER = "run `projector migrate` as the owner of sync_changes"
 
 
 def check_log(conn: psycopg.Connection[Any], settings: Settings) -> list[Finding]:
-    """Looks through `conn`, an autocommit session in projector_cdc."""
+    """Looks through `conn`, an autocommit session that may enter projector_cdc."""
     return [*_sight(conn), *_publication(conn, settings)]
 
 
@@ -26,6 +26,7 @@ def _sight(conn: psycopg.Connection[Any]) -> Iterator[Finding]:
     """Reads a row as a fill does: with row_security off, a policy that would hide rows is an error instead."""
     try:
         with conn.transaction():
+            conn.execute("set local role projector_cdc")
             conn.execute("set local row_security = off")
             conn.execute("select from sync_changes limit 1")
     except errors.InsufficientPrivilege as error:

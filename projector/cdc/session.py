@@ -6,10 +6,10 @@ import asyncio
 from contextlib import AsyncExitStack
 from typing import Any
 
-import psycopg
 from aiokafka import AIOKafkaProducer
 
 from projector.cdc import dead_letters, fill
+from projector.cdc.guardian import Guardian
 from projector.cdc.heartbeat import Heartbeat
 from projector.cdc.producer import start_producer, stop_producer
 from projector.cdc.progress import Progress
@@ -17,7 +17,7 @@ from projector.cdc.publication import require_publication
 from projector.cdc.publisher import Publisher
 from projector.cdc.pump import Pump
 from projector.cdc.replication import Replication
-from projector.cdc.server import holds_slot, read_server
+from projector.cdc.server import Connection, holds_slot, read_server
 from projector.cdc.slot import confirmed_lsn, start_when_free
 from projector.cdc.source import Source, ensure_source
 from projector.cdc.tail import read_tails
@@ -33,6 +33,7 @@ from projector.metrics import CDC_STREAMING
 from projector.sql.connection import connect
 
 _QUERY_TIMEOUT_S = 10
+_WATCH_S = 5.0
 
 log = get("cdc")
 
@@ -48,32 +49,56 @@ async def stream(settings: Settings, stop: asyncio.Event, streaming: asyncio.Eve
         await ensure_topics(settings)
         conn = await connect(settings, "projector_cdc")
         stack.push_async_callback(conn.close)
+        # Heartbeats and the guardian's look have a session of their own: transactions of two tasks must not mix.
+        side = await connect(settings, "projector_cdc")
+        stack.push_async_callback(side.close)
         await require_publication(conn, settings)
         writer = Writer(conn, settings, (await read_server(conn)).wal_sender_timeout)
-        if not await writer.acquire(stop):
-            return
-        await _alongside(writer.keep(), _work(settings, conn, writer, stop, streaming, adopt, stack))
+        work = _work(settings, writer, side, stop, streaming, adopt, stack)
+        await _alongside(_watch(settings, side), work)
+
+
+async def _watch(settings: Settings, side: Connection) -> None:
+    """Looks at the slot for ever, also while this process only waits to be the writer."""
+    guardian = Guardian(settings)
+    while True:
+        await guardian.watch(side)
+        await asyncio.sleep(_WATCH_S)
 
 
 async def _work(
     settings: Settings,
-    conn: psycopg.AsyncConnection[Any],
     writer: Writer,
+    side: Connection,
     stop: asyncio.Event,
     streaming: asyncio.Event,
     adopt: bool,
     stack: AsyncExitStack,
 ) -> None:
+    if await writer.acquire(stop):
+        await _alongside(writer.keep(), _write(settings, writer, side, stop, streaming, adopt, stack))
+
+
+async def _write(
+    settings: Settings,
+    writer: Writer,
+    side: Connection,
+    stop: asyncio.Event,
+    streaming: asyncio.Event,
+    adopt: bool,
+    stack: AsyncExitStack,
+) -> None:
+    conn = writer.conn
     replication = await Replication.connect(settings)
     stack.push_async_callback(replication.close)
     source = await ensure_source(conn, replication, settings, await read_tails(settings), adopt=adopt)
     producer = await start_producer(settings)
     stack.push_async_callback(stop_producer, producer)
-    if not await fill.run_all(conn, settings, source.generation, producer, writer, stop):
+    if not await fill.run_all(settings, source.generation, producer, writer, stop):
         return
     if not await start_when_free(replication, settings, stop):
         return
-    pump, heartbeat = await _assemble(settings, conn, writer, replication, producer, source)
+    pump, heartbeat = await _assemble(settings, writer, side, replication, producer, source)
     streaming.set()
     CDC_STREAMING.set(1)
     try:
@@ -84,12 +109,13 @@ async def _work(
 
 async def _assemble(
     settings: Settings,
-    conn: psycopg.AsyncConnection[Any],
     writer: Writer,
+    side: Connection,
     replication: Replication,
     producer: AIOKafkaProducer,
     source: Source,
 ) -> tuple[Pump, Heartbeat]:
+    conn = writer.conn
     # Only now: the reader before us may have published, and confirmed, until it let go of the slot.
     confirmed = await confirmed_lsn(conn, settings)
     tails = await read_tails(settings)
@@ -98,7 +124,7 @@ async def _assemble(
     progress = Progress(confirmed)
     publisher = Publisher(producer, progress, settings.topic_partitions, source.generation, tails, wake.set)
     heartbeat = Heartbeat(
-        conn,
+        side,
         producer,
         publisher,
         progress,

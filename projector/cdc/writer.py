@@ -7,6 +7,7 @@ import time
 from typing import Any, Final
 
 import psycopg
+from psycopg.pq import TransactionStatus
 
 from projector.config import Settings
 from projector.errors import DatabaseUnavailableError, ReplicationError
@@ -55,7 +56,9 @@ class Writer:
         """Lets the server hear of us, for ever; raises psycopg.Error when the session is gone."""
         while True:
             await asyncio.sleep(self.timeout / 6)
-            await self._ask()
+            # A session at work is not idle, and a query of ours must not get into its transaction.
+            if self.conn.info.transaction_status in (TransactionStatus.IDLE, TransactionStatus.UNKNOWN):
+                await self._ask()
 
     async def make_sure(self) -> None:
         """Raises ReplicationError or psycopg.Error unless the lock has been ours all along."""

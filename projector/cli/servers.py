@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from projector.cli.output import console, json_line
 from projector.config import Settings, load_settings
 from projector.errors import CheckFailedError, Finding
+
+if TYPE_CHECKING:
+    from psycopg.errors import Diagnostic
 
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
 
@@ -34,6 +37,7 @@ def migrate(
 
     settings = load_settings()
     with connect_admin(settings) as conn:
+        conn.add_notice_handler(_warn)
         applied = apply(conn)
         grant_login(conn, login or stream_login(settings))
         prepare_source(conn, settings)
@@ -45,6 +49,12 @@ def migrate(
     console().print("the database is up to date")
 
 
+def _warn(notice: Diagnostic) -> None:
+    """What a migration could not do, and goes on without."""
+    if notice.severity_nonlocalized == "WARNING":
+        typer.echo(f"warning: {notice.message_primary}", err=True)
+
+
 def doctor(as_json: AsJson = False) -> None:
     """Check servers, privileges, publication, slot and topics; exit 1 when something is wrong."""
     from projector.cli.checks import check_all
@@ -54,7 +64,7 @@ def doctor(as_json: AsJson = False) -> None:
     errors = [finding for finding in findings if finding.severity == "error"]
     if as_json:
         for finding in findings:
-            json_line(severity=finding.severity, what=finding.what, remedy=finding.remedy)
+            json_line(severity=finding.severity, what=finding.what, why=finding.why, remedy=finding.remedy)
         json_line(errors=len(errors), warnings=len(findings) - len(errors))
     else:
         _print(findings)
@@ -66,7 +76,11 @@ def _print(findings: list[Finding]) -> None:
     out = console()
     for finding in findings:
         colour = "red" if finding.severity == "error" else "yellow"
-        out.print(f"[{colour}]{finding.severity:<8}[/] {finding.what}\n         [dim]{finding.remedy}[/]")
+        out.print(f"[{colour}]{finding.severity:<8}[/]", end=" ")
+        out.print(finding.what, markup=False, soft_wrap=True)
+        out.print(
+            f"         why: {finding.why}\n         fix: {finding.remedy}", markup=False, soft_wrap=True, style="dim"
+        )
     if not findings:
         out.print("[green]all checks passed[/]")
 

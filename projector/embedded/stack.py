@@ -35,7 +35,7 @@ class Stack:
     ) -> None:
         self.state_dir = state_dir
         self.report = report
-        self.postgres = Postgres(state_dir / "postgres", report, postgres_port)
+        self.postgres = Postgres(state_dir / "postgres", report, postgres_port, cache_dir=cache_dir)
         self.kafka = Kafka(state_dir / "kafka", cache_dir, report, kafka_port)
         self._lock: StateLock | None = None
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Collection, Mapping
+from typing import Any
 
+import psycopg
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
 
@@ -16,8 +18,9 @@ from projector.sql.connection import connect
 from projector.views import kafka
 from projector.views.declared import View
 from projector.views.engine import Engine
-from projector.views.positions import Partition, Positions
+from projector.views.positions import Partition, Positions, widths_of
 from projector.views.store import Store
+from projector.views.watermarks import Staleness
 
 POLL_MS = 500
 """How late an idle view notices that it is to stop."""
@@ -29,11 +32,20 @@ log = get("views")
 class Rebalance(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has no types
     """Opens and releases partitions as the group hands them out, never in the middle of a batch."""
 
-    def __init__(self, view: View, engine: Engine, consumer: AIOKafkaConsumer) -> None:
+    def __init__(
+        self,
+        view: View,
+        engine: Engine,
+        consumer: AIOKafkaConsumer,
+        conn: psycopg.AsyncConnection[Any],
+        staleness: Staleness,
+    ) -> None:
         self.lock = asyncio.Lock()
         self._view = view
         self._engine = engine
         self._consumer = consumer
+        self._conn = conn
+        self._staleness = staleness
         self._failure: BaseException | None = None
 
     async def on_partitions_revoked(self, revoked: Collection[TopicPartition]) -> None:
@@ -46,6 +58,7 @@ class Rebalance(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ha
         try:
             async with self.lock:
                 offsets = await self._engine.open(Partition(*partition) for partition in assigned)
+                await self._staleness.begin(self._conn, self._engine.applied_to)
             await kafka.check_range(self._consumer, self._view.name, offsets)
             for partition, offset in offsets.items():
                 self._consumer.seek(TopicPartition(*partition), offset)
@@ -61,8 +74,11 @@ class Rebalance(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ha
             raise self._failure
 
 
-async def consume(settings: Settings, view: View, stop: asyncio.Event) -> None:
-    """Runs `view` until `stop`. Any exception ends it with nothing half-done; begin again with a new call."""
+async def consume(settings: Settings, view: View, staleness: Staleness, stop: asyncio.Event) -> None:
+    """Runs `view` until `stop`, and tells `staleness` how far it is.
+
+    Any exception ends it with nothing half-done; begin again with a new call.
+    """
     topics = kafka.topics_of(settings, view)
     if not topics:
         log.warning("none of the configured apps has records of this view", view=view.name)
@@ -77,14 +93,16 @@ async def consume(settings: Settings, view: View, stop: asyncio.Event) -> None:
         kafka.consumer(settings, f"{settings.topic_prefix}.views.{view.name}") as consumer,
     ):
         await store.prepare(conn)
-        engine = Engine(view, store, positions, conn)
-        listener = Rebalance(view, engine, consumer)
+        engine = Engine(view, store, positions, conn, widths_of(await kafka.partitions_of(settings, topics)))
+        listener = Rebalance(view, engine, consumer, conn, staleness)
         consumer.subscribe(topics, listener=listener)
         with metrics.VIEW_RUNNING.labels(view.name).track_inprogress():
-            await _loop(engine, listener, consumer, stop)
+            await _loop(engine, listener, consumer, staleness, stop)
 
 
-async def _loop(engine: Engine, listener: Rebalance, consumer: AIOKafkaConsumer, stop: asyncio.Event) -> None:
+async def _loop(
+    engine: Engine, listener: Rebalance, consumer: AIOKafkaConsumer, staleness: Staleness, stop: asyncio.Event
+) -> None:
     applied_to: dict[Partition, int] = {}
     told_at = time.monotonic()
     while not stop.is_set():
@@ -92,6 +110,7 @@ async def _loop(engine: Engine, listener: Rebalance, consumer: AIOKafkaConsumer,
         listener.raise_failure()
         async with listener.lock:
             applied = await engine.apply(fetched)
+        staleness.advance()
         for partition, offset in applied.seek.items():
             if TopicPartition(*partition) in consumer.assignment():
                 consumer.seek(TopicPartition(*partition), offset)

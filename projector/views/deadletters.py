@@ -10,6 +10,7 @@ from psycopg.types.json import Jsonb
 
 from projector.sql import query
 from projector.views.inbox import DeadLetter
+from projector.views.positions import Partition
 
 
 async def insert(conn: psycopg.AsyncConnection[Any], view: str, cluster: str, letters: Sequence[DeadLetter]) -> None:
@@ -38,6 +39,14 @@ async def insert(conn: psycopg.AsyncConnection[Any], view: str, cluster: str, le
 async def erase(conn: psycopg.AsyncConnection[Any], view: str, change_ids: Sequence[str]) -> None:
     """Forgets the letters of these changes."""
     await conn.execute(query("views/dead_letter_erase"), {"view": view, "change_ids": list(change_ids)})
+
+
+async def erase_below(
+    conn: psycopg.AsyncConnection[Any], view: str, cluster: str, partition: Partition, offset: int
+) -> None:
+    """Forgets the letters of all that a partition brought before `offset`."""
+    place = {"topic": partition.topic, "partition": partition.partition, "offset": offset}
+    await conn.execute(query("views/dead_letter_erase_below"), {"view": view, "cluster": cluster} | place)
 
 
 def _text(value: bytes) -> str:

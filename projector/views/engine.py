@@ -16,17 +16,21 @@ import psycopg
 from projector import crash, metrics
 from projector.errors import PositionOutOfRangeError
 from projector.fold import Counters
+from projector.logging import get
 from projector.views import deadletters
 from projector.views.cache import Cache
 from projector.views.declared import Identity, View
-from projector.views.held import Held, fold_anew
-from projector.views.inbox import DeadLetter, Fold, Message, Reload, sort
+from projector.views.held import Held
+from projector.views.inbox import DeadLetter, Fold, Message, Reload, Truncation, sort
 from projector.views.positions import Partition, Position, Positions, SwapLostError
-from projector.views.reload import changes_of
+from projector.views.reload import reload
 from projector.views.store import Store
+from projector.views.truncate import reload_partition
 
 IDLE_ADVANCE_S = 1.0
 """How long a position may stay behind when nothing but other views' records came."""
+
+log = get("views")
 
 
 @dataclass(slots=True)
@@ -49,13 +53,14 @@ class Batch:
     held: dict[Identity, Held] = field(default_factory=dict)
     gone: list[Identity] = field(default_factory=list)
     erased: list[str] = field(default_factory=list)
+    truncated: dict[Partition, Truncation] = field(default_factory=dict)
     noticed: Counters = field(default_factory=Counters)
     changes: int = 0
     newest_commit_us: int | None = None
 
     @property
     def is_empty(self) -> bool:
-        return not self.events and not self.letters
+        return not self.events and not self.letters and not self.truncated
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,15 +85,20 @@ class Engine:
         store: Store,
         positions: Positions,
         conn: psycopg.AsyncConnection[Any],
+        widths: Mapping[str, int],
         *,
         keep_letters: bool = True,
     ) -> None:
+        """`widths`: how many partitions each topic of the view has."""
         self._view = view
         self._store = store
         self._positions = positions
         self._conn = conn
+        self._widths = widths
         self._keep_letters = keep_letters
         self._owned: dict[Partition, Owned] = {}
+        self.applied_to: dict[Partition, int] = {}
+        """By partition, the offset below which every record of the view is in its rows. To be read only."""
         self._swapped_at = time.monotonic()
 
     async def open(self, partitions: Iterable[Partition]) -> dict[Partition, int]:
@@ -96,12 +106,14 @@ class Engine:
         positions = await self._positions.load(self._conn, partitions)
         for partition, position in positions.items():
             self._owned[partition] = Owned(position, position.next_offset)
+            self.applied_to[partition] = position.next_offset
         return {partition: position.next_offset for partition, position in positions.items()}
 
     def release(self, partitions: Iterable[Partition]) -> None:
         """Gives partitions up, and all that is remembered of their records."""
         for partition in partitions:
             self._owned.pop(partition, None)
+            self.applied_to.pop(partition, None)
 
     def read_to(self, partition: Partition) -> int:
         """The next offset that this engine wants of a partition it has opened."""
@@ -127,6 +139,7 @@ class Engine:
         ahead = {p: owned.read_to for p, owned in self._owned.items() if owned.read_to > owned.position.next_offset}
         idle = batch.is_empty and not flush and time.monotonic() - self._swapped_at < IDLE_ADVANCE_S
         if idle or not ahead:
+            self.applied_to |= ahead
             return Applied(seek=seek)
         started = time.monotonic()
         try:
@@ -155,13 +168,17 @@ class Engine:
             event = sort(self._view, message)
             if event is None:
                 continue
+            if isinstance(event, Truncation):
+                batch.truncated[partition] = event
+                continue
             if isinstance(event, DeadLetter):
                 batch.letters.append(event)
                 continue
             batch.changes += 1
             batch.partition_of[event.identity] = partition
             batch.events.setdefault(event.identity, []).append(event)
-            batch.newest_commit_us = message.timestamp * 1000
+            if isinstance(event, Fold) and not event.filled:
+                batch.newest_commit_us = message.timestamp * 1000
         owned.gap_at = None
 
     async def _fold(self, batch: Batch) -> None:
@@ -178,8 +195,7 @@ class Engine:
             for event in events:
                 if isinstance(event, Reload):
                     batch.erased.append(event.change_id)
-                    changes = await changes_of(self._conn, identity)
-                    held = fold_anew(changes, event.place) if changes else None
+                    held = await reload(self._conn, identity, held, event.place)
                 else:
                     held = Held() if held is None else held
                     held.take(event.change, event.place, batch.noticed)
@@ -201,8 +217,17 @@ class Engine:
                 await deadletters.erase(self._conn, self._positions.name, batch.erased)
             if batch.letters and self._keep_letters:
                 await deadletters.insert(self._conn, self._positions.name, self._positions.cluster, batch.letters)
+            # What followed in the same batch is in the log by now, so it is reloaded too.
+            for partition, truncation in batch.truncated.items():
+                await self._truncate(partition, truncation)
             crash.point("views.before_commit")
         crash.point("views.after_commit")
+
+    async def _truncate(self, partition: Partition, truncation: Truncation) -> None:
+        name, cluster = self._positions.name, self._positions.cluster
+        await reload_partition(self._conn, self._store, partition, self._widths[partition.topic], truncation.place)
+        await deadletters.erase_below(self._conn, name, cluster, partition, truncation.offset)
+        log.info("log truncated, partition reloaded", view=name, topic=partition.topic, partition=partition.partition)
 
     def _settle(self, batch: Batch, ahead: Mapping[Partition, int], seconds: float) -> None:
         """The transaction is committed: what was folded may be remembered."""
@@ -212,6 +237,9 @@ class Engine:
             owned.position = Position(next_offset, owned.position.revision)
         for identity, held in batch.held.items():
             self._owned[batch.partition_of[identity]].cache.put(identity, held)
+        for partition in batch.truncated:
+            self._owned[partition].cache.clear()
+        self.applied_to |= ahead
         name = self._view.name
         metrics.VIEW_CHANGES.labels(name).inc(batch.changes)
         metrics.VIEW_ROWS.labels(name).inc(len(batch.held))

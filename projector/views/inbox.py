@@ -9,9 +9,12 @@ from typing import Protocol
 
 import orjson
 
-from projector.log.change import ERASED, BadChange, Change, decode
+from projector.log.change import ERASED, TRUNCATED, BadChange, Change, decode
 from projector.log.place import Place, from_headers
 from projector.views.declared import Identity, View
+
+_ERASED = ERASED.encode()
+_TRUNCATED = TRUNCATED.encode()
 
 
 class Message(Protocol):
@@ -28,11 +31,12 @@ class Message(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Fold:
-    """A change for the record `identity`."""
+    """A change for the record `identity`; `filled` when it came out of the table, long after its commit perhaps."""
 
     identity: Identity
     place: Place
     change: Change
+    filled: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +46,14 @@ class Reload:
     identity: Identity
     place: Place
     change_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Truncation:
+    """Every row of the log that came before was deleted: nothing that this partition brought may be kept."""
+
+    place: Place
+    offset: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,41 +68,48 @@ class DeadLetter:
     detail: str
 
 
-def sort(view: View, message: Message) -> Fold | Reload | DeadLetter | None:
+def sort(view: View, message: Message) -> Fold | Reload | Truncation | DeadLetter | None:
     """What `view` does with `message`; None for records of other views, which are not decoded.
 
     A record that does not name its table is the affair of the view that takes the rest.
     """
     headers = dict(message.headers)
-    table = headers.get("table")
-    if table is None:
-        if not view.rest_of:
-            return None
-    elif not view.takes(_app_of(message.topic), table.decode("utf-8", "replace")):
+    # Changes have a key, so a row whose own `op` has this name is not taken for a truncation.
+    truncated = message.key is None and headers.get("op") == _TRUNCATED
+    if not truncated and not _is_of(view, message.topic, headers.get("table")):
         return None
     place = None
     try:
         place = _place(message)
+        if truncated:
+            return Truncation(place, message.offset)
         return _sort(view, headers, message, place)
     except BadChange as error:
         user_id, change_id = _owner(message, headers)
         return DeadLetter(message, place, user_id, change_id, error.code, error.detail)
 
 
+def _is_of(view: View, topic: str, table: bytes | None) -> bool:
+    if table is None:
+        return bool(view.rest_of)
+    return view.takes(app_of(topic), table.decode("utf-8", "replace"))
+
+
 def _sort(view: View, headers: dict[str, bytes], message: Message, place: Place) -> Fold | Reload:
     value = message.value or b""
-    if headers.get("op") == ERASED.encode():
+    if headers.get("op") == _ERASED:
         identity, change_id = _erasure(value)
         _check(view, message, identity)
         return Reload(identity, place, change_id)
     change = decode(value)
     identity = (change.user_id, change.app_id, change.table, change.record_id)
     _check(view, message, identity)
-    return Fold(identity, place, change)
+    return Fold(identity, place, change, "fill" in headers)
 
 
 @lru_cache(maxsize=1024)
-def _app_of(topic: str) -> str:
+def app_of(topic: str) -> str:
+    """The app whose changes the topic holds."""
     # Topics are <prefix>.sync_changes.<app>, and both ends may hold dots.
     return topic.rpartition(".sync_changes.")[2]
 
@@ -107,7 +126,7 @@ def _check(view: View, message: Message, identity: Identity) -> None:
     # The key chose the partition, and two partitions must never write one row.
     if message.key != user_id.encode():
         raise BadChange("wrong-key", "the key is not the user of the value")
-    if app_id != _app_of(message.topic) or not view.takes(app_id, table):
+    if app_id != app_of(message.topic) or not view.takes(app_id, table):
         raise BadChange("wrong-topic", f"the value is of table {table!r} of app {app_id!r}")
 
 

@@ -7,11 +7,11 @@ from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
-from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaConnectionError
 
 from projector.config import Settings
-from projector.errors import BrokerUnavailableError, PositionOutOfRangeError
+from projector.errors import PositionOutOfRangeError
+from projector.kafka import admin, client_options, explain_failure
 from projector.log.topics import Topics
 from projector.views.declared import View
 from projector.views.positions import Partition
@@ -33,25 +33,10 @@ def topics_of(settings: Settings, view: View) -> list[str]:
 
 
 @asynccontextmanager
-async def admin(settings: Settings) -> AsyncIterator[AIOKafkaAdminClient]:
-    """An admin client; raises BrokerUnavailableError."""
-    client = AIOKafkaAdminClient(bootstrap_servers=settings.require_kafka())
-    try:
-        await client.start()
-    except KafkaConnectionError as error:
-        await client.close()
-        raise BrokerUnavailableError(f"cannot connect to Kafka: {error}") from error
-    try:
-        yield client
-    finally:
-        await client.close()
-
-
-@asynccontextmanager
 async def consumer(settings: Settings, group: str | None = None) -> AsyncIterator[AIOKafkaConsumer]:
-    """A started consumer of nothing yet; raises BrokerUnavailableError."""
+    """A started consumer of nothing yet; raises BrokerUnavailableError, BrokerRefusedError."""
     client = AIOKafkaConsumer(
-        bootstrap_servers=settings.require_kafka(),
+        **client_options(settings),
         group_id=group,
         enable_auto_commit=False,
         # Positions come from the database; what the broker would choose is never used.
@@ -65,7 +50,7 @@ async def consumer(settings: Settings, group: str | None = None) -> AsyncIterato
         await client.start()
     except KafkaConnectionError as error:
         await client.stop()
-        raise BrokerUnavailableError(f"cannot connect to Kafka: {error}") from error
+        raise await explain_failure(settings, error, "cannot connect to Kafka") from error
     try:
         yield client
     finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -18,6 +19,11 @@ class Partition(NamedTuple):
 
     topic: str
     partition: int
+
+
+def widths_of(partitions: Iterable[Partition]) -> dict[str, int]:
+    """How many partitions each topic has, given all of them."""
+    return Counter(partition.topic for partition in partitions)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from projector.sql.connection import connect
 from projector.views import kafka
 from projector.views.declared import View
 from projector.views.engine import Engine
-from projector.views.positions import Partition
+from projector.views.positions import Partition, widths_of
 from projector.views.shadow import Shadow, ViewDifference
 from projector.views.store import Store
 
@@ -75,8 +75,8 @@ async def _rebuild(
     view = shadow.view
     store = Store(view, shadow.table)
     await store.prepare(conn)
-    engine = Engine(view, store, shadow.positions, conn, keep_letters=False)
     partitions = await kafka.partitions_of(settings, kafka.topics_of(settings, view))
+    engine = Engine(view, store, shadow.positions, conn, widths_of(partitions), keep_letters=False)
     async with (
         kafka.consumer(settings) as consumer,
         await connect(settings, "projector_engine") as beside,

@@ -1,4 +1,4 @@
-"""Reads all changes of one record from the log itself."""
+"""Folds a record anew from the log itself."""
 
 from __future__ import annotations
 
@@ -8,13 +8,31 @@ from typing import Any
 import psycopg
 
 from projector.log.change import BadChange, Change, decode
+from projector.log.place import Place
 from projector.logging import get
 from projector.sql import query
 from projector.views.declared import IDENTITY, Identity
+from projector.views.held import Held, fold_anew
 
 log = get("views")
 
 BEGINNING = datetime.min.replace(tzinfo=UTC)
+
+
+async def reload(
+    conn: psycopg.AsyncConnection[Any], identity: Identity, held: Held | None, place: Place
+) -> Held | None:
+    """The record as the log has it now, in place of `held`; None when the log holds nothing of it any more.
+
+    Its place is the largest of `held` and of `place`, which is where the reload was asked for.
+    """
+    changes = await changes_of(conn, identity)
+    if not changes:
+        return None
+    anew = fold_anew(changes, place)
+    if held is not None:
+        anew.reach(Place(held.source, held.lsn, 0))
+    return anew
 
 
 async def changes_of(

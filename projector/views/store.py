@@ -25,6 +25,7 @@ class Store:
         self.view = view
         name = view.table if table is None else table
         target, incoming = sql.Identifier(SCHEMA, name), sql.Identifier(f"incoming_{name}")
+        self.target = target
         keys = _comma(map(sql.Identifier, view.key_columns))
         every = _comma(map(sql.Identifier, view.all_columns))
         arrays = _comma(sql.SQL("%s::{}[]").format(sql.SQL(kind)) for kind in view.all_columns.values())
@@ -75,7 +76,10 @@ class Store:
         return found
 
     async def write(self, conn: psycopg.AsyncConnection[Any], rows: Sequence[Row]) -> None:
-        """Puts the rows in place of what is there; to be called inside a transaction."""
+        """Puts the rows in place of what is there; to be called inside a transaction.
+
+        More than SMALL_BATCH rows once in a transaction: the temporary table is emptied at its end.
+        """
         if not rows:
             return
         if len(rows) <= SMALL_BATCH:

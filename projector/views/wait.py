@@ -5,16 +5,86 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping
+from contextlib import aclosing, suppress
 from typing import Any
 
 import psycopg
 
-from projector.errors import NotReachedError
+from projector.config import Settings
+from projector.errors import ConfigError, NotReachedError
+from projector.log.place import lsn_text, parse_lsn
+from projector.log.topics import Topics
+from projector.log.watermark import Watermark
 from projector.sql import query
+from projector.views import kafka
 from projector.views.declared import View
+from projector.views.watermarks import follow
 
 SHORTEST_POLL_S = 0.002
 LONGEST_POLL_S = 0.1
+
+_STREAM = "look at the log of `projector run cdc`, and whether it runs at all"
+
+
+async def wait_for_lsn(
+    settings: Settings, conn: psycopg.AsyncConnection[Any], view: View, lsn: int, timeout: float
+) -> None:
+    """Returns once the view has applied everything that committed up to `lsn` on the present server.
+
+    `lsn` as pg_current_wal_insert_lsn() tells it after a commit. `conn` may be any role's that may read positions.
+    Raises NotReachedError after `timeout` seconds, ConfigError when the server has not come to `lsn` itself.
+    """
+    deadline = time.monotonic() + timeout
+    mark = await wait_until_published(settings, conn, lsn, timeout)
+    await wait_until_applied(settings, conn, view, mark, deadline - time.monotonic())
+
+
+async def wait_until_published(
+    settings: Settings, conn: psycopg.AsyncConnection[Any], lsn: int, timeout: float
+) -> Watermark:
+    """The first watermark from now on that covers `lsn` of the present source; raises as `wait_for_lsn`."""
+    written, generation = await wal_end(conn)
+    if lsn > written:
+        raise ConfigError(
+            f"LSN {lsn_text(lsn)} is ahead of the server, which has written up to {lsn_text(written)}",
+            "take it from the server of PROJECTOR_DATABASE_URL: select pg_current_wal_insert_lsn()",
+        )
+    seen: Watermark | None = None
+    with suppress(TimeoutError):
+        async with asyncio.timeout(timeout), aclosing(follow(settings, asyncio.Event())) as marks:
+            async for mark in marks:
+                if mark.source >= (generation or 1):
+                    seen = mark
+                    if mark.lsn >= lsn:
+                        return mark
+    if seen is None:
+        topic = Topics(settings.topic_prefix).watermarks
+        raise NotReachedError(f"after {timeout:g} s topic {topic} has no watermark of this server", _STREAM)
+    raise NotReachedError(f"after {timeout:g} s the topics go up to {lsn_text(seen.lsn)}, not {lsn_text(lsn)}", _STREAM)
+
+
+async def wait_until_applied(
+    settings: Settings, conn: psycopg.AsyncConnection[Any], view: View, mark: Watermark, timeout: float
+) -> None:
+    """Returns once the view has applied all that lies below the watermark; raises NotReachedError."""
+    ends: dict[tuple[str, int], int] = {}
+    for topic in kafka.topics_of(settings, view):
+        if topic not in mark.ends:
+            raise NotReachedError(
+                f"view {view.name} reads topic {topic}, which the stream does not publish",
+                "set PROJECTOR_APPS of `projector run cdc` and of `projector run views` alike",
+            )
+        ends |= {(topic, partition): end for partition, end in enumerate(mark.ends[topic])}
+    try:
+        await wait_for_offset(conn, view, ends, max(0.0, timeout))
+    except NotReachedError as error:
+        raise NotReachedError(f"the topics go up to {lsn_text(mark.lsn)}, but {error.message}") from None
+
+
+async def wal_end(conn: psycopg.AsyncConnection[Any]) -> tuple[int, int | None]:
+    """How far the server has written, and its generation as a source, None before the stream's first start."""
+    lsn, generation = await (await conn.execute(query("views/wal_end"))).fetchone() or ("0/0", None)
+    return parse_lsn(lsn), generation
 
 
 async def wait_for_offset(
@@ -40,7 +110,7 @@ async def wait_for_offset(
         if time.monotonic() >= deadline:
             topic, partition, wanted, reached = behind[0]
             raise NotReachedError(
-                f"after {timeout:g} s view {name} is at offset {reached or 0} of {topic}-{partition}, not {wanted}"
+                f"after {timeout:.3g} s view {name} is at offset {reached or 0} of {topic}-{partition}, not {wanted}"
             )
         await asyncio.sleep(pause)
         pause = min(2 * pause, LONGEST_POLL_S)

@@ -96,7 +96,7 @@ async def test_a_slot_that_nobody_reads_raises_an_alarm_that_says_since_when(
             await guardian.watch(conn)
         assert logs == []
         write_wal(admin)
-        warning = await told(guardian, conn, "nobody has read the slot for ")
+        warning = await told(guardian, conn, "nobody reads the slot, for ")
         assert "it keeps 5" in warning["because"]
         assert "projector run cdc" in warning["remedy"]
         assert (metric("slot_active"), metric("slot_wal_status", status="reserved")) == (0, 1)
@@ -113,10 +113,10 @@ async def test_a_stream_that_fills_the_topics_first_is_told_from_one_that_is_awa
     async with await connect(watched, "projector_cdc") as conn:
         admin.execute(query("cdc/writer_lock"), [watched.slot_name])
         write_wal(admin)
-        warning = await told(guardian, conn, "publishes rows out of the table first")
+        warning = await told(guardian, conn, "publishes rows out of the table before it reads the slot")
         assert warning["pids"] == [admin.info.backend_pid]
         admin.execute("select pg_advisory_unlock_all()")
-        await told(guardian, conn, "nobody has read the slot")
+        await told(guardian, conn, "nobody reads the slot")
 
 
 async def test_a_reader_that_never_confirms_raises_an_alarm_that_names_it(
@@ -146,8 +146,9 @@ async def test_an_open_transaction_raises_an_alarm_that_names_it_and_ends_with_i
         await connect(watched, "projector_cdc") as conn,
         reader(watched, confirms=True),
     ):
-        with psycopg.connect(url) as forgotten:
-            forgotten.execute("select pg_logical_emit_message(true, 'noise', 'x')")
+        with psycopg.connect(url) as forgotten, psycopg.connect(watched.admin_url) as younger:
+            for session in (forgotten, younger):
+                session.execute("select pg_logical_emit_message(true, 'noise', 'x')")
             write_wal(admin)
             warning = await told(guardian, conn, "has been open for")
             pid = forgotten.info.backend_pid

@@ -5,17 +5,22 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import orjson
 import psycopg
 import pytest
 from psycopg import conninfo
+from psycopg.types.json import Jsonb
 from pydantic import SecretStr
 
+from projector.cdc.checks import check_clock
 from projector.cdc.topics import ensure_topics
 from projector.config import Settings
 from projector.embedded.servers import Servers
+from projector.log.topics import Topics
+from projector.views.kafka import cluster_id
 from tests.fixtures.settings import Template
 
 
@@ -105,6 +110,131 @@ def test_a_superuser_is_refused_as_login_of_the_streams(settings: Settings) -> N
     assert done.returncode == 1
     assert "is a superuser" in done.stderr
     assert "not bound by row-level security" in run(powerful, "doctor").stdout
+
+
+def found(settings: Settings, words: str) -> dict[str, str]:
+    """The one finding of `doctor` that says `words`."""
+    done = run(settings, "doctor", "--json")
+    entries = [orjson.loads(line) for line in done.stdout.splitlines()]
+    [entry] = [entry for entry in entries if words in entry.get("what", "")]
+    assert entry["why"]
+    assert entry["remedy"]
+    return dict(entry)
+
+
+def test_doctor_tells_why_a_finding_matters_and_how_to_mend_it(settings: Settings) -> None:
+    done = run(settings, "doctor")
+    assert f"there is no replication slot {settings.slot_name} yet" in done.stdout
+    assert "why: nothing is streamed before it exists" in done.stdout
+    assert "fix: start `projector run cdc`" in done.stdout
+
+
+def test_doctor_tries_to_make_a_slot_rather_than_to_read_a_flag(settings: Settings) -> None:
+    url = conninfo.make_conninfo(settings.admin_url, user="powerless", password="x")
+    powerless = settings.model_copy(update={"replication_url": SecretStr(url)})
+    with psycopg.connect(settings.admin_url, autocommit=True) as admin:
+        admin.execute("create role powerless login password 'x' noreplication")
+        try:
+            entry = found(powerless, "may not replicate")
+            assert entry["severity"] == "error"
+            assert entry["remedy"] == 'alter role "powerless" replication'
+        finally:
+            admin.execute("drop role powerless")
+        left = admin.execute("select slot_name from pg_replication_slots where slot_name like '%%_doctor_%%'")
+        assert left.fetchall() == []
+
+
+def test_doctor_does_not_wait_for_an_open_transaction_and_says_how_to_find_it(settings: Settings) -> None:
+    with psycopg.connect(settings.admin_url) as forgotten:
+        forgotten.execute("select pg_current_xact_id()")
+        entry = found(settings, "a transaction that writes is open")
+    assert entry["severity"] == "warning"
+    assert "pg_stat_activity" in entry["remedy"]
+
+
+def test_doctor_reads_a_row_as_the_stream_does_and_notices_policies(settings: Settings) -> None:
+    with psycopg.connect(settings.admin_url, autocommit=True) as admin:
+        admin.execute("alter role projector_cdc nobypassrls")
+        try:
+            entry = found(settings, "row-level security hides them")
+        finally:
+            admin.execute("alter role projector_cdc bypassrls")
+    assert entry["severity"] == "error"
+    assert "bypassrls" in entry["remedy"]
+
+
+def test_a_role_without_sight_of_transactions_is_a_warning(settings: Settings) -> None:
+    with psycopg.connect(settings.admin_url, autocommit=True) as admin:
+        admin.execute("revoke pg_read_all_stats from projector_cdc")
+        try:
+            entry = found(settings, "pg_read_all_stats")
+        finally:
+            admin.execute("grant pg_read_all_stats to projector_cdc")
+    assert entry["severity"] == "warning"
+
+
+def test_a_slot_that_was_dropped_heals_by_itself_and_doctor_says_so(settings: Settings) -> None:
+    with psycopg.connect(settings.admin_url, autocommit=True) as admin:
+        admin.execute(
+            "insert into mana_ai.cdc_sources (generation, system_identifier, slot_name, consistent_lsn)"
+            " select 1, system_identifier::text, %s, '0/1' from pg_control_system()",
+            [settings.slot_name],
+        )
+        entry = found(settings, "was dropped")
+        assert entry["severity"] == "warning"
+        assert "publishes it out of the table" in entry["why"]
+        admin.execute("update mana_ai.cdc_sources set system_identifier = '1'")
+        entry = found(settings, "the topics hold the log of 1")
+        assert entry["severity"] == "error"
+        assert "--adopt" in entry["remedy"]
+
+
+def test_a_slot_that_holds_much_wal_is_told_with_its_holder(settings: Settings) -> None:
+    with psycopg.connect(settings.admin_url, autocommit=True) as admin:
+        admin.execute(
+            "insert into mana_ai.cdc_sources (generation, system_identifier, slot_name, consistent_lsn)"
+            " select 1, system_identifier::text, %s, '0/1' from pg_control_system()",
+            [settings.slot_name],
+        )
+        admin.execute("select pg_create_logical_replication_slot(%s, 'pgoutput')", [settings.slot_name])
+        admin.execute("select pg_logical_emit_message(false, 'noise', repeat('x', 300000))")
+    entry = found(settings.model_copy(update={"slot_warn_bytes": 100_000}), "of WAL; held by: nobody reads the slot")
+    assert "projector run cdc" in entry["remedy"]
+
+
+async def test_topics_are_held_against_what_was_written_down_about_them(settings: Settings) -> None:
+    await ensure_topics(settings)
+    topics = Topics(settings.topic_prefix)
+    ends = {topics.changes("ai"): [0, 0, 7, 0], topics.due: [0, 0, 0]}
+    with psycopg.connect(settings.admin_url, autocommit=True) as admin:
+        admin.execute(
+            "insert into mana_ai.cdc_sources (generation, system_identifier, slot_name) values (1, '1', %s)",
+            [settings.slot_name],
+        )
+        admin.execute(
+            "insert into mana_ai.cdc_watermarks (generation, lsn, committed_at, horizon, ends)"
+            " values (1, '0/1', now(), '3', %s)",
+            [Jsonb(ends)],
+        )
+        admin.execute(
+            "insert into mana_ai.stream_positions (view, cluster, topic, partition, next_offset, fold_version)"
+            " values ('agents', %s, %s, 1, 3, 1), ('agents', 'another', %s, 0, 9, 1)",
+            [await cluster_id(settings), topics.changes("ai"), topics.changes("ai")],
+        )
+    whats = findings(run(settings, "doctor", "--json"))
+    assert f"topic {topics.due} has 4 partitions, it had 3 when the newest watermark was written" in whats
+    assert f"{topics.changes('ai')}/2 ends at 0, the newest watermark says 7" in whats
+    assert f"{topics.changes('ai')}/1 ends at 0, a position of view agents says 3" in whats
+    assert not any(f"{topics.changes('ai')}/0" in what for what in whats)
+
+
+def test_clocks_that_differ_are_told_with_the_direction(settings: Settings) -> None:
+    with psycopg.connect(settings.admin_url, autocommit=True) as conn:
+        assert list(check_clock(conn)) == []
+        [late] = check_clock(conn, lambda: time.time() - 60)
+        [early] = check_clock(conn, lambda: time.time() + 60)
+    assert "60.0 s behind the database's" in late.what
+    assert "60.0 s ahead of the database's" in early.what
 
 
 async def test_a_topic_with_other_partitions_stops_doctor_and_stream(settings: Settings) -> None:

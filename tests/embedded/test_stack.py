@@ -19,7 +19,8 @@ from projector.embedded import ports
 from projector.embedded.account import Account, by_namespace, by_uid, unprivileged
 from projector.embedded.guard import children_of
 from projector.embedded.locks import StateLock
-from projector.embedded.postgres import Postgres, find_binaries, major_version
+from projector.embedded.postgres import Postgres
+from projector.embedded.postgres_binaries import find_binaries, major_version
 from projector.embedded.stack import Stack
 from projector.errors import EmbeddedError, PortTakenError, StateInUseError
 from tests.embedded.conftest import alive, descendants, eventually

@@ -19,6 +19,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from projector.config import Settings
 from projector.log.place import lsn_text
 from projector.log.topics import Topics, partition_of
+from projector.log.watermark import KEY, Ends, Watermark, encode
 from projector.sql.connection import connect
 from projector.views.declared import VIEWS, View
 from projector.views.wait import wait_for_offset
@@ -125,28 +126,82 @@ class Log:
         sent = await self.send(row["app_id"], row["user_id"], value, "erased", row["table_name"], row["id"])
         await self._settle([sent])
 
-    async def send(
-        self, app_id: str, user_id: str, value: bytes | None, op: str, table: str | None, change_id: str
-    ) -> asyncio.Future[Any]:
-        """One record with the headers of a place of its own."""
+    async def truncate(self) -> None:
+        """Deletes every row of sync_changes and says so in every partition."""
+        await self.admin.execute("truncate sync_changes")
+        await self.say_truncated()
+
+    async def say_truncated(self, app_id: str | None = None, partition: int | None = None) -> None:
+        """The records of a truncation alone, in one app or partition or in all."""
         self.lsn += 0x100
-        headers = {
-            "source": "1",
-            "lsn": lsn_text(self.lsn),
-            "ord": "0",
-            "xid": "700",
-            "ts": "1780308000000000",
-            "op": op,
-        }
-        headers |= {"id": change_id} if table is None else {"table": table, "id": change_id}
+        headers = self._headers("truncated")
+        apps = self.settings.apps if app_id is None else (app_id,)
+        partitions = range(self.settings.topic_partitions) if partition is None else (partition,)
+        await self._settle(
+            [
+                await self.producer.send(
+                    Topics(self.settings.topic_prefix).changes(app),
+                    b'{"op":"truncated"}',
+                    partition=number,
+                    headers=headers,
+                )
+                for app in apps
+                for number in partitions
+            ]
+        )
+
+    async def fill(self, rows: Iterable[Row]) -> None:
+        """Into the topics alone, as rows that were published out of the table: all at one place, without a time."""
+        kept = ("source", "lsn", "ord", "op")
+        sends = []
+        for one in rows:
+            headers = [(name, value) for name, value in self._headers(one["op"]) if name in kept]
+            headers += [(name, one[column].encode()) for name, column in (("table", "table_name"), ("id", "id"))]
+            sends.append(await self._produce(one["app_id"], one["user_id"], value_of(one), [*headers, ("fill", b"1")]))
+        await self._settle(sends)
+
+    async def make_watermarks(self) -> None:
+        """Creates the topic of the watermarks."""
+        await _create(self.settings, [NewTopic(Topics(self.settings.topic_prefix).watermarks, 1, 1)])
+
+    async def watermark(self, lsn: int, committed_at: float, ends: Ends | None = None, source: int = 1) -> Watermark:
+        """Writes one, as of now unless `ends` says otherwise; `committed_at` in seconds since 1970."""
+        mark = Watermark(source, lsn, round(committed_at * 1e6), None, self.all_ends() if ends is None else ends)
+        await self.producer.send_and_wait(Topics(self.settings.topic_prefix).watermarks, encode(mark), KEY, partition=0)
+        return mark
+
+    def all_ends(self) -> Ends:
+        """The next offsets of every partition, as a watermark carries them."""
+        topics = Topics(self.settings.topic_prefix).all(self.settings.apps)
+        partitions = range(self.settings.topic_partitions)
+        return {topic: [self.ends.get((topic, partition), 0) for partition in partitions] for topic in topics}
+
+    def _headers(self, op: str) -> list[tuple[str, bytes]]:
+        place = {"source": "1", "lsn": lsn_text(self.lsn), "ord": "0", "xid": "700", "ts": "1780308000000000", "op": op}
+        return [(name, text.encode()) for name, text in place.items()]
+
+    async def _produce(
+        self, app_id: str, user_id: str, value: bytes | None, headers: list[tuple[str, bytes]]
+    ) -> asyncio.Future[Any]:
         key = user_id.encode()
         return await self.producer.send(
             Topics(self.settings.topic_prefix).changes(app_id),
             value,
             key,
             partition=partition_of(key, self.settings.topic_partitions),
-            headers=[(name, text.encode()) for name, text in headers.items()],
+            headers=headers,
         )
+
+    async def send(
+        self, app_id: str, user_id: str, value: bytes | None, op: str, table: str | None, change_id: str
+    ) -> asyncio.Future[Any]:
+        """One record with the headers of a place of its own."""
+        self.lsn += 0x100
+        headers = self._headers(op)
+        if table is not None:
+            headers.append(("table", table.encode()))
+        headers.append(("id", change_id.encode()))
+        return await self._produce(app_id, user_id, value, headers)
 
     async def poison(self, value: bytes | None, *, user_id: str = "u1", table: str | None = "aiMissions") -> None:
         """A record of app `ai` whose value nobody can fold."""
@@ -168,18 +223,20 @@ class Log:
                 await wait_for_offset(conn, view, ends, timeout)
 
 
+async def _create(settings: Settings, topics: list[NewTopic]) -> None:
+    client = AIOKafkaAdminClient(bootstrap_servers=settings.require_kafka())
+    await client.start()
+    try:
+        await client.create_topics(topics)
+    finally:
+        await client.close()
+
+
 @asynccontextmanager
 async def open_log(settings: Settings) -> AsyncIterator[Log]:
     """Makes the topics, and a producer for them."""
-    admin_client = AIOKafkaAdminClient(bootstrap_servers=settings.require_kafka())
-    await admin_client.start()
-    try:
-        topics = Topics(settings.topic_prefix)
-        await admin_client.create_topics(
-            [NewTopic(topics.changes(app), settings.topic_partitions, 1) for app in settings.apps]
-        )
-    finally:
-        await admin_client.close()
+    topics = Topics(settings.topic_prefix)
+    await _create(settings, [NewTopic(topics.changes(app), settings.topic_partitions, 1) for app in settings.apps])
     producer = AIOKafkaProducer(bootstrap_servers=settings.require_kafka())
     await producer.start()
     try:

@@ -6,6 +6,7 @@ from projector.views.consume import consume
 from projector.views.declared import AGENTS, MISSIONS, RECORDS, Column, View, text
 from projector.views.rebuild import rebuild_and_compare
 from projector.views.verify import verify
+from projector.views.watermarks import Staleness
 from tests.views.log import row
 
 GOALS = View(
@@ -26,7 +27,7 @@ async def test_a_view_is_added_by_one_declaration_and_one_table(log):
     )
     await log.write([row("insert", "g1", 1, {"title": "Run"}, table="goals"), row("insert", "m1", 2, {"title": "m"})])
     stop = asyncio.Event()
-    work = asyncio.create_task(consume(log.settings, GOALS, stop))
+    work = asyncio.create_task(consume(log.settings, GOALS, Staleness(GOALS), stop))
     await log.caught_up(GOALS)
     shown = await log.admin.execute("select user_id, goal_id, title from mana_ai.goal_snapshots")
     assert await shown.fetchall() == [("u1", "g1", "Run")]

@@ -11,7 +11,7 @@ from projector.sql.connection import connect
 from projector.views import kafka
 from projector.views.declared import MISSIONS, RECORDS
 from projector.views.engine import Engine
-from projector.views.positions import Partition, Positions
+from projector.views.positions import Partition, Positions, widths_of
 from projector.views.store import Store
 from projector.views.verify import verify
 from tests.views.log import at, row, running
@@ -26,9 +26,10 @@ async def engine_of(settings, view=MISSIONS):
         conn = await stack.enter_async_context(await connect(settings, "projector_engine"))
         store = Store(view)
         await store.prepare(conn)
-        engine = Engine(view, store, Positions(view.name, await kafka.cluster_id(settings)), conn)
-        consumer = await stack.enter_async_context(kafka.consumer(settings))
         partitions = await kafka.partitions_of(settings, kafka.topics_of(settings, view))
+        positions = Positions(view.name, await kafka.cluster_id(settings))
+        engine = Engine(view, store, positions, conn, widths_of(partitions))
+        consumer = await stack.enter_async_context(kafka.consumer(settings))
         consumer.assign([TopicPartition(*partition) for partition in partitions])
         yield engine, partitions, consumer
 

@@ -1,0 +1,112 @@
+"""`projector run cdc` as a process that can be killed, paused, and told where to kill itself.
+
+Forked from a server that has the modules loaded: importing them takes a hundred times as long as everything else
+that a start does, and a matrix starts thousands.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import multiprocessing
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+from projector.config import Settings
+
+_FORKS = multiprocessing.get_context("forkserver")
+_FORKS.set_forkserver_preload(["projector.cli", "projector.cli.run", "streams.cdc", "tests.faults.stream"])
+
+POLL_S = 0.01
+READY_LIMIT_S = 40.0
+
+
+class Stream:
+    """Starts at once. `crash_at` is what PROJECTOR_CRASH_AT says."""
+
+    def __init__(self, settings: Settings, log_file: Path, crash_at: str = "") -> None:
+        self.log_file = log_file
+        self._log_start = log_file.stat().st_size if log_file.exists() else 0
+        environment = settings.environment() | {"PROJECTOR_LOG_FORMAT": "json", "PROJECTOR_CRASH_AT": crash_at}
+        self._process = _FORKS.Process(target=_main, args=(environment, str(log_file)), daemon=True)
+        self._process.start()
+
+    @property
+    def exit_code(self) -> int | None:
+        """None while it runs, negative when a signal killed it."""
+        return self._process.exitcode
+
+    def send(self, number: int) -> None:
+        assert self._process.pid is not None
+        os.kill(self._process.pid, number)
+
+    def kill(self) -> None:
+        """SIGKILL, unless it has ended."""
+        self._process.kill()
+        self._process.join()
+
+    def stop(self, limit_s: float = 15.0) -> None:
+        """SIGTERM: it ends in order."""
+        self._process.terminate()
+        self._process.join(limit_s)
+        assert self.exit_code == 0, f"the stream ended with {self.exit_code}:\n{self.tail()}"
+
+    def killed(self, limit_s: float) -> bool:
+        """Waits until it was killed by SIGKILL; False when that did not happen in time."""
+        self._process.join(limit_s)
+        return self.exit_code == -signal.SIGKILL
+
+    def wait_ready(self) -> None:
+        """Waits until it says that it reads the slot."""
+        self.wait_for("ready", READY_LIMIT_S)
+
+    def wait_for(self, event: str, limit_s: float) -> None:
+        """Waits until it has logged an event of that name."""
+        limit = time.monotonic() + limit_s
+        while not any(entry.get("event") == event for entry in self.entries()):
+            assert self.exit_code is None, f"the stream ended with {self.exit_code}:\n{self.tail()}"
+            assert time.monotonic() < limit, f"the stream did not say {event!r} in {limit_s:.0f} s:\n{self.tail()}"
+            time.sleep(POLL_S)
+
+    def entries(self) -> list[dict[str, object]]:
+        """What it has logged since its start."""
+        return [entry for line in self._lines() if (entry := _entry(line))]
+
+    def tail(self, lines: int = 15) -> str:
+        return "\n".join(self._lines()[-lines:])
+
+    def _lines(self) -> list[str]:
+        if not self.log_file.exists():
+            return []
+        with self.log_file.open("rb") as file:
+            file.seek(self._log_start)
+            return file.read().decode(errors="replace").splitlines()
+
+
+def _entry(line: str) -> dict[str, object]:
+    try:
+        entry = json.loads(line)
+    except ValueError:  # a traceback, or a line still being written
+        return {}
+    return entry if isinstance(entry, dict) else {}
+
+
+def _main(environment: dict[str, str], log_file: str) -> None:
+    """In the forked process: what `python -m projector run cdc` does."""
+    from projector import cli, crash
+    from projector.embedded.guard import PR_SET_PDEATHSIG, prctl
+
+    prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    log = os.open(log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    for name in [name for name in os.environ if name.startswith("PROJECTOR_")]:
+        del os.environ[name]
+    os.environ |= environment
+    importlib.reload(crash)  # it reads the environment when it is imported
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    sys.argv = ["projector", "run", "cdc"]
+    sys.exit(cli.main())
