@@ -24,8 +24,8 @@ test: $(READY)
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 # No test of the whole: those run on the wheel's version.
-OF_POSTGRES := tests/cdc tests/cli/test_wal_level.py tests/embedded/test_versions.py tests/planner/test_ledger.py \
-	$(patsubst %,tests/views/test_%.py,sql_fold tenants erasure dead_letters engine)
+OF_POSTGRES := tests/cdc tests/cli/test_slot.py tests/cli/test_wal_level.py tests/embedded/test_versions.py \
+	tests/planner/test_ledger.py $(patsubst %,tests/views/test_%.py,sql_fold tenants erasure dead_letters engine)
 test-postgres: $(READY)
 	@test -n "$(PG)" || { echo "say which: make test-postgres PG=15"; exit 2; }
 	@PROJECTOR_PG_VERSION=$(PG) $(BIN)/python -m pytest $(OF_POSTGRES) $(PYTEST_ARGS)

@@ -49,8 +49,11 @@ async def load_seen(
     ranges = [r for begin, end in spans for r in _ranges(topics, begin, end)]
     if ranges:
         async with _consumer(settings) as consumer:
-            await _copy(consumer, conn, ranges)
+            truncations = await _copy(consumer, conn, ranges)
+        for tp, offset in truncations.items():
+            await conn.execute(query("cdc/forget_truncated"), [tp.topic, tp.partition, offset])
     await conn.execute(query("cdc/index_seen"))
+    await conn.execute(query("cdc/settle_seen"))
     await conn.execute("analyze fill_seen")
 
 
@@ -98,7 +101,9 @@ def _ranges(topics: list[str], begin: Ends, end: Ends) -> Iterator[Range]:
                 yield TopicPartition(topic, partition), first, last
 
 
-async def _copy(consumer: AIOKafkaConsumer, conn: Connection, ranges: list[Range]) -> None:
+async def _copy(consumer: AIOKafkaConsumer, conn: Connection, ranges: list[Range]) -> dict[TopicPartition, int]:
+    """Returns the offset of the last truncation of each partition that has one."""
+    truncations: dict[TopicPartition, int] = {}
     total = sum(last - first for _, first, last in ranges)
     done, reported = 0, time.monotonic()
     async with conn.cursor().copy("copy fill_seen (id, erased, topic, partition, place) from stdin") as copy:
@@ -115,21 +120,25 @@ async def _copy(consumer: AIOKafkaConsumer, conn: Connection, ranges: list[Range
             while turn:
                 for tp, records in (await consumer.getmany(*turn, timeout_ms=1000, max_records=_AT_ONCE)).items():
                     last = turn[tp][1]
-                    lines = [_line(tp, r) for r in records if r.offset < last]
+                    lines = []
+                    for record in records:
+                        if record.offset < last:
+                            if record.key is None:
+                                truncations[tp] = record.offset
+                            else:
+                                lines.append(_line(tp, record))
                     await copy.write(b"".join(lines))
-                    done += len(lines)
+                    done += len(records)
                     if records[-1].offset >= last - 1:
                         del turn[tp]
                         consumer.pause(tp)
                 if time.monotonic() - reported >= _REPORT_S:
                     reported = time.monotonic()
                     log.info("reading which changes the topics hold", records=done, of=total)
+    return truncations
 
 
 def _line(tp: TopicPartition, record: Any) -> bytes:
     headers = dict(record.headers)
-    change_id = headers.get("id")
-    if change_id is None:  # a truncation names no change
-        return b""
-    erased = b"t" if headers.get("op") == ERASED.encode() else b"f"
-    return b"%b\t%b\t%b\t%d\t%d\n" % (change_id, erased, tp.topic.encode(), tp.partition, record.offset)
+    erased = b"t" if headers["op"] == ERASED.encode() else b"f"
+    return b"%b\t%b\t%b\t%d\t%d\n" % (headers["id"], erased, tp.topic.encode(), tp.partition, record.offset)

@@ -53,6 +53,7 @@ class Writers:
     def _transaction(self, conn: psycopg.Connection[Any], numbers: random.Random) -> None:
         kept: set[str] = set()
         gone: set[str] = set()
+        kept_all = False
         with conn.transaction() as outer:
             for _ in range(numbers.randrange(1, 5)):
                 with conn.transaction() as savepoint:
@@ -65,10 +66,14 @@ class Writers:
             with self._lock:
                 victims = numbers.sample(sorted(self.committed), k=min(1, len(self.committed)))
             if numbers.random() < 0.2:
-                conn.execute("delete from sync_changes where id = any (%s::uuid[])", [victims])
-                gone = set(victims)
+                found = conn.execute(
+                    "delete from sync_changes where id = any (%s::uuid[]) returning id::text", [victims]
+                )
+                gone = {row[0] for row in found.fetchall()}
             if numbers.random() < 0.15:
                 raise psycopg.Rollback(outer)
+            kept_all = True
+        if kept_all:
             with self._lock:
                 self.committed |= kept
                 self.deleted |= gone
@@ -98,7 +103,7 @@ async def settled(settings, conn, writers: Writers) -> list[Record]:
     """Everything in the topics, once a heartbeat after the last write has come back."""
     (lsn,) = conn.execute("select pg_current_wal_insert_lsn()").fetchone() or ("",)
     async with asyncio.timeout(60):
-        while not conn.execute("select from mana_ai.cdc_watermarks where lsn >= %s", [lsn]).fetchone():
+        while conn.execute("select from mana_ai.cdc_watermarks where lsn >= %s", [lsn]).fetchone() is None:
             await asyncio.sleep(0.1)
     return await read(settings)
 
@@ -133,5 +138,6 @@ async def test_slots_that_are_lost_in_the_middle_of_writes_leave_no_gap(settings
             await asyncio.sleep(1)
     async with running(settings):
         records = await settled(settings, conn, writers)
-    assert len({r.headers["fill"] for r in records if "fill" in r.headers}) == 4
+    # Four gaps, and what was written before the first slot.
+    assert len({r.headers["fill"] for r in records if "fill" in r.headers}) in (4, 5)
     check(records, writers, conn)

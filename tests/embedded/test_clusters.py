@@ -96,6 +96,18 @@ def port_of_session(url: str) -> int:
         return conn.info.port
 
 
+def test_a_standby_of_an_older_version_follows_and_is_promoted(tmp_path: Path) -> None:
+    with (
+        second_server(tmp_path / "primary", OLDEST) as primary,
+        standby_of(primary, tmp_path / "standby") as standby,
+    ):
+        write(primary, "kept")
+        standby.caught_up()
+        primary.kill()
+        standby.promote()
+        assert (standby.timeline, rows(standby)) == (2, ["kept"])
+
+
 def test_logical_readers_wait_for_a_standby_that_is_away_until_they_are_released(tmp_path: Path) -> None:
     with second_server(tmp_path / "primary", NEWEST) as primary, standby_of(primary, tmp_path / "standby") as standby:
         publish(primary, standby)

@@ -246,6 +246,7 @@ def _postgres_vanished(strike: Strike) -> float:
     proxy.freeze()
     strike.world.over = time.monotonic()
     try:
+        time.sleep(GAP_S)  # so that there is something to recover
         return strike.world.recover()
     finally:
         proxy.close_frozen()

@@ -86,3 +86,5 @@ grant select on mana_ai.cdc_watermarks, mana_ai.cdc_fills, mana_ai.cdc_apps
 -- Records of a fill share one place, so a place alone does not name a dead letter.
 alter table mana_ai.cdc_dead_letters drop constraint cdc_dead_letters_pkey;
 alter table mana_ai.cdc_dead_letters add unique nulls not distinct (source, lsn, ord, change_id);
+
+grant select, update on mana_ai.stream_positions to projector_cdc;

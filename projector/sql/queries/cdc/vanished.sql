@@ -2,5 +2,4 @@ select s.topic, s.partition, min(s.place)
 from fill_seen s
 where not exists (select from sync_changes c where c.id = s.id)
 group by s.id, s.topic, s.partition
-having not bool_or(s.erased)
 order by 1, 2, 3
