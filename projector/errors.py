@@ -179,7 +179,7 @@ class Finding:
 
 
 class TableShapeError(ReplicationError):
-    """sync_changes must have the sync server's columns with their types: restore the one named."""
+    """Restore the column named; rows written meanwhile come after `projector slot drop --yes` (docs/cdc.md)."""
 
 
 # Positions of views

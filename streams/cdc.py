@@ -20,7 +20,7 @@ from projector.metrics import CDC_RESTARTS
 
 FIRST_PAUSE_S = 0.2
 LONGEST_PAUSE_S = 10.0
-_SOUND_S = 30.0
+_SOUND_S = 3.0
 
 log = get("cdc")
 

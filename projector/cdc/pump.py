@@ -69,7 +69,9 @@ class Pump:
         self._loop = asyncio.get_running_loop()
         self._wake = wake
         self._ticker: asyncio.TimerHandle | None = None
-        self._reading = False
+        # The descriptor being watched. A dead connection no longer tells its own, and it must not stay watched: the
+        # next socket gets the same number.
+        self._watched: int | None = None
         self._failure: BaseException | None = None
         self._heard = self._told = time.monotonic()
         self._told_flushed = progress.flushed
@@ -103,7 +105,7 @@ class Pump:
         if self._publisher.ready:
             await self._make_sure()
             await self._publisher.send()
-        if not self._reading and self._publisher.octets < MAX_IN_FLIGHT_BYTES // 2:
+        if self._watched is None and self._publisher.octets < MAX_IN_FLIGHT_BYTES // 2:
             self._read_on()
         self._tell()
         if (again := await self._heartbeat.step(self._translator.committed_at)) is not None:
@@ -122,14 +124,14 @@ class Pump:
     # Reading
 
     def _read_on(self) -> None:
-        if not self._reading:
-            self._loop.add_reader(self._replication.fileno(), self._readable)
-            self._reading = True
+        if self._watched is None:
+            self._watched = self._replication.fileno()
+            self._loop.add_reader(self._watched, self._readable)
 
     def _pause(self) -> None:
-        if self._reading:
-            self._loop.remove_reader(self._replication.fileno())
-            self._reading = False
+        if self._watched is not None:
+            self._loop.remove_reader(self._watched)
+            self._watched = None
 
     def _readable(self) -> None:
         now = time.monotonic()

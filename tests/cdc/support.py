@@ -152,13 +152,18 @@ def insert(conn: psycopg.Connection[Any], **columns: Any) -> str:
 
 async def read(settings: Settings, topic: str | None = None) -> list[Record]:
     """Everything in one topic, or in all topics of the settings, partition by partition in order of offset."""
-    names = [topic] if topic else Topics(settings.topic_prefix).all(settings.apps)
+    topics = Topics(settings.topic_prefix)
+    names = [topic] if topic else topics.all(settings.apps)
     consumer = AIOKafkaConsumer(
         bootstrap_servers=settings.kafka_bootstrap_servers, enable_auto_commit=False, auto_offset_reset="earliest"
     )
     await consumer.start()
     try:
-        partitions = [TopicPartition(name, p) for name in names for p in range(settings.topic_partitions)]
+        partitions = [
+            TopicPartition(name, p)
+            for name in names
+            for p in range(1 if name == topics.watermarks else settings.topic_partitions)
+        ]
         consumer.assign(partitions)
         ends = await consumer.end_offsets(partitions)
         records: list[Record] = []
@@ -166,7 +171,7 @@ async def read(settings: Settings, topic: str | None = None) -> list[Record]:
         while wanted:
             for tp, batch in (await consumer.getmany(timeout_ms=500)).items():
                 records += [
-                    Record(tp.topic, tp.partition, r.offset, r.key, r.value, r.timestamp, dict(r.headers))
+                    Record(tp.topic, tp.partition, r.offset, r.key or b"", r.value, r.timestamp, dict(r.headers))
                     for r in batch
                 ]
                 if batch[-1].offset >= ends[tp] - 1:

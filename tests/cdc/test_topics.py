@@ -21,7 +21,8 @@ async def create_topic(settings, name: str, partitions: int, **configs: str) -> 
 
 
 async def test_topics_are_created_once_with_what_the_log_needs(settings) -> None:
-    assert await ensure_topics(settings) == Topics(settings.topic_prefix).all(settings.apps)
+    topics = Topics(settings.topic_prefix)
+    assert await ensure_topics(settings) == [*topics.all(settings.apps), topics.watermarks]
     assert await ensure_topics(settings) == []
     assert await check_topics(settings) == []
 
