@@ -7,7 +7,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.admin import AIOKafkaAdminClient, NewPartitions
 
 from projector.cdc.publication import prepare_source
 from projector.errors import TableShapeError, TopicSettingsError
@@ -34,7 +34,6 @@ async def test_a_truncation_reaches_every_partition_of_every_app(settings, conn)
             kept = insert(conn, record_id="kept")
         partitions = settings.topic_partitions * len(settings.apps)
         records = await read_until(settings, 3 + partitions)
-    topics = Topics(settings.topic_prefix)
     told = [r for r in records if r.headers["op"] == b"truncated"]
     assert {(r.topic, r.partition) for r in told} == {
         (Topics(settings.topic_prefix).changes(app), p)
@@ -73,8 +72,8 @@ async def test_watermarks_never_promise_more_than_the_topics_hold(settings, conn
             with conn.transaction():
                 for _ in range(number % 4 + 1):
                     insert(conn, user_id=f"user-{number % 11}", app_id=("ai", "notes")[number % 2])
-            if number % 5 == 0:
-                await asyncio.sleep(0.01)
+            if number % 3 == 0:
+                await asyncio.sleep(0.03)
         await read_until(settings, 370)
         await asyncio.sleep(1.5)
     records = await read(settings)
