@@ -73,6 +73,7 @@ class Heartbeat:
         self._in_flight = False
         self._marked_lsn = 0
         self._marked_at = 0.0
+        self._vouched = 0
         self._published: list[tuple[Watermark, _Beat]] = []
 
     # In the database
@@ -133,9 +134,11 @@ class Heartbeat:
                 return None
             if (left := self._marked_at + DRY_INTERVAL_S - now) > 0:
                 return left
+        # What has been read counts only when nothing of it is outstanding; a heartbeat vouches for itself.
+        self._vouched = max(self._vouched, committed_at if beat is None else beat.at)
         self._marked_lsn, self._marked_at = flushed, now
-        at = max(committed_at, self._last.at) if self._last else committed_at
-        watermark = Watermark(self._source, flushed, at, self._last.number if self._last else None, self._ends())
+        number = self._last.number if self._last else None
+        watermark = Watermark(self._source, flushed, self._vouched, number, self._ends())
         crash.point("cdc.watermark_before_send")
         self._in_flight = True
         sent = await publish(self._producer, self._topic, watermark)
