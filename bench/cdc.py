@@ -37,7 +37,7 @@ from streams import cdc
 
 NAME = "cdc"
 ROWS = 300_000
-RUNS = 3
+RUNS = 5
 PARTITIONS = 4
 SLOT = "bench_source"
 
@@ -143,11 +143,12 @@ def _stream(settings: Settings, conn: psycopg.Connection[Any], slot: str, rows: 
     _copy_slot(conn, slot)
     conn.execute("delete from mana_ai.cdc_sources")
     conn.execute(
-        "insert into mana_ai.cdc_sources (generation, system_identifier, slot_name, consistent_lsn)"
-        " select 1, (select system_identifier::text from pg_control_system()), slot_name, confirmed_flush_lsn"
+        "insert into mana_ai.cdc_sources (generation, system_identifier, slot_name, consistent_lsn, slot_ready)"
+        " select 1, (select system_identifier::text from pg_control_system()), slot_name, confirmed_flush_lsn, true"
         " from pg_replication_slots where slot_name = %s",
         [slot],
     )
+    conn.execute("insert into mana_ai.cdc_apps (generation, app_id, lsn) select 1, 'ai', '0/0'")
     settings = settings.model_copy(update={"slot_name": slot, "topic_prefix": slot})
     done = subprocess.run(
         [sys.executable, "-c", f"from bench.cdc import child; child({rows})"],

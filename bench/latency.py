@@ -1,6 +1,7 @@
 """How long a committed change takes to its topic, and to its row, at a steady rate of single-row transactions.
 
-Timed from just before the INSERT is sent, by the clock that all processes of this machine share.
+Timed from just before the INSERT is sent, by the clock that all processes of this machine share. What a bare producer
+takes to the same consumer, with no database and no stream between, is measured in the same run: the floor.
 """
 
 from __future__ import annotations
@@ -17,10 +18,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import psycopg
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
 from bench.cdc import PARTITIONS, installation
 from bench.report import Report
+from projector.cdc.topics import ensure_topics
 from projector.config import Settings
 from projector.embedded.pipeline import Pipeline
 from projector.log.topics import Topics
@@ -47,10 +49,12 @@ create or replace trigger bench_announce after insert or update on mana_ai.missi
 
 
 def run(report: Report, quick: bool = False) -> None:
-    """Prints p50 and p99 of `commit_to_topic` and of `commit_to_row` at each rate."""
+    """Prints p50 and p99 of `producer_to_topic`, `commit_to_topic` and `commit_to_row` at each rate."""
     seconds = 3 if quick else SECONDS
     with installation(NAME) as settings:
+        asyncio.run(ensure_topics(settings))
         for measure, streams, measured in (
+            ("producer_to_topic", (), _producer_to_topic),
             ("commit_to_topic", ("cdc",), _commit_to_topic),
             ("commit_to_row", ("cdc", "views"), _commit_to_row),
         ):
@@ -78,8 +82,17 @@ def _streams(settings: Settings, *names: str) -> Iterator[None]:
             pipeline.stop_all()
 
 
+async def _producer_to_topic(settings: Settings, rate: int, seconds: float) -> list[float]:
+    """Milliseconds from before each record is given to a producer to its arrival: what Kafka and its client take."""
+    return await _to_topic(settings, "produce", rate, seconds)
+
+
 async def _commit_to_topic(settings: Settings, rate: int, seconds: float) -> list[float]:
     """Milliseconds from before each INSERT to the record in the hands of a consumer, without the warm-up."""
+    return await _to_topic(settings, "write", rate, seconds)
+
+
+async def _to_topic(settings: Settings, program: str, rate: int, seconds: float) -> list[float]:
     total = int(rate * (seconds + WARM_UP_S))
     topic = Topics(settings.topic_prefix).changes("ai")
     consumer = AIOKafkaConsumer(
@@ -91,8 +104,8 @@ async def _commit_to_topic(settings: Settings, rate: int, seconds: float) -> lis
     await consumer.seek_to_end(*partitions)
     for partition in partitions:
         await consumer.position(partition)
-    tag = f"topic-{rate}"
-    writer = _start_writer(settings, tag, rate, total)
+    tag = f"{program}-{rate}"
+    writer = _start_writer(settings, tag, rate, total, program)
     delays: list[float] = []
     seen = 0
     try:
@@ -144,9 +157,45 @@ async def _commit_to_row(settings: Settings, rate: int, seconds: float) -> list[
     return sorted(delays)
 
 
-def _start_writer(settings: Settings, tag: str, rate: int, total: int) -> subprocess.Popen[bytes]:
-    argv = [sys.executable, "-c", f"from bench.latency import write; write({tag!r}, {rate}, {total})"]
-    return subprocess.Popen(argv, env={**os.environ, "BENCH_URL": settings.admin_url}, stdin=subprocess.DEVNULL)
+def _start_writer(
+    settings: Settings, tag: str, rate: int, total: int, program: str = "write"
+) -> subprocess.Popen[bytes]:
+    argv = [sys.executable, "-c", f"from bench.latency import {program}; {program}({tag!r}, {rate}, {total})"]
+    environment = {
+        **os.environ,
+        "BENCH_URL": settings.admin_url,
+        "BENCH_BROKERS": settings.require_kafka(),
+        "BENCH_TOPIC": Topics(settings.topic_prefix).changes("ai"),
+    }
+    return subprocess.Popen(argv, env=environment, stdin=subprocess.DEVNULL)
+
+
+def produce(tag: str, rate: int, total: int) -> None:
+    """Sends `total` records as `write` inserts rows, straight to the topic, as the stream's producer is set."""
+    asyncio.run(_produce(tag, rate, total))
+
+
+async def _produce(tag: str, rate: int, total: int) -> None:
+    producer = AIOKafkaProducer(
+        bootstrap_servers=os.environ["BENCH_BROKERS"], acks="all", enable_idempotence=True, linger_ms=0
+    )
+    await producer.start()
+    due = time.monotonic_ns()
+    step = 1_000_000_000 // rate
+    sent = None
+    for n in range(total):
+        due = max(due + step, time.monotonic_ns() - 10 * step)
+        pause = due - time.monotonic_ns()
+        if pause > 0:
+            await asyncio.sleep(pause / 1e9)
+        data = {"title": "Water the plants", "sent": time.monotonic_ns(), "n": n, "tag": tag}
+        batch = producer.create_batch()
+        value = json.dumps({"data": data, "padding": "x" * 400}).encode()
+        batch.append(timestamp=int(time.time() * 1000), key=b"user", value=value)
+        sent = await producer.send_batch(batch, os.environ["BENCH_TOPIC"], partition=n % PARTITIONS)
+    if sent is not None:
+        await sent
+    await producer.stop()
 
 
 def write(tag: str, rate: int, total: int) -> None:
