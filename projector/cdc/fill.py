@@ -205,6 +205,7 @@ class Fill:
         table = await TableReader.open(self._reader, state.fill, state.snapshot_xmin, whole=state.whole)
         apps = [app for app in sorted(state.apps) if state.app is None or app >= state.app]
         self._total = state.rows + await table.count(state.app, state.cursor, [app for app in apps if app != state.app])
+        await table.walk_indexes()
         if self._total:
             log.info("fill begins", reason=state.reason, apps=state.apps, rows=state.rows, of=self._total)
         for app in apps:

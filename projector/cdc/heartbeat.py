@@ -37,7 +37,7 @@ _MOST_PENDING = 1000
 
 class _Beat(NamedTuple):
     number: int
-    xmin: str
+    horizon: str
     at: int
 
 
@@ -67,8 +67,9 @@ class Heartbeat:
         self._interval = interval
         self._secret = secrets.token_hex(16)
         self._sent: dict[int, _Beat] = {}
-        self._open: _Beat | None = None
-        self._returned: deque[tuple[int, _Beat]] = deque()
+        self._answered = 0
+        self._open: int | None = None
+        self._returned: deque[tuple[int, int]] = deque()
         self._last: _Beat | None = None
         self._in_flight = False
         self._marked_lsn = 0
@@ -88,16 +89,18 @@ class Heartbeat:
 
     async def _beat(self) -> None:
         published, self._published = self._published, []
-        async with self._conn.transaction():
-            for watermark, beat in published:
-                await store(self._conn, watermark, beat.xmin)
-            row = await (await self._conn.execute(query("cdc/beat"), [self._source])).fetchone()
-            assert row is not None
-            beat = _Beat(*row)
-            self._sent[beat.number] = beat
-            await self._conn.execute(
-                "select pg_logical_emit_message(true, %s, %s)", [PREFIX, f"{self._secret}:{beat.number}"]
-            )
+        parameters = {
+            "generation": self._source,
+            "published": orjson.dumps([stored(watermark, beat.horizon) for watermark, beat in published]).decode(),
+            "prefix": PREFIX,
+            "secret": self._secret,
+        }
+        row = await (await self._conn.execute(query("cdc/beat"), parameters)).fetchone()
+        assert row is not None
+        beat = _Beat(*row[:3])
+        self._sent[beat.number] = beat
+        self._answered = beat.number
+        self._publisher.wake()
         crash.point("cdc.heartbeat_sent")
         if len(self._sent) > _MOST_PENDING:
             # A stream that is far behind need not remember every beat: the next that comes back says more.
@@ -109,7 +112,7 @@ class Heartbeat:
         """A heartbeat in the transaction being read; one that is not ours says nothing."""
         secret, _, number = content.partition(b":")
         if secrets.compare_digest(secret, self._secret.encode()) and number.isdigit():
-            self._open = self._sent.pop(int(number), None)
+            self._open = int(number)
 
     def ended(self, end_lsn: int) -> None:
         """The transaction being read is complete."""
@@ -126,8 +129,10 @@ class Heartbeat:
             return None
         flushed = self._progress.flushed
         beat = None
-        while self._returned and self._returned[0][0] <= flushed:
-            beat = self._last = self._returned.popleft()[1]
+        # A beat may come back before the database has answered which one it was.
+        while self._returned and self._returned[0][0] <= flushed and self._returned[0][1] <= self._answered:
+            beat = self._sent.pop(self._returned.popleft()[1], beat)
+        self._last = beat or self._last
         now = time.monotonic()
         if beat is None:
             if self._progress.outstanding or flushed <= self._marked_lsn or not committed_at or self._last is None:
@@ -170,15 +175,20 @@ async def publish(producer: AIOKafkaProducer, topic: str, watermark: Watermark) 
     return sent
 
 
-async def store(conn: psycopg.AsyncConnection[Any], watermark: Watermark, xmin: str) -> None:
-    """Keeps it in the database: every transaction below `xmin` (a 64-bit transaction id) is in the topics."""
+async def store(conn: psycopg.AsyncConnection[Any], watermark: Watermark, horizon: str) -> None:
+    """Keeps it in the database: every transaction below `horizon` (a 64-bit transaction id) is in the topics."""
+    fields = stored(watermark, horizon)
     await conn.execute(
         query("cdc/add_watermark"),
-        {
-            "generation": watermark.source,
-            "lsn": lsn_text(watermark.lsn),
-            "committed_at": watermark.committed_at,
-            "xmin": xmin,
-            "ends": orjson.dumps(watermark.ends).decode(),
-        },
+        fields | {"generation": watermark.source, "ends": orjson.dumps(watermark.ends).decode()},
     )
+
+
+def stored(watermark: Watermark, horizon: str) -> dict[str, Any]:
+    """A row of `mana_ai.cdc_watermarks`, by column; `committed_at` in µs."""
+    return {
+        "lsn": lsn_text(watermark.lsn),
+        "committed_at": watermark.committed_at,
+        "horizon": horizon,
+        "ends": watermark.ends,
+    }

@@ -96,7 +96,7 @@ class Publisher:
         self._places = tails.places
         self.ends: Ends = {topic: list(ends) for topic, ends in tails.ends.items()}
         """The next offset of every partition, as far as records are acknowledged."""
-        self._wake = wake
+        self.wake = wake
         self._lanes: dict[tuple[str, int], Lane] = {}
         self._by_key: dict[str, dict[bytes, Lane]] = {}
         self._ready: deque[Lane] = deque()
@@ -206,9 +206,9 @@ class Publisher:
         if lane.full or lane.builder is not None:
             lane.listed = True
             self._ready.append(lane)
-        self._wake()
+        self.wake()
 
     def fail(self, failure: BaseException) -> None:
         """Nothing more is sent; the first failure is the one to tell of."""
         self.failure = self.failure or failure
-        self._wake()
+        self.wake()

@@ -31,6 +31,7 @@ DEFAULT_SENDER_TIMEOUT_S: Final = 60.0
 MAX_IN_FLIGHT_BYTES: Final = 16 * 1024 * 1024
 
 _TICK_S = 0.1
+_IDLE_TICK_S = 0.5
 _READ_BUDGET = 256 * 1024
 _DRAIN_TIMEOUT_S = 5.0
 
@@ -165,7 +166,8 @@ class Pump:
     # Confirming
 
     def _tick(self) -> None:
-        self._ticker = self._loop.call_later(_TICK_S, self._tick)
+        busy = self._progress.outstanding or self._progress.flushed > self._told_flushed
+        self._ticker = self._loop.call_later(_TICK_S if busy else _IDLE_TICK_S, self._tick)
         CDC_IN_FLIGHT.set(self._publisher.octets)
         self._translator.observe()
         self._wake.set()
