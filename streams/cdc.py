@@ -30,17 +30,17 @@ async def run(settings: Settings, stop: asyncio.Event, *, adopt: bool = False) -
 
     A session that ends by itself (a server restarted, a connection cut, a producer that cannot go on) is begun again
     after a pause that grows while it keeps failing. What a person must mend is raised as the ProjectorError it is;
-    so is everything that goes wrong before the first session streams, when a wrong setting is the likely cause.
+    so is everything that goes wrong before both servers were reached once, when a wrong setting is the likely cause.
     """
-    streaming = asyncio.Event()
+    reached = asyncio.Event()
     loop = asyncio.get_running_loop()
     pause = FIRST_PAUSE_S
     while not stop.is_set():
         started = loop.time()
         try:
-            await stream(settings, stop, streaming, adopt=adopt)
+            await stream(settings, stop, reached, adopt=adopt)
         except (psycopg.Error, KafkaError, TimeoutError, ProjectorError) as error:
-            if not (streaming.is_set() and passes(error)):
+            if not (reached.is_set() and passes(error)):
                 raise
             if loop.time() - started > _SOUND_S:
                 pause = FIRST_PAUSE_S

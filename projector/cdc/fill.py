@@ -235,20 +235,19 @@ class Fill:
         topic = self._topics.changes(app)
         state = self._state
         checkpoint = time.monotonic() + _CHECKPOINT_S
-        count = 0
-        async for row in table.rows(app, state.cursor):
-            state.cursor = row.cursor
-            if row.record is not None:
-                self._append(topic, row.created_ms, row.record)
-                state.rows += 1
-            count += 1
-            if count % _TURN_ROWS == 0:
-                await self._turn()
-                if time.monotonic() >= checkpoint:
-                    await self._checkpoint()
-                    checkpoint = time.monotonic() + _CHECKPOINT_S
-                    if stop.is_set():
-                        return False
+        async for rows in table.rows(app, state.cursor):
+            for count, row in enumerate(rows, 1):
+                state.cursor = row.cursor
+                if row.record is not None:
+                    self._append(topic, row.created_ms, row.record)
+                    state.rows += 1
+                if count % _TURN_ROWS == 0 or count == len(rows):
+                    await self._turn()
+            if time.monotonic() >= checkpoint:
+                await self._checkpoint()
+                checkpoint = time.monotonic() + _CHECKPOINT_S
+                if stop.is_set():
+                    return False
         await self._checkpoint()
         return True
 

@@ -85,6 +85,8 @@ class Pump:
         """
         self._read_on()
         self._tick()
+        stopping = asyncio.ensure_future(stop.wait())
+        stopping.add_done_callback(lambda _: self._wake.set())
         try:
             while not stop.is_set():
                 await self._wake.wait()
@@ -92,6 +94,7 @@ class Pump:
                 await self._step()
             await self._drain()
         finally:
+            stopping.cancel()
             self._pause()
             if self._ticker is not None:
                 self._ticker.cancel()

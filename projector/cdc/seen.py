@@ -36,8 +36,11 @@ async def read_ends(settings: Settings) -> Ends:
     """The next offset of every partition of the log."""
     topics = Topics(settings.topic_prefix).all(settings.apps)
     partitions = range(settings.topic_partitions)
+    every = [TopicPartition(topic, p) for topic in topics for p in partitions]
     async with _consumer(settings) as consumer:
-        found = await consumer.end_offsets([TopicPartition(topic, p) for topic in topics for p in partitions])
+        # Not assigned, they would be looked up after a wait for metadata.
+        consumer.assign(every)
+        found = await consumer.end_offsets(every)
     return {topic: [found[TopicPartition(topic, p)] for p in partitions] for topic in topics}
 
 

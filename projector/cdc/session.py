@@ -6,6 +6,7 @@ import asyncio
 from contextlib import AsyncExitStack
 from typing import Any
 
+import psycopg
 from aiokafka import AIOKafkaProducer
 
 from projector.cdc import dead_letters, fill
@@ -38,8 +39,8 @@ _WATCH_S = 5.0
 log = get("cdc")
 
 
-async def stream(settings: Settings, stop: asyncio.Event, streaming: asyncio.Event, *, adopt: bool = False) -> None:
-    """Streams until `stop` is set; sets `streaming` once it reads the slot.
+async def stream(settings: Settings, stop: asyncio.Event, reached: asyncio.Event, *, adopt: bool = False) -> None:
+    """Streams until `stop` is set; sets `reached` once both servers have answered as these settings want it.
 
     Waits while another process is the writer. Creates topics and slot when they are missing, publishes out of the table
     what the slot does not bring, and then begins after the last record of each partition, so a session may end
@@ -54,15 +55,23 @@ async def stream(settings: Settings, stop: asyncio.Event, streaming: asyncio.Eve
         stack.push_async_callback(side.close)
         await require_publication(conn, settings)
         writer = Writer(conn, settings, (await read_server(conn)).wal_sender_timeout)
-        work = _work(settings, writer, side, stop, streaming, adopt, stack)
+        reached.set()
+        work = _work(settings, writer, side, stop, adopt, stack)
         await _alongside(_watch(settings, side), work)
 
 
 async def _watch(settings: Settings, side: Connection) -> None:
     """Looks at the slot for ever, also while this process only waits to be the writer."""
     guardian = Guardian(settings)
+    told = False
     while True:
-        await guardian.watch(side)
+        try:
+            await guardian.watch(side)
+        except psycopg.ProgrammingError as error:
+            # A server that shows less than others is no reason not to stream.
+            if not told:
+                log.warning("cannot look at the slot", error=str(error))
+            told = True
         await asyncio.sleep(_WATCH_S)
 
 
@@ -71,12 +80,11 @@ async def _work(
     writer: Writer,
     side: Connection,
     stop: asyncio.Event,
-    streaming: asyncio.Event,
     adopt: bool,
     stack: AsyncExitStack,
 ) -> None:
     if await writer.acquire(stop):
-        await _alongside(writer.keep(), _write(settings, writer, side, stop, streaming, adopt, stack))
+        await _alongside(writer.keep(), _write(settings, writer, side, stop, adopt, stack))
 
 
 async def _write(
@@ -84,7 +92,6 @@ async def _write(
     writer: Writer,
     side: Connection,
     stop: asyncio.Event,
-    streaming: asyncio.Event,
     adopt: bool,
     stack: AsyncExitStack,
 ) -> None:
@@ -99,7 +106,6 @@ async def _write(
     if not await start_when_free(replication, settings, stop):
         return
     pump, heartbeat = await _assemble(settings, writer, side, replication, producer, source)
-    streaming.set()
     CDC_STREAMING.set(1)
     try:
         await _alongside(heartbeat.run(), pump.run(stop))

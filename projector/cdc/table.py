@@ -16,6 +16,7 @@ from psycopg import sql
 from projector.cdc.pgoutput import Column, Relation
 from projector.cdc.rows import Row, RowCodec
 from projector.sql import query
+from projector.sql.copy_out import copy_out
 
 PAGE_ROWS: Final = 10_000
 """Rows of one statement: it holds back cleaning up of the table for no longer than they take."""
@@ -80,17 +81,17 @@ class TableReader:
         for method in ("seqscan", "bitmapscan", "sort"):
             await self._conn.execute(f"set enable_{method} = off")
 
-    async def rows(self, app: str, cursor: Cursor | None) -> AsyncIterator[FilledRow]:
-        """The rows of an app after `cursor`, in its order."""
+    async def rows(self, app: str, cursor: Cursor | None) -> AsyncIterator[list[FilledRow]]:
+        """The rows of an app after `cursor`, in its order, as many at a time as have arrived."""
         # The rest of a user whose rows were begun, then the users after: each is one range of an index.
         rest, others = ("fill_rest_of_user", "fill_next_users") if self._whole else ("fill_listed", "fill_listed")
         page = others if cursor is None else rest
         while True:
             count = 0
-            async for row in self._page(page, app, cursor):
-                cursor = row.cursor
-                count += 1
-                yield row
+            async for rows in self._page(page, app, cursor):
+                cursor = rows[-1].cursor
+                count += len(rows)
+                yield rows
             if count == PAGE_ROWS:
                 page = rest
             elif page != others:
@@ -98,11 +99,12 @@ class TableReader:
             else:
                 return
 
-    async def _page(self, name: str, app: str, cursor: Cursor | None) -> AsyncIterator[FilledRow]:
+    async def _page(self, name: str, app: str, cursor: Cursor | None) -> AsyncIterator[list[FilledRow]]:
         text = sql.SQL(query(f"cdc/{name}")).format(columns=self._columns)
-        async with self._conn.cursor().copy(text, self._parameters(app, cursor) | {"limit": PAGE_ROWS}) as copy:
-            async for line in copy:
-                yield self._decode(bytes(line))
+        parameters = self._parameters(app, cursor) | {"limit": PAGE_ROWS}
+        statement = psycopg.AsyncClientCursor(self._conn).mogrify(text, parameters)
+        async for lines in copy_out(self._conn, statement):
+            yield [self._decode(line) for line in lines]
 
     def _parameters(self, app: str | None, cursor: Cursor | None) -> dict[str, Any]:
         user_id, created_at, change_id = cursor or (None, None, None)

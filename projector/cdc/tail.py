@@ -52,6 +52,8 @@ async def read_tails(settings: Settings) -> Tails:
         partitions = range(settings.topic_partitions)
         log = [TopicPartition(topic, p) for topic in topics.all(settings.apps) for p in partitions]
         marks = TopicPartition(topics.watermarks, 0)
+        # Only what is assigned is looked up at once; otherwise the client waits, again and again, for its metadata.
+        consumer.assign([*log, marks])
         crash.point("cdc.before_tails")
         end = await consumer.end_offsets([*log, marks])
         crash.point("cdc.mid_tails")

@@ -58,9 +58,9 @@ class Pipeline:
         for name in STREAMS:
             self.wait_ready(name)
 
-    def wait_ready(self, name: str) -> None:
+    def wait_ready(self, name: str, timeout_s: float = READY_TIMEOUT_S) -> None:
         """Waits for the stream's own word that it is at work; raises EmbeddedError when it ends or stays silent."""
-        self._wait(name, lambda: len(self._ready_parts(name)) >= PARTS.get(name, 1))
+        self._wait(name, lambda: len(self._ready_parts(name)) >= PARTS.get(name, 1), timeout_s)
 
     def restart(self, name: str) -> Process:
         """Starts again what has ended."""
@@ -96,8 +96,8 @@ class Pipeline:
         self._commands[name] = (argv, environment)
         return process
 
-    def _wait(self, name: str, ready: Callable[[], bool]) -> None:
-        limit = time.monotonic() + READY_TIMEOUT_S
+    def _wait(self, name: str, ready: Callable[[], bool], timeout_s: float = READY_TIMEOUT_S) -> None:
+        limit = time.monotonic() + timeout_s
         while not ready():
             code = self.processes[name].poll()
             if code is not None:
@@ -105,7 +105,7 @@ class Pipeline:
                     f"{name} ended with status {code} while starting; its last lines:\n{self.tail(name)}"
                 )
             if time.monotonic() > limit:
-                raise EmbeddedError(f"{name} was not ready within {READY_TIMEOUT_S:.0f} s:\n{self.tail(name)}")
+                raise EmbeddedError(f"{name} was not ready within {timeout_s:.0f} s:\n{self.tail(name)}")
             time.sleep(0.02)
 
     def _ready_parts(self, name: str) -> set[str]:
