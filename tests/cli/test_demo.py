@@ -41,7 +41,9 @@ def test_the_demo_shows_every_stage_proves_the_views_and_leaves_nothing_behind(t
     told = [orjson.loads(line) for line in done.stdout.splitlines()]
     stages = [(entry["stage"], entry["ms_since_commit"]) for entry in told if entry["event"] == "stage"]
     assert [name for name, _ in stages] == STAGES
-    assert [ms for _, ms in stages] == sorted(ms for _, ms in stages)
+    # The topic is watched beside the others, so it may be seen a moment after the row.
+    waited_for = [ms for name, ms in stages if name != "topic"]
+    assert waited_for == sorted(waited_for)
     proof = [entry for entry in told if entry["event"] == "proof"]
     assert [entry["view"] for entry in proof] == ["missions", "agents", "records"]
     assert all(entry["rows"] > 0 for entry in proof)
