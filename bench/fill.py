@@ -19,7 +19,7 @@ IDLE_S = 30.0
 
 HISTORY = """
 insert into sync_changes (app_id, table_name, record_id, user_id, op, data, client_id)
-select 'ai', 'notes', i::text, 'user-' || i % 2000, 'insert', jsonb_build_object('content', repeat('x', 600)), 'bench'
+select 'ai', 'notes', i::text, 'user-' || i %% 2000, 'insert', jsonb_build_object('content', repeat('x', 600)), 'bench'
 from generate_series(1, %s) i
 """
 
