@@ -53,7 +53,8 @@ class Writer(threading.Thread):
                             began = time.monotonic()
                             rows = self.transaction(conn)
                             self.halt.wait(rows / self.rate * self.numbers.uniform(0.5, 1.5) + began - time.monotonic())
-                except psycopg.OperationalError:
+                except (psycopg.OperationalError, psycopg.Rollback):
+                    # A rollback that we asked for comes out here when the session is gone under it.
                     self.halt.wait(0.02)
         except BaseException as failure:
             self.failure = failure
