@@ -43,7 +43,7 @@ async def read_tails(settings: Settings) -> Tails:
     consumer = AIOKafkaConsumer(
         **client_options(settings),
         enable_auto_commit=False,
-        auto_offset_reset="none",
+        auto_offset_reset="earliest",
         # One batch of each partition is all we want.
         max_partition_fetch_bytes=64 * 1024,
     )
@@ -52,8 +52,10 @@ async def read_tails(settings: Settings) -> Tails:
         partitions = range(settings.topic_partitions)
         log = [TopicPartition(topic, p) for topic in topics.all(settings.apps) for p in partitions]
         marks = TopicPartition(topics.watermarks, 0)
-        # Only what is assigned is looked up at once; otherwise the client waits, again and again, for its metadata.
+        # Only what is assigned is looked up at once; otherwise the client waits for its metadata. Assigned once and no
+        # more: a consumer that is stopped just after it was assigned anew may never end (aiokafka 0.14).
         consumer.assign([*log, marks])
+        consumer.pause(*log, marks)
         crash.point("cdc.before_tails")
         end = await consumer.end_offsets([*log, marks])
         crash.point("cdc.mid_tails")
@@ -74,9 +76,9 @@ async def read_tails(settings: Settings) -> Tails:
 async def _last_records(consumer: AIOKafkaConsumer, end: dict[TopicPartition, int]) -> dict[TopicPartition, Any]:
     first = await consumer.beginning_offsets(list(end))
     wanted = {tp for tp in end if end[tp] > first[tp]}
-    consumer.assign(list(wanted))
     for tp in wanted:
         consumer.seek(tp, end[tp] - 1)
+        consumer.resume(tp)
     found = {}
     while wanted:
         for tp, records in (await consumer.getmany(*wanted, timeout_ms=1000)).items():
