@@ -26,6 +26,8 @@ from projector.cdc.topics import ensure_topics
 from projector.config import Settings
 from projector.embedded.pipeline import Pipeline
 from projector.log.topics import Topics
+from projector.views.declared import VIEWS
+from projector.views.wait import wait_for_lsn, wal_end
 
 NAME = "latency"
 SECONDS = 20
@@ -138,6 +140,9 @@ async def _commit_to_row(settings: Settings, rate: int, seconds: float) -> list[
     delays: list[float] = []
     seen = 0
     async with await psycopg.AsyncConnection.connect(settings.admin_url, autocommit=True) as conn:
+        # Whatever was written before is not what is measured.
+        written, _ = await wal_end(conn)
+        await wait_for_lsn(settings, conn, VIEWS["missions"], written, 120)
         await conn.execute(ANNOUNCE)
         await conn.execute("listen bench_rows")
         tag = f"row-{rate}"

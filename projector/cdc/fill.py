@@ -205,7 +205,7 @@ class Fill:
         table = await TableReader.open(self._reader, state.fill, state.snapshot_xmin, whole=state.whole)
         apps = [app for app in sorted(state.apps) if state.app is None or app >= state.app]
         self._total = state.rows + await table.count(state.app, state.cursor, [app for app in apps if app != state.app])
-        await table.walk_indexes()
+        await table.walk_indexes(True)
         if self._total:
             log.info("fill begins", reason=state.reason, apps=state.apps, rows=state.rows, of=self._total)
         for app in apps:
@@ -213,6 +213,7 @@ class Fill:
                 state.app, state.cursor = app, None
             if not await self._publish_app(table, app, stop):
                 return False
+        await table.walk_indexes(False)
         await self._publish_erasures()
         await self._finish()
         return True

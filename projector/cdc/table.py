@@ -73,13 +73,13 @@ class TableReader:
         row = await (await self._conn.execute(text, parameters)).fetchone()
         return 0 if row is None else int(row[0])
 
-    async def walk_indexes(self) -> None:
-        """From here on pages are read off indexes in their order, whatever is known of the table's size.
+    async def walk_indexes(self, wanted: bool) -> None:
+        """Whether pages are read off indexes in their order, whatever is known of the table's size.
 
         Without statistics (a table just restored) the planner would sort all that is left, for every page.
         """
         for method in ("seqscan", "bitmapscan", "sort"):
-            await self._conn.execute(f"set enable_{method} = off")
+            await self._conn.execute(f"set enable_{method} = {'off' if wanted else 'on'}")
 
     async def rows(self, app: str, cursor: Cursor | None) -> AsyncIterator[list[FilledRow]]:
         """The rows of an app after `cursor`, in its order, as many at a time as have arrived."""
