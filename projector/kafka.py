@@ -22,6 +22,9 @@ from aiokafka.protocol.metadata import MetadataRequest
 from projector.config import Settings
 from projector.errors import BrokerRefusedError, BrokerUnavailableError, ConfigError
 
+REQUEST_TIMEOUT_MS = 15_000
+"""How long the change stream waits for an answer before it begins anew, which costs it nothing but the time."""
+
 _ANSWER_MS = 5_000
 
 

@@ -8,7 +8,7 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
 from projector.config import Settings
-from projector.kafka import client_options, explain_failure
+from projector.kafka import REQUEST_TIMEOUT_MS, client_options, explain_failure
 
 BATCH_BYTES = 512 * 1024
 """A batch that has reached this size is full; a single larger record makes a batch of its own."""
@@ -24,6 +24,7 @@ async def start_producer(settings: Settings) -> AIOKafkaProducer:
         acks="all",
         enable_idempotence=True,
         linger_ms=0,
+        request_timeout_ms=REQUEST_TIMEOUT_MS,
         max_batch_size=min(BATCH_BYTES, settings.max_message_bytes),
     )
     try:

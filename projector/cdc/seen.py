@@ -14,7 +14,7 @@ from aiokafka.errors import KafkaError
 
 from projector.cdc.rows import IDENTITY, Row, erased_row
 from projector.config import Settings
-from projector.kafka import client_options, explain_failure
+from projector.kafka import REQUEST_TIMEOUT_MS, client_options, explain_failure
 from projector.log.change import ERASED
 from projector.log.topics import Topics
 from projector.log.watermark import Ends
@@ -84,7 +84,11 @@ async def vanished(settings: Settings, conn: Connection) -> AsyncIterator[tuple[
 @asynccontextmanager
 async def _consumer(settings: Settings) -> AsyncIterator[AIOKafkaConsumer]:
     consumer = AIOKafkaConsumer(
-        **client_options(settings), enable_auto_commit=False, auto_offset_reset="earliest", fetch_max_wait_ms=50
+        **client_options(settings),
+        enable_auto_commit=False,
+        auto_offset_reset="earliest",
+        fetch_max_wait_ms=50,
+        request_timeout_ms=REQUEST_TIMEOUT_MS,
     )
     try:
         await consumer.start()

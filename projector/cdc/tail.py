@@ -10,7 +10,7 @@ from aiokafka.errors import KafkaError
 from projector import crash
 from projector.config import Settings
 from projector.errors import ForeignSourceError
-from projector.kafka import client_options, explain_failure
+from projector.kafka import REQUEST_TIMEOUT_MS, client_options, explain_failure
 from projector.log.place import Place, from_headers
 from projector.log.topics import Topics
 from projector.log.watermark import Ends, Watermark, decode
@@ -44,6 +44,7 @@ async def read_tails(settings: Settings) -> Tails:
         **client_options(settings),
         enable_auto_commit=False,
         auto_offset_reset="earliest",
+        request_timeout_ms=REQUEST_TIMEOUT_MS,
         # One batch of each partition is all we want.
         max_partition_fetch_bytes=64 * 1024,
     )
