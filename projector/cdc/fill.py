@@ -227,8 +227,7 @@ class Fill:
             count += 1
             if count % _TURN_ROWS == 0:
                 await self._turn()
-        while self._progress.outstanding:
-            await self._acknowledgements()
+        await self._flush()
         if count:
             log.info("erasures published", rows=count)
 
@@ -301,10 +300,13 @@ class Fill:
         if self._progress.outstanding and not self._publisher.ready:
             await self._wake.wait()
 
-    async def _checkpoint(self) -> None:
-        """Keeps how far it came, once all that was sent is acknowledged."""
+    async def _flush(self) -> None:
         while self._progress.outstanding:
             await self._acknowledgements()
+
+    async def _checkpoint(self) -> None:
+        """Keeps how far it came, once all that was sent is acknowledged."""
+        await self._flush()
         crash.point("cdc.fill_after_ack_before_checkpoint")
         letters, self._letters = self._letters, []
         if letters:

@@ -132,18 +132,19 @@ class Heartbeat:
         # A beat may come back before the database has answered which one it was.
         while self._returned and self._returned[0][0] <= flushed and self._returned[0][1] <= self._answered:
             beat = self._sent.pop(self._returned.popleft()[1], beat)
-        self._last = beat or self._last
+        last = self._last = beat or self._last
+        if last is None:
+            return None
         now = time.monotonic()
         if beat is None:
-            if self._progress.outstanding or flushed <= self._marked_lsn or not committed_at or self._last is None:
+            if self._progress.outstanding or flushed <= self._marked_lsn or not committed_at:
                 return None
             if (left := self._marked_at + DRY_INTERVAL_S - now) > 0:
                 return left
         # What has been read counts only when nothing of it is outstanding; a heartbeat vouches for itself.
         self._vouched = max(self._vouched, committed_at if beat is None else beat.at)
         self._marked_lsn, self._marked_at = flushed, now
-        number = self._last.number if self._last else None
-        watermark = Watermark(self._source, flushed, self._vouched, number, self._ends())
+        watermark = Watermark(self._source, flushed, self._vouched, last.number, self._ends())
         crash.point("cdc.watermark_before_send")
         self._in_flight = True
         sent = await publish(self._producer, self._topic, watermark)

@@ -9,8 +9,6 @@ import psycopg
 from projector.log.watermark import Ends
 from projector.sql import query
 
-_AT_ONCE = 100
-
 
 async def choose_horizon(conn: psycopg.AsyncConnection[Any], generation: int, ends: Ends) -> int | None:
     """The 64-bit transaction id below which every transaction is in the topics, even as they end now.
@@ -20,18 +18,15 @@ async def choose_horizon(conn: psycopg.AsyncConnection[Any], generation: int, en
     unfinished = await (await conn.execute(query("cdc/unfinished_fills"), [generation])).fetchone()
     if unfinished is not None:
         return None
-    async with conn.cursor() as cursor:
-        await cursor.execute(query("cdc/watermarks"), [generation])
-        while rows := await cursor.fetchmany(_AT_ONCE):
-            for horizon, kept in rows:
-                if not missing(kept, ends):
-                    return int(horizon)
+    for horizon, kept in await (await conn.execute(query("cdc/watermarks"), [generation, None])).fetchall():
+        if not missing(kept, ends):
+            return int(horizon)
     return None
 
 
 async def lost_records(conn: psycopg.AsyncConnection[Any], generation: int, ends: Ends) -> list[str]:
     """Partitions that end below what Kafka had acknowledged, as `topic/partition`."""
-    newest = await (await conn.execute(query("cdc/watermarks"), [generation])).fetchone()
+    newest = await (await conn.execute(query("cdc/watermarks"), [generation, 1])).fetchone()
     return [] if newest is None else missing(newest[1], ends)
 
 

@@ -70,6 +70,7 @@ class Pump:
         self._loop = asyncio.get_running_loop()
         self._wake = wake
         self._ticker: asyncio.TimerHandle | None = None
+        self._again: asyncio.TimerHandle | None = None
         # The descriptor being watched. A dead connection no longer tells its own, and it must not stay watched: the
         # next socket gets the same number.
         self._watched: int | None = None
@@ -96,8 +97,9 @@ class Pump:
         finally:
             stopping.cancel()
             self._pause()
-            if self._ticker is not None:
-                self._ticker.cancel()
+            for timer in (self._ticker, self._again):
+                if timer is not None:
+                    timer.cancel()
 
     async def _step(self) -> None:
         if self._failure is not None:
@@ -112,8 +114,9 @@ class Pump:
         if self._watched is None and self._publisher.octets < MAX_IN_FLIGHT_BYTES // 2:
             self._read_on()
         self._tell()
-        if (again := await self._heartbeat.step(self._translator.committed_at)) is not None:
-            self._loop.call_later(again, self._wake.set)
+        again = await self._heartbeat.step(self._translator.committed_at)
+        if again is not None and self._again is None:
+            self._again = self._loop.call_later(again, self._ask_again)
 
     async def _drain(self) -> None:
         self._pause()
@@ -124,6 +127,10 @@ class Pump:
             await self._wake.wait()
             self._wake.clear()
         self._confirm(reply_wanted=False)
+
+    def _ask_again(self) -> None:
+        self._again = None
+        self._wake.set()
 
     # Reading
 

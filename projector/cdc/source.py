@@ -90,8 +90,12 @@ async def ensure_source(
     await _fill_new_apps(conn, replication, settings, tails, known.generation)
     newest_beat = tails.watermark.beat if tails.watermark and tails.watermark.source == known.generation else None
     await conn.execute(query("cdc/seen_timeline"), [timeline, newest_beat or 0, known.generation])
-    apps = await (await conn.execute(query("cdc/apps"), [known.generation])).fetchall()
-    return Source(known.generation, {app: parse_lsn(lsn) for app, lsn in apps})
+    return Source(known.generation, await _apps(conn, known.generation))
+
+
+async def _apps(conn: Connection, generation: int) -> dict[str, int]:
+    rows = await (await conn.execute(query("cdc/apps"), [generation])).fetchall()
+    return {app: parse_lsn(lsn) for app, lsn in rows}
 
 
 def _require_first_start(slot: Slot | None, settings: Settings, tails: Tails) -> None:
@@ -184,7 +188,7 @@ async def _ensure_sound_slot(
         whole = fill.Plan("history" if known.generation == 1 else "adopted", settings.apps, None, fill.beginning(tails))
         await create_slot(conn, replication, settings, known.generation, whole, tails.ends)
         return
-    known_apps = [app for app, _ in await (await conn.execute(query("cdc/apps"), [known.generation])).fetchall()]
+    known_apps = await _apps(conn, known.generation)
     plan = fill.Plan(
         reason,
         tuple(app for app in settings.apps if app in known_apps),
@@ -199,7 +203,7 @@ async def _fill_new_apps(
 ) -> None:
     """An app that was added, or left out for a while, is published out of the table up to a point of its own."""
     await conn.execute(query("cdc/forget_apps"), [generation, list(settings.apps)])
-    known = {app for app, _ in await (await conn.execute(query("cdc/apps"), [generation])).fetchall()}
+    known = await _apps(conn, generation)
     added = tuple(app for app in settings.apps if app not in known)
     if not added:
         return

@@ -25,6 +25,10 @@ _NULL: Final = b"\\N"
 _ESCAPED: Final = re.compile(rb"\\(.)", re.DOTALL)
 _MEANINGS: Final = {b"b": b"\b", b"f": b"\f", b"n": b"\n", b"r": b"\r", b"t": b"\t", b"v": b"\v"}
 _RELATION_ID: Final = 1
+_NEXT_USERS: Final = sql.SQL("(%(user)s::text is null or c.user_id > %(user)s)")
+_REST_OF_USER: Final = sql.SQL(
+    "c.user_id = %(user)s and (c.created_at, c.id) > (%(created_at)s::timestamptz, %(id)s::uuid)"
+)
 # What precedes the columns of a row: whether a topic has it, created_at in ms, and the key of the order.
 _LEADING: Final = 5
 
@@ -84,7 +88,8 @@ class TableReader:
     async def rows(self, app: str, cursor: Cursor | None) -> AsyncIterator[list[FilledRow]]:
         """The rows of an app after `cursor`, in its order, as many at a time as have arrived."""
         # The rest of a user whose rows were begun, then the users after: each is one range of an index.
-        rest, others = ("fill_rest_of_user", "fill_next_users") if self._whole else ("fill_listed", "fill_listed")
+        listed = sql.SQL(query("cdc/fill_listed")).format(columns=self._columns)
+        rest, others = (self._pages(_REST_OF_USER), self._pages(_NEXT_USERS)) if self._whole else (listed, listed)
         page = others if cursor is None else rest
         while True:
             count = 0
@@ -99,8 +104,10 @@ class TableReader:
             else:
                 return
 
-    async def _page(self, name: str, app: str, cursor: Cursor | None) -> AsyncIterator[list[FilledRow]]:
-        text = sql.SQL(query(f"cdc/{name}")).format(columns=self._columns)
+    def _pages(self, after: sql.SQL) -> sql.Composed:
+        return sql.SQL(query("cdc/fill_page")).format(columns=self._columns, after=after)
+
+    async def _page(self, text: sql.Composed, app: str, cursor: Cursor | None) -> AsyncIterator[list[FilledRow]]:
         parameters = self._parameters(app, cursor) | {"limit": PAGE_ROWS}
         statement = psycopg.AsyncClientCursor(self._conn).mogrify(text, parameters)
         async for lines in copy_out(self._conn, statement):

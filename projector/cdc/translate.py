@@ -229,37 +229,32 @@ class Translator:
             self._skip("bad_message")
             log.warning("logical message ignored", prefix=message.prefix, lsn=lsn_text(message.lsn), reason=str(error))
             return
-        ordinal = self._ord
-        self._ord = ordinal + 1
-        headers: Headers = [
-            self._source_header,
-            self._lsn_header,
-            ("ord", b"%d" % ordinal),
-            self._xid_header,
-            self._ts_header,
-            ("op", b"message"),
-        ]
+        ordinal, headers = self._next(b"message")
         topic, lanes = route
         publisher = self._publisher
         lane = lanes.get(key) or publisher.find_lane(topic, key)
         place = (begin.commit_lsn, ordinal)
         publisher.append(lane, place, self._timestamp_ms, key, message.content, headers)
 
-    def _truncated(self) -> None:
-        """Tells every partition: what committed before is gone from the log."""
-        begin = self._begin
-        if begin is None:
-            raise MalformedMessage("a truncation outside a transaction", 0)
+    def _next(self, op: bytes) -> tuple[int, Headers]:
+        """The ordinal and the headers of the next record; rows, of which there are many, make their own."""
         ordinal = self._ord
         self._ord = ordinal + 1
-        headers: Headers = [
+        return ordinal, [
             self._source_header,
             self._lsn_header,
             ("ord", b"%d" % ordinal),
             self._xid_header,
             self._ts_header,
-            ("op", TRUNCATED.encode()),
+            ("op", op),
         ]
+
+    def _truncated(self) -> None:
+        """Tells every partition: what committed before is gone from the log."""
+        begin = self._begin
+        if begin is None:
+            raise MalformedMessage("a truncation outside a transaction", 0)
+        ordinal, headers = self._next(TRUNCATED.encode())
         value = b'{"op":"%b"}' % TRUNCATED.encode()
         for topic, _, since in self._changes.values():
             if begin.commit_lsn >= since:

@@ -11,7 +11,7 @@ import typer
 
 from projector.cli.output import console, json_line
 from projector.config import Settings, load_settings
-from projector.errors import ConfigError, NotMigratedError, SlotUseError
+from projector.errors import ConfigError, SlotUseError
 
 if TYPE_CHECKING:
     import psycopg
@@ -109,6 +109,7 @@ async def _look_twice(settings: Settings, looks: int = 2) -> Health | None:
 
 
 async def _create(settings: Settings) -> int:
+    from projector.cdc.publication import require_publication
     from projector.cdc.replication import Replication
     from projector.cdc.source import ensure_source
     from projector.cdc.tail import read_tails
@@ -116,9 +117,7 @@ async def _create(settings: Settings) -> int:
 
     await ensure_topics(settings)
     async with _as_the_writer(settings) as conn:
-        found = await conn.execute("select from pg_publication where pubname = %s", [settings.publication_name])
-        if await found.fetchone() is None:
-            raise NotMigratedError(f"there is no publication {settings.publication_name} in this database")
+        await require_publication(conn, settings)
         replication = await Replication.connect(settings)
         try:
             source = await ensure_source(conn, replication, settings, await read_tails(settings))

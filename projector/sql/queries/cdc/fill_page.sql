@@ -6,14 +6,14 @@ copy (
         from sync_changes c
         cross join (select pg_snapshot_xmax(pg_current_snapshot())::text::bigint as next) x
         where c.app_id = %(app)s
-          and c.user_id = %(user)s and (c.created_at, c.id) > (%(created_at)s::timestamptz, %(id)s::uuid)
+          and {after}
           and ((x.next >> 32 << 32) + c.xmin::text::bigint
                - case when c.xmin::text::bigint > (x.next & 4294967295) then 4294967296 else 0 end < %(xmin)s
                or exists (select from mana_ai.cdc_fill_rows f
                           where f.fill = %(fill)s and f.app_id = c.app_id and f.user_id = c.user_id
                             and f.created_at = c.created_at and f.id = c.id))
-        order by c.created_at, c.id
+        order by c.user_id, c.created_at, c.id
         limit %(limit)s
     ) c
-    order by c.created_at, c.id
+    order by c.user_id, c.created_at, c.id
 ) to stdout
