@@ -16,6 +16,7 @@ from psycopg import conninfo, errors, sql
 
 from projector.cdc.health import duration
 from projector.cdc.log_checks import check_log
+from projector.cdc.server import PLUGIN, Slot
 from projector.config import Settings
 from projector.errors import Finding
 from projector.sql import query
@@ -44,13 +45,6 @@ class _Facts(NamedTuple):
     in_recovery: bool
 
 
-class _SlotFacts(NamedTuple):
-    plugin: str
-    ours: bool
-    wal_status: str
-    invalidation: str | None
-
-
 def check_source(conn: psycopg.Connection[Any], settings: Settings) -> list[Finding]:
     """Looks through `conn`, an autocommit session that may enter projector_cdc, and the replication login.
 
@@ -68,7 +62,7 @@ def check_source(conn: psycopg.Connection[Any], settings: Settings) -> list[Find
             )
         )
         return found
-    slot = _read_slot(conn, settings)
+    slot = Slot.of(conn.execute(query("cdc/slot"), [settings.slot_name]).fetchone())
     found += _replication(settings, facts, slot_exists=slot is not None)
     found += check_log(conn, settings)
     found += _slot(conn, settings, slot)
@@ -220,12 +214,7 @@ def _may_not(settings: Settings, text: str) -> Finding:
     )
 
 
-def _read_slot(conn: psycopg.Connection[Any], settings: Settings) -> _SlotFacts | None:
-    row = conn.execute(query("cdc/slot_health"), [settings.slot_name]).fetchone()
-    return None if row is None else _SlotFacts(*row)
-
-
-def _slot(conn: psycopg.Connection[Any], settings: Settings, slot: _SlotFacts | None) -> Iterator[Finding]:
+def _slot(conn: psycopg.Connection[Any], settings: Settings, slot: Slot | None) -> Iterator[Finding]:
     name = settings.slot_name
     known = conn.execute(query("cdc/known_source")).fetchone()
     if known is not None and known[1] != known[2]:
@@ -259,7 +248,7 @@ def _slot(conn: psycopg.Connection[Any], settings: Settings, slot: _SlotFacts | 
         )
     if slot is None:
         return
-    if slot.plugin != "pgoutput" or not slot.ours:
+    if slot.plugin != PLUGIN or not slot.ours:
         yield Finding(
             "error",
             f"the replication slot {name} belongs to another database or plugin ({slot.plugin})",
@@ -273,7 +262,7 @@ def _slot(conn: psycopg.Connection[Any], settings: Settings, slot: _SlotFacts | 
             "nobody knows from where on it brings the log, so the stream refuses it",
             f"set PROJECTOR_SLOT_NAME to another name, or drop it: select pg_drop_replication_slot('{name}')",
         )
-    elif slot.invalidation or slot.wal_status == "lost":
+    elif slot.lost:
         yield Finding(
             "warning",
             f"the replication slot {name} was invalidated ({slot.invalidation or 'wal_removed'})",

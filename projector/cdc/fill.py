@@ -28,10 +28,11 @@ from projector.cdc.pump import MAX_IN_FLIGHT_BYTES
 from projector.cdc.rows import Row
 from projector.cdc.seen import load_seen, read_ends, vanished
 from projector.cdc.table import Cursor, TableReader
-from projector.cdc.tail import FILL_HEADER, Tails
+from projector.cdc.tail import Tails
 from projector.cdc.writer import Writer
 from projector.config import Settings
 from projector.errors import HiddenRowsError
+from projector.log.change import FILL_HEADER
 from projector.log.place import lsn_text, parse_lsn
 from projector.log.topics import Topics
 from projector.log.watermark import Ends, Watermark

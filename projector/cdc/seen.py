@@ -27,7 +27,7 @@ _AT_ONCE: Final = 10_000
 _FAR: Final = 2_000
 
 Connection = psycopg.AsyncConnection[Any]
-Range = tuple[TopicPartition, int, int]
+Range = tuple[int, int]
 
 log = get("cdc")
 
@@ -49,12 +49,14 @@ async def load_seen(
 ) -> None:
     """Fills the temporary table `fill_seen` with every record of a change in `topics` within the spans of offsets."""
     await conn.execute(query("cdc/create_seen"))
-    ranges = [r for begin, end in spans for r in _ranges(topics, begin, end)]
-    if ranges:
-        async with _consumer(settings) as consumer:
-            truncations = await _copy(consumer, conn, ranges)
-        for tp, offset in truncations.items():
-            await conn.execute(query("cdc/forget_truncated"), [tp.topic, tp.partition, offset])
+    for begin, end in spans:
+        ranges = dict(_ranges(topics, begin, end))
+        if ranges:
+            # A consumer for each span, so that each is assigned once (see `read_tails`).
+            async with _consumer(settings) as consumer:
+                truncations = await _copy(consumer, conn, ranges)
+            for tp, offset in truncations.items():
+                await conn.execute(query("cdc/forget_truncated"), [tp.topic, tp.partition, offset])
     await conn.execute(query("cdc/index_seen"))
     await conn.execute(query("cdc/settle_seen"))
     await conn.execute("analyze fill_seen")
@@ -99,49 +101,46 @@ async def _consumer(settings: Settings) -> AsyncIterator[AIOKafkaConsumer]:
         await consumer.stop()
 
 
-def _ranges(topics: list[str], begin: Ends, end: Ends) -> Iterator[Range]:
+def _ranges(topics: list[str], begin: Ends, end: Ends) -> Iterator[tuple[TopicPartition, Range]]:
+    """The offsets to read of each partition that has any, from the first to before the last."""
     for topic in topics:
         ends = end.get(topic, [])
         begins = begin.get(topic, [0] * len(ends))
         for partition, (first, last) in enumerate(zip(begins, ends, strict=False)):
             if first < last:
-                yield TopicPartition(topic, partition), first, last
+                yield TopicPartition(topic, partition), (first, last)
 
 
-async def _copy(consumer: AIOKafkaConsumer, conn: Connection, ranges: list[Range]) -> dict[TopicPartition, int]:
+async def _copy(
+    consumer: AIOKafkaConsumer, conn: Connection, left: dict[TopicPartition, Range]
+) -> dict[TopicPartition, int]:
     """Returns the offset of the last truncation of each partition that has one."""
     truncations: dict[TopicPartition, int] = {}
-    total = sum(last - first for _, first, last in ranges)
+    total = sum(last - first for first, last in left.values())
     done, reported = 0, time.monotonic()
+    consumer.assign(list(left))
+    beginnings = await consumer.beginning_offsets(list(left))
+    for tp, (first, last) in list(left.items()):
+        consumer.seek(tp, max(first, beginnings[tp]))
+        if beginnings[tp] >= last:
+            del left[tp]
     async with conn.cursor().copy("copy fill_seen (id, erased, topic, partition, place) from stdin") as copy:
-        while ranges:
-            # A partition may have two ranges: each gets its turn.
-            turn = {tp: (first, last) for tp, first, last in reversed(ranges)}
-            ranges = [r for r in ranges if turn[r[0]] != r[1:]]
-            consumer.assign(list(turn))
-            beginnings = await consumer.beginning_offsets(list(turn))
-            for tp, (first, last) in list(turn.items()):
-                consumer.seek(tp, max(first, beginnings[tp]))
-                if beginnings[tp] >= last:
-                    del turn[tp]
-            while turn:
-                for tp, records in (await consumer.getmany(*turn, timeout_ms=1000, max_records=_AT_ONCE)).items():
-                    last = turn[tp][1]
-                    lines = []
-                    for record in records:
-                        if record.offset < last:
-                            if record.key is None:
-                                truncations[tp] = record.offset
-                            else:
-                                lines.append(_line(tp, record))
-                    await copy.write(b"".join(lines))
-                    done += len(records)
-                    if records[-1].offset >= last - 1:
-                        del turn[tp]
-                        consumer.pause(tp)
-                if time.monotonic() - reported >= _REPORT_S:
-                    reported = time.monotonic()
-                    log.info("reading which changes the topics hold", records=done, of=total)
+        while left:
+            for tp, records in (await consumer.getmany(*left, timeout_ms=1000, max_records=_AT_ONCE)).items():
+                _, last = left[tp]
+                found = [record for record in records if record.offset < last]
+                for record in found:
+                    if record.key is None:
+                        truncations[tp] = record.offset
+                # A truncation names no change.
+                await copy.write(b"".join(_line(tp, record) for record in found if record.key is not None))
+                done += len(records)
+                if records[-1].offset >= last - 1:
+                    del left[tp]
+                    consumer.pause(tp)
+            if time.monotonic() - reported >= _REPORT_S:
+                reported = time.monotonic()
+                log.info("reading which changes the topics hold", records=done, of=total)
     return truncations
 
 

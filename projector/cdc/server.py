@@ -35,6 +35,15 @@ class Slot(NamedTuple):
     wal_status: str
     invalidation: str | None
 
+    @classmethod
+    def of(cls, row: tuple[Any, ...] | None) -> Slot | None:
+        """From the answer of `cdc/slot`; None when there is no such slot."""
+        if row is None:
+            return None
+        plugin, ours, active_pid, confirmed, wal_status, invalidation = row
+        lsn = parse_lsn(confirmed) if confirmed else 0
+        return cls(plugin, bool(ours), active_pid, lsn, wal_status or "", invalidation)
+
     @property
     def lost(self) -> bool:
         return self.invalidation is not None or self.wal_status == "lost"
@@ -59,13 +68,7 @@ async def read_server(conn: Connection) -> Server:
 
 
 async def read_slot(conn: Connection, name: str) -> Slot | None:
-    row = await (await conn.execute(query("cdc/slot"), [name])).fetchone()
-    if row is None:
-        return None
-    plugin, ours, active_pid, confirmed, wal_status, invalidation = row
-    return Slot(
-        plugin, bool(ours), active_pid, parse_lsn(confirmed) if confirmed else 0, wal_status or "", invalidation
-    )
+    return Slot.of(await (await conn.execute(query("cdc/slot"), [name])).fetchone())
 
 
 async def holds_slot(conn: Connection, name: str, pid: int) -> bool:

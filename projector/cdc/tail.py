@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
@@ -11,12 +11,10 @@ from projector import crash
 from projector.config import Settings
 from projector.errors import ForeignSourceError
 from projector.kafka import REQUEST_TIMEOUT_MS, client_options, explain_failure
+from projector.log.change import FILL_HEADER
 from projector.log.place import Place, from_headers
 from projector.log.topics import Topics
 from projector.log.watermark import Ends, Watermark, decode
-
-FILL_HEADER: Final = "fill"
-"""Header of records that were published out of the table; it names the fill."""
 
 _BEFORE_THE_STREAM = -1
 

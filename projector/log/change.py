@@ -16,6 +16,8 @@ MAX_DEPTH = 100
 """Objects and arrays inside each other, and segments of a key: far beyond real records, far below any encoder."""
 ERASED = "erased"
 """`op` of a record that says a row was deleted from the log: reload what it belonged to."""
+FILL_HEADER = "fill"
+"""Header of a record that was published out of the table; it names the fill."""
 TRUNCATED = "truncated"
 """`op` of a record without a key that says all rows were deleted from the log: reload all of its partition."""
 

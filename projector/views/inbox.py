@@ -9,7 +9,7 @@ from typing import Protocol
 
 import orjson
 
-from projector.log.change import ERASED, TRUNCATED, BadChange, Change, decode
+from projector.log.change import ERASED, FILL_HEADER, TRUNCATED, BadChange, Change, decode
 from projector.log.place import Place, from_headers
 from projector.views.declared import Identity, View
 
@@ -104,7 +104,7 @@ def _sort(view: View, headers: dict[str, bytes], message: Message, place: Place)
     change = decode(value)
     identity = (change.user_id, change.app_id, change.table, change.record_id)
     _check(view, message, identity)
-    return Fold(identity, place, change, "fill" in headers)
+    return Fold(identity, place, change, FILL_HEADER in headers)
 
 
 @lru_cache(maxsize=1024)
