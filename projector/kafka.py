@@ -120,7 +120,7 @@ async def _ask(host: str, port: int, options: dict[str, Any]) -> BaseException |
         try:
             await connection.send(MetadataRequest([]))
         finally:
-            connection.close()
+            await connection.close()
     except (KafkaError, OSError, TimeoutError) as error:
         return error.__cause__ or error
     return None

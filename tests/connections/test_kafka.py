@@ -25,6 +25,7 @@ from tests.cdc.support import insert, running
 from tests.connections.certificates import Authority
 from tests.connections.kafka_servers import PASSWORD, USER, SecureKafka
 
+pytestmark = pytest.mark.usefixtures("hung_up")
 NO_SERVER = Settings(topic_prefix="connections")
 
 
