@@ -90,6 +90,20 @@ class Positions:
         if cursor.rowcount != len(moved):
             raise SwapLostError
 
+    async def bump(
+        self, conn: psycopg.AsyncConnection[Any], partitions: Iterable[Partition] | None = None
+    ) -> dict[Partition, int]:
+        """For whoever writes rows beside the engine, first in the transaction; returns how far these partitions are.
+
+        The engine cannot move past them until the transaction ends, and then drops all it remembers of them. Without
+        `partitions`, every one of the view.
+        """
+        parameters = self._parameters(sorted(partitions or ()))
+        if partitions is None:
+            parameters |= {"topics": None, "partitions": None}
+        cursor = await conn.execute(query("views/position_bump"), parameters)
+        return {Partition(topic, partition): offset for topic, partition, offset in await cursor.fetchall()}
+
     def _parameters(self, partitions: Sequence[Partition]) -> dict[str, Any]:
         return {
             "view": self.name,
