@@ -45,7 +45,7 @@ begin
     perform pg_notify('bench_rows', new.record::text);
     return null;
 end $$;
-create or replace trigger bench_announce after insert or update on mana_ai.mission_snapshots
+create or replace trigger bench_announce after insert or update on mana_ai.mission_snapshots_1
     for each row execute function bench_announce();
 """
 

@@ -119,6 +119,20 @@ class StageTimeoutError(ProjectorError):
     """Look at the log of the stream named; it did not do its part in time."""
 
 
+class RebuildBusyError(ProjectorError):
+    """Wait until it has ended, or stop it; `projector rebuild status` shows how far it is."""
+
+
+class SpareInUseError(ProjectorError):
+    """Add --yes to give it up; `projector rebuild status` shows what it is."""
+
+    exit_status = 2
+
+
+class NothingRebuiltError(ProjectorError):
+    """Run `projector rebuild start`, which fills it or goes on where it was; `projector rebuild status` shows it."""
+
+
 class DifferencesError(ProjectorError):
     """Look at the records named: their rows are wrong until the view is rebuilt, and the cause is a bug of ours."""
 

@@ -1,4 +1,4 @@
-"""`projector verify` holds the views against the log; `projector rebuild` folds them anew and compares."""
+"""`projector verify` holds the views against the log."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from projector.errors import ConfigError, DifferencesError
 
 if TYPE_CHECKING:
     from projector.views.declared import View
-    from projector.views.rebuild import Progress
 
 Names = Annotated[list[str] | None, typer.Argument(metavar="[VIEW]...", help="Default: every view.")]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
@@ -21,7 +20,6 @@ AsJson = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
 
 def register(app: typer.Typer) -> None:
     app.command("verify")(verify)
-    app.command("rebuild")(rebuild)
 
 
 def verify(views: Names = None, as_json: AsJson = False) -> None:
@@ -40,27 +38,7 @@ def verify(views: Names = None, as_json: AsJson = False) -> None:
         for example in report.examples:
             name = "/".join(example.identity)
             console().print(f"  {name} at {example.path}: row {example.serving}, log {example.log}", markup=False)
-    _raise_for(total)
-
-
-def rebuild(views: Names = None, as_json: AsJson = False) -> None:
-    """Fold each view anew from offset 0 into a shadow table and compare; exit 1 when a row differs."""
-    from projector.views.rebuild import rebuild_and_compare
-
-    settings = load_settings()
-    total = 0
-    differences = asyncio.run(
-        rebuild_and_compare(settings, chosen(views), _report_json if as_json else _report_on_terminal)
-    )
-    for difference in differences:
-        total += difference.differences
-        if as_json:
-            json_line(event="compared", **{name: getattr(difference, name) for name in difference.__slots__})
-        else:
-            console().print(f"{difference.view:<10} {difference.rows:>9} rows {difference.differences:>6} differences")
-            for example in difference.examples:
-                console().print(f"  {example}", markup=False)
-    _raise_for(total)
+    raise_for(total)
 
 
 def chosen(names: list[str] | None) -> list[View]:
@@ -73,25 +51,7 @@ def chosen(names: list[str] | None) -> list[View]:
     return [VIEWS[name] for name in names or VIEWS]
 
 
-def _report_json(progress: Progress) -> None:
-    json_line(
-        event="progress",
-        view=progress.view,
-        events=progress.events,
-        total=progress.total,
-        events_per_s=round(progress.events_per_s),
-        eta_s=progress.eta_s,
-    )
-
-
-def _report_on_terminal(progress: Progress) -> None:
-    eta = "" if progress.eta_s is None else f", {progress.eta_s:.0f} s left"
-    console().print(
-        f"[dim]{progress.view:<10} {progress.events:>9} of {progress.total} records,"
-        f" {progress.events_per_s:,.0f}/s{eta}[/]"
-    )
-
-
-def _raise_for(differences: int) -> None:
+def raise_for(differences: int) -> None:
+    """Raises DifferencesError when there are any."""
     if differences:
         raise DifferencesError(f"{differences} rows are not the fold of the log")

@@ -19,7 +19,6 @@ from projector.views import kafka
 from projector.views.declared import View
 from projector.views.engine import Engine
 from projector.views.positions import Partition, Positions, widths_of
-from projector.views.store import Store
 from projector.views.watermarks import Staleness
 
 POLL_MS = 500
@@ -87,13 +86,11 @@ async def consume(settings: Settings, view: View, staleness: Staleness, stop: as
     if not await kafka.wait_for_topics(settings, topics, stop):
         return
     positions = Positions(view.name, await kafka.cluster_id(settings))
-    store = Store(view)
     async with (
         await connect(settings, "projector_engine") as conn,
         kafka.consumer(settings, f"{settings.topic_prefix}.views.{view.name}") as consumer,
     ):
-        await store.prepare(conn)
-        engine = Engine(view, store, positions, conn, widths_of(await kafka.partitions_of(settings, topics)))
+        engine = Engine(view, positions, conn, widths_of(await kafka.partitions_of(settings, topics)))
         listener = Rebalance(view, engine, consumer, conn, staleness)
         consumer.subscribe(topics, listener=listener)
         with metrics.VIEW_RUNNING.labels(view.name).track_inprogress():

@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import psycopg
 
 from projector import crash, metrics
 from projector.errors import PositionOutOfRangeError
-from projector.fold import Counters
 from projector.logging import get
 from projector.views import deadletters
-from projector.views.cache import Cache
+from projector.views.batch import Applied, Batch
+from projector.views.cache import CACHE_BYTES, Cache
 from projector.views.declared import Identity, View
 from projector.views.held import Held
 from projector.views.inbox import DeadLetter, Fold, Message, Reload, Truncation, sort
@@ -35,42 +35,12 @@ log = get("views")
 
 @dataclass(slots=True)
 class Owned:
-    """A partition that this engine works on. `read_to` runs ahead of the position over foreign records."""
+    """A partition that this engine works on. `read_to` runs ahead of the position over what is not committed."""
 
     position: Position
     read_to: int
-    cache: Cache = field(default_factory=Cache)
+    cache: Cache
     gap_at: int | None = None
-
-
-@dataclass(slots=True)
-class Batch:
-    """What one fetch comes to, before it is committed."""
-
-    events: dict[Identity, list[Fold | Reload]] = field(default_factory=dict)
-    partition_of: dict[Identity, Partition] = field(default_factory=dict)
-    letters: list[DeadLetter] = field(default_factory=list)
-    held: dict[Identity, Held] = field(default_factory=dict)
-    gone: list[Identity] = field(default_factory=list)
-    erased: list[str] = field(default_factory=list)
-    truncated: dict[Partition, Truncation] = field(default_factory=dict)
-    noticed: Counters = field(default_factory=Counters)
-    changes: int = 0
-    newest_commit_us: int | None = None
-
-    @property
-    def is_empty(self) -> bool:
-        return not self.events and not self.letters and not self.truncated
-
-
-@dataclass(frozen=True, slots=True)
-class Applied:
-    """`committed`: the next offsets that are now in the database. `seek`: where the caller must fetch from instead."""
-
-    changes: int = 0
-    rows: int = 0
-    committed: Mapping[Partition, int] = field(default_factory=dict)
-    seek: Mapping[Partition, int] = field(default_factory=dict)
 
 
 class Engine:
@@ -82,35 +52,48 @@ class Engine:
     def __init__(
         self,
         view: View,
-        store: Store,
         positions: Positions,
         conn: psycopg.AsyncConnection[Any],
         widths: Mapping[str, int],
         *,
         keep_letters: bool = True,
+        empty: bool = False,
+        cache_bytes: int = CACHE_BYTES,
     ) -> None:
-        """`widths`: how many partitions each topic of the view has."""
+        """`widths`: how many partitions each topic of the view has. `empty`: the generation has no rows yet.
+
+        `cache_bytes` for each partition.
+        """
         self._view = view
-        self._store = store
+        self._stores = {number: Store(view, number) for number in (1, 2)}
+        self._store: Store | None = None
         self._positions = positions
         self._conn = conn
         self._widths = widths
         self._keep_letters = keep_letters
+        self._empty = empty
+        self._cache_bytes = cache_bytes
         self._owned: dict[Partition, Owned] = {}
+        self._batch = Batch()
         self.applied_to: dict[Partition, int] = {}
         """By partition, the offset below which every record of the view is in its rows. To be read only."""
         self._swapped_at = time.monotonic()
 
     async def open(self, partitions: Iterable[Partition]) -> dict[Partition, int]:
         """Takes partitions over; returns the offset at which to go on in each. Raises as `Positions.load`."""
-        positions = await self._positions.load(self._conn, partitions)
+        # A promotion changes the generation and the revision of every position: what was folded for the other
+        # generation loses its swap.
+        generation, positions = await self._positions.load(self._conn, partitions)
+        if self._store is None:
+            await self._stores[generation].prepare(self._conn)
+        self._store = self._stores[generation]
         for partition, position in positions.items():
-            self._owned[partition] = Owned(position, position.next_offset)
+            self._owned[partition] = Owned(position, position.next_offset, Cache(self._cache_bytes))
             self.applied_to[partition] = position.next_offset
         return {partition: position.next_offset for partition, position in positions.items()}
 
     def release(self, partitions: Iterable[Partition]) -> None:
-        """Gives partitions up, and all that is remembered of their records."""
+        """Gives partitions up, and all that is remembered of their records; only when all is committed."""
         for partition in partitions:
             self._owned.pop(partition, None)
             self.applied_to.pop(partition, None)
@@ -119,14 +102,24 @@ class Engine:
         """The next offset that this engine wants of a partition it has opened."""
         return self._owned[partition].read_to
 
-    async def apply(self, messages: Mapping[Partition, Sequence[Message]], *, flush: bool = False) -> Applied:
-        """Folds and commits what was fetched; also to be called without messages, about once a second.
+    @property
+    def waiting_octets(self) -> int:
+        """How much was taken and not committed."""
+        return self._batch.octets
 
-        Records of other views move the position no more often than that, unless `flush` is set.
+    async def apply(self, messages: Mapping[Partition, Sequence[Message]], *, flush: bool = False) -> Applied:
+        """Takes and commits what was fetched; also to be called without messages, about once a second."""
+        seek = await self.take(messages)
+        applied = await self.commit(flush=flush)
+        return Applied(applied.changes, applied.rows, applied.committed, seek | dict(applied.seek))
+
+    async def take(self, messages: Mapping[Partition, Sequence[Message]]) -> dict[Partition, int]:
+        """Folds what was fetched, in memory; returns where the caller must fetch from instead.
+
         Raises PositionOutOfRangeError when the topic lacks offsets that were not applied yet.
         """
-        batch = Batch()
-        seek = {}
+        seek: dict[Partition, int] = {}
+        events: dict[Identity, list[Fold | Reload]] = {}
         for partition, fetched in messages.items():
             owned = self._owned.get(partition)
             if owned is None or not fetched:
@@ -134,21 +127,29 @@ class Engine:
             if fetched[0].offset > owned.read_to:
                 seek[partition] = self._gap(partition, owned, fetched[0].offset)
             else:
-                self._read(batch, partition, owned, fetched)
-        await self._fold(batch)
+                self._read(events, partition, owned, fetched)
+        await self._load(events)
+        for identity, its_events in events.items():
+            await self._fold(identity, its_events)
+        return seek
+
+    async def commit(self, *, flush: bool = False) -> Applied:
+        """Commits what was taken. Records of other views alone move the position no more than once a second,
+        unless `flush` is set."""
+        batch, self._batch = self._batch, Batch()
         ahead = {p: owned.read_to for p, owned in self._owned.items() if owned.read_to > owned.position.next_offset}
         idle = batch.is_empty and not flush and time.monotonic() - self._swapped_at < IDLE_ADVANCE_S
         if idle or not ahead:
             self.applied_to |= ahead
-            return Applied(seek=seek)
+            return Applied()
         started = time.monotonic()
         try:
             await self._commit(batch, ahead)
         except (SwapLostError, psycopg.errors.DeadlockDetected):
             metrics.VIEW_SWAPS_LOST.labels(self._view.name).inc()
-            return Applied(seek=seek | await self.open(ahead))
+            return Applied(seek=await self.open(ahead))
         self._settle(batch, ahead, time.monotonic() - started)
-        return Applied(batch.changes, len(batch.held), ahead, seek)
+        return Applied(batch.changes, len(batch.held), ahead)
 
     def _gap(self, partition: Partition, owned: Owned, offset: int) -> int:
         """A fetch may have been on its way when the partition was opened: ask again, but only once."""
@@ -160,7 +161,14 @@ class Engine:
         owned.gap_at = offset
         return owned.read_to
 
-    def _read(self, batch: Batch, partition: Partition, owned: Owned, fetched: Sequence[Message]) -> None:
+    def _read(
+        self,
+        events: dict[Identity, list[Fold | Reload]],
+        partition: Partition,
+        owned: Owned,
+        fetched: Sequence[Message],
+    ) -> None:
+        batch = self._batch
         for message in fetched:
             if message.offset < owned.read_to:
                 continue
@@ -175,23 +183,30 @@ class Engine:
                 batch.letters.append(event)
                 continue
             batch.changes += 1
+            batch.octets += len(message.value or b"")
             batch.partition_of[event.identity] = partition
-            batch.events.setdefault(event.identity, []).append(event)
+            events.setdefault(event.identity, []).append(event)
             if isinstance(event, Fold) and not event.filled:
                 batch.newest_commit_us = message.timestamp * 1000
         owned.gap_at = None
 
-    async def _fold(self, batch: Batch) -> None:
-        missing = []
-        for identity in batch.events:
+    async def _load(self, events: Iterable[Identity]) -> None:
+        """Brings the records of `events` into the batch, as far as there are any."""
+        batch, missing = self._batch, []
+        for identity in events:
+            if identity in batch.held:
+                continue
             held = self._owned[batch.partition_of[identity]].cache.take(identity)
             if held is None:
                 missing.append(identity)
-            else:
-                batch.held[identity] = held
-        batch.held.update(await self._store.load(self._conn, missing))
-        for identity, events in batch.events.items():
-            held = batch.held.get(identity)
+            batch.held[identity] = held
+        if self._store is not None and not self._empty:
+            batch.held |= await self._store.load(self._conn, missing)
+
+    async def _fold(self, identity: Identity, events: Iterable[Fold | Reload]) -> None:
+        batch = self._batch
+        held = batch.held[identity]
+        try:
             for event in events:
                 if isinstance(event, Reload):
                     batch.erased.append(event.change_id)
@@ -199,43 +214,46 @@ class Engine:
                 else:
                     held = Held() if held is None else held
                     held.take(event.change, event.place, batch.noticed)
-            if held is None:
-                batch.held.pop(identity, None)
-                batch.gone.append(identity)
-            else:
-                batch.held[identity] = held
+        except Exception as error:
+            partition = batch.partition_of[identity]
+            error.add_note(f"in {'/'.join(identity)}, of {partition} below offset {self.read_to(partition)}")
+            raise
+        batch.held[identity] = held
 
     async def _commit(self, batch: Batch, ahead: Mapping[Partition, int]) -> None:
-        rows = [held.row(self._view, identity) for identity, held in batch.held.items()]
+        assert self._store is not None, "nothing is ahead of its position before `open`"
         known = {partition: self._owned[partition].position for partition in ahead}
         async with self._conn.transaction():
             # First, because it makes rivals wait before they touch a row.
             await self._positions.swap(self._conn, known, ahead)
-            await self._store.write(self._conn, rows)
-            await self._store.delete(self._conn, batch.gone)
+            gone = batch.gone
+            await self._store.write(self._conn, batch.rows(self._view), len(batch.held) - len(gone), new=self._empty)
+            await self._store.delete(self._conn, gone)
             if batch.erased:
                 await deadletters.erase(self._conn, self._positions.name, batch.erased)
             if batch.letters and self._keep_letters:
                 await deadletters.insert(self._conn, self._positions.name, self._positions.cluster, batch.letters)
             # What followed in the same batch is in the log by now, so it is reloaded too.
             for partition, truncation in batch.truncated.items():
-                await self._truncate(partition, truncation)
+                await self._truncate(self._store, partition, truncation)
             crash.point("views.before_commit")
         crash.point("views.after_commit")
 
-    async def _truncate(self, partition: Partition, truncation: Truncation) -> None:
+    async def _truncate(self, store: Store, partition: Partition, truncation: Truncation) -> None:
         name, cluster = self._positions.name, self._positions.cluster
-        await reload_partition(self._conn, self._store, partition, self._widths[partition.topic], truncation.place)
+        await reload_partition(self._conn, store, partition, self._widths[partition.topic], truncation.place)
         await deadletters.erase_below(self._conn, name, cluster, partition, truncation.offset)
         log.info("log truncated, partition reloaded", view=name, topic=partition.topic, partition=partition.partition)
 
     def _settle(self, batch: Batch, ahead: Mapping[Partition, int], seconds: float) -> None:
         """The transaction is committed: what was folded may be remembered."""
         self._swapped_at = time.monotonic()
+        # One commit is enough to make records that have rows.
+        self._empty = False
         for partition, next_offset in ahead.items():
             owned = self._owned[partition]
             owned.position = Position(next_offset, owned.position.revision)
-        for identity, held in batch.held.items():
+        for identity, held in batch.kept:
             self._owned[batch.partition_of[identity]].cache.put(identity, held)
         for partition in batch.truncated:
             self._owned[partition].cache.clear()

@@ -1,4 +1,7 @@
-"""How far a view has applied each partition: kept beside its rows, changed only by compare-and-swap."""
+"""How far a view has applied each partition: kept beside its rows, changed only by compare-and-swap.
+
+A view has two tables, its generations: one serves, the other is spare. Each has positions of its own.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from typing import Any, NamedTuple
 
 import psycopg
 
-from projector.errors import FoldVersionError, ForeignClusterError
+from projector.errors import FoldVersionError, ForeignClusterError, NotMigratedError
 from projector.fold import FOLD_VERSION
 from projector.sql import query
 
@@ -40,15 +43,21 @@ class SwapLostError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Positions:
-    """The rows of `stream_positions` of one view (or of a rebuild's shadow of it) on one cluster."""
+    """The rows of `stream_positions` of one view on one cluster, those of its serving or of its spare generation."""
 
-    name: str
+    view: str
     cluster: str
+    spare: bool = False
+
+    @property
+    def name(self) -> str:
+        """What `stream_positions.view` holds; it goes with the part that a generation plays, not with its number."""
+        return f"{self.view}@spare" if self.spare else self.view
 
     async def load(
         self, conn: psycopg.AsyncConnection[Any], partitions: Iterable[Partition]
-    ) -> dict[Partition, Position]:
-        """The positions of these partitions, opened at offset 0 where there were none.
+    ) -> tuple[int, dict[Partition, Position]]:
+        """The number of the generation (1 or 2), and the positions of these partitions, opened at 0 where new.
 
         Raises ForeignClusterError when the view stands in another cluster's topics of the same name, and
         FoldVersionError when its rows were folded under other rules.
@@ -62,15 +71,33 @@ class Positions:
             )
         await conn.execute(query("views/position_open"), parameters)
         found: dict[Partition, Position] = {}
-        for topic, partition, next_offset, revision, fold_version in await (
-            await conn.execute(query("views/position_load"), parameters)
-        ).fetchall():
+        # One statement, so that a promotion cannot come between the number and the positions.
+        rows = await (await conn.execute(query("views/position_load"), parameters)).fetchall()
+        if not rows:
+            raise NotMigratedError(f"view {self.view} has no tables in this database")
+        serving = int(rows[0][0])
+        for _, topic, partition, next_offset, revision, fold_version in rows:
+            if topic is None:
+                continue
             if fold_version != FOLD_VERSION:
                 raise FoldVersionError(
                     f"view {self.name} was folded by rules {fold_version}, this program follows {FOLD_VERSION}"
                 )
             found[Partition(topic, partition)] = Position(next_offset, revision)
-        return found
+        return (3 - serving if self.spare else serving), found
+
+    async def read(self, conn: psycopg.AsyncConnection[Any]) -> dict[Partition, int]:
+        """The next offset of every partition that was ever opened."""
+        return await self._offsets(conn, "views/position_read")
+
+    async def hold(self, conn: psycopg.AsyncConnection[Any]) -> dict[Partition, int]:
+        """The same, and nobody moves them until this transaction ends."""
+        return await self._offsets(conn, "views/position_hold")
+
+    async def _offsets(self, conn: psycopg.AsyncConnection[Any], name: str) -> dict[Partition, int]:
+        parameters = {"view": self.name, "cluster": self.cluster}
+        rows = await (await conn.execute(query(name), parameters)).fetchall()
+        return {Partition(topic, partition): next_offset for topic, partition, next_offset in rows}
 
     async def swap(
         self,
@@ -107,6 +134,7 @@ class Positions:
     def _parameters(self, partitions: Sequence[Partition]) -> dict[str, Any]:
         return {
             "view": self.name,
+            "base": self.view,
             "cluster": self.cluster,
             "fold_version": FOLD_VERSION,
             "topics": [partition.topic for partition in partitions],

@@ -1,155 +1,334 @@
-"""Folds a view anew from offset 0 into a shadow table, while the serving one goes on, and compares the two."""
+"""Folds a view anew into its spare generation while the serving one goes on, and lets the one take the other's place.
+
+What is spare may be filled, compared and emptied at any time: readers and the live view never see it. A promotion is
+one small transaction, and the generation that served before can be promoted back.
+"""
 
 from __future__ import annotations
 
-import secrets
-import time
-from collections.abc import Callable, Iterable, Mapping
+import os
+from asyncio import TaskGroup
+from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import psycopg
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
+from projector import crash
 from projector.config import Settings
+from projector.errors import DifferencesError, NothingRebuiltError, NotReachedError, ProjectorError, SpareInUseError
+from projector.fold import FOLD_VERSION
+from projector.log.place import Place, parse_lsn
+from projector.logging import get
 from projector.sql import query
 from projector.sql.connection import connect
-from projector.views import kafka
-from projector.views.declared import View
-from projector.views.engine import Engine
-from projector.views.positions import Partition, widths_of
-from projector.views.shadow import Shadow, ViewDifference
+from projector.views import generations, kafka
+from projector.views.compare import ViewDifference, compare
+from projector.views.declared import VIEWS, View
+from projector.views.fill_worker import fill_in_process
+from projector.views.from_log import fill_from_log
+from projector.views.generations import EMPTY, FAILED, FILLING, PREVIOUS, READY, Generations
+from projector.views.positions import Partition, Positions
+from projector.views.progress import Ledger, Progress, Report, stored
+from projector.views.spare import open_spare
 from projector.views.store import Store
 
-POLL_MS = 200
-REPORT_S = 0.5
+PARALLEL_FROM = 50_000
+"""Fewer records than this are not worth a second process."""
+
+log = get("rebuild")
 
 
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """How far a rebuild is. `events` of `total` records were read, `changes` of them were the view's own."""
-
-    view: str
-    events: int
-    total: int
-    changes: int
-    seconds: float
-
-    @property
-    def events_per_s(self) -> float:
-        return self.events / self.seconds if self.seconds else 0.0
-
-    @property
-    def eta_s(self) -> float | None:
-        """Seconds left at the rate so far; None while there is no rate."""
-        return (self.total - self.events) / self.events_per_s if self.events else None
+def silent(_progress: Progress) -> None:
+    """A report that nobody reads."""
 
 
-Report = Callable[[Progress], None]
+async def start(
+    settings: Settings,
+    view: View,
+    *,
+    replace: bool = False,
+    workers: int | None = None,
+    source: str | None = None,
+    report: Report = silent,
+) -> Generations:
+    """Fills the spare generation as far as the serving one is, or goes on where that was interrupted.
+
+    `source` is `topics` or `log`, by default the topics if they reach back to the beginning. `workers` processes share
+    the partitions, by default one for each core. Raises SpareInUseError when the spare generation holds something that
+    is of use, unless `replace` is set; RebuildBusyError; and what reading the topics raises.
+    """
+    async with _work(settings, view, report) as work:
+        found = await generations.load_one(work.conn, view)
+        if found.state in (READY, PREVIOUS) and not replace:
+            raise _in_use(found)
+        try:
+            if found.state != FILLING or source not in (None, found.source) or not await work.may_go_on():
+                found = await work.begin(found, source)
+            if found.source == "log":
+                await work.fill_from_log(found)
+            else:
+                await work.fill_from_topics(found, workers or os.cpu_count() or 1)
+            # What came meanwhile.
+            await work.catch_up()
+        except ProjectorError as error:
+            await generations.settle(work.conn, view, FAILED, error.message)
+            raise
+        crash.point("rebuild.before_ready")
+        await generations.settle(work.conn, view, READY)
+        return await generations.load_one(work.conn, view)
+
+
+async def diff(settings: Settings, view: View, *, report: Report = silent) -> ViewDifference:
+    """Brings the spare generation to exactly where the serving one is, and compares all rows.
+
+    The live view waits while the last records are read, and goes on before the rows are compared. Raises
+    NothingRebuiltError, RebuildBusyError.
+    """
+    async with _work(settings, view, report) as work:
+        return await work.compare(await work.expect(READY, PREVIOUS))
+
+
+async def promote(
+    settings: Settings, view: View, *, accept_differences: bool = False, report: Report = silent
+) -> ViewDifference:
+    """Lets the rebuilt generation serve; what served until now is kept, for `rollback`.
+
+    Compares first, and raises DifferencesError when rows differ, unless that is accepted.
+    """
+    async with _work(settings, view, report) as work:
+        outcome = await work.compare(await work.expect(READY))
+        if outcome.differences and not accept_differences:
+            raise DifferencesError(
+                f"{outcome.differences} of {outcome.rows} rows of view {view.name} were rebuilt otherwise",
+                "`projector rebuild diff` shows them; if the rebuilt ones are right, promote with --accept-differences",
+            )
+        await work.take_over()
+        return outcome
+
+
+async def rollback(settings: Settings, view: View, *, report: Report = silent) -> None:
+    """Lets the generation serve again that did before the last promotion, after it has caught up."""
+    async with _work(settings, view, report) as work:
+        await work.expect(PREVIOUS)
+        await work.take_over()
+
+
+async def cancel(settings: Settings, view: View, *, drop_previous: bool = False) -> bool:
+    """Empties the spare generation; False when there is nothing in it.
+
+    Raises SpareInUseError when it holds what served before, unless `drop_previous` is set.
+    """
+    async with generations.hold_spare(settings, view) as conn:
+        found = await generations.load_one(conn, view)
+        if found.state == EMPTY:
+            return False
+        if found.state == PREVIOUS and not drop_previous:
+            raise _in_use(found)
+        await generations.empty_spare(conn, view, found.spare)
+        return True
 
 
 async def rebuild_and_compare(
-    settings: Settings, views: Iterable[View], progress: Report | None = None
+    settings: Settings, views: Iterable[View], report: Report = silent
 ) -> list[ViewDifference]:
-    """Rebuilds each view as far as its serving table has come, and compares row by row at equal positions.
-
-    Readers notice nothing; the live view waits while the last records are read, and goes on before the rows are
-    compared. The shadows are dropped again.
-    """
-    cluster = await kafka.cluster_id(settings)
-    differences = []
+    """Rebuilds each view, compares it with what serves, and empties the spare generation again."""
+    outcomes = []
     for view in views:
-        shadow = Shadow(view, cluster, secrets.token_hex(4))
-        async with await connect(settings, "projector_engine") as conn:
-            await shadow.create(conn)
-            try:
-                differences.append(await _rebuild(settings, shadow, conn, progress or (lambda _: None)))
-            finally:
-                await shadow.drop(conn)
-    return differences
+        await start(settings, view, report=report)
+        outcomes.append(await diff(settings, view))
+        await cancel(settings, view)
+    return outcomes
 
 
-async def _rebuild(
-    settings: Settings, shadow: Shadow, conn: psycopg.AsyncConnection[Any], report: Report
-) -> ViewDifference:
-    view = shadow.view
-    store = Store(view, shadow.table)
-    await store.prepare(conn)
+def _in_use(found: Generations) -> SpareInUseError:
+    held = "a finished rebuild" if found.state == READY else "what served before the last promotion"
+    return SpareInUseError(f"the spare generation of view {found.view} holds {held}")
+
+
+@asynccontextmanager
+async def _work(settings: Settings, view: View, report: Report) -> AsyncIterator[_Work]:
+    cluster = await kafka.cluster_id(settings)
     partitions = await kafka.partitions_of(settings, kafka.topics_of(settings, view))
-    engine = Engine(view, store, shadow.positions, conn, widths_of(partitions), keep_letters=False)
-    async with (
-        kafka.consumer(settings) as consumer,
-        await connect(settings, "projector_engine") as beside,
-    ):
-        consumer.assign([TopicPartition(*partition) for partition in partitions])
-        filler = Filler(view, engine, consumer, report)
-        await kafka.check_range(consumer, shadow.positions.name, await engine.open(partitions))
-        await filler.fill(await _serving_positions(beside, shadow))
-        await shadow.protect(conn)
-        async with beside.transaction():
-            # The serving table stands still from here on, so both can come to the same offsets.
-            await filler.fill(await _serving_positions(beside, shadow))
-            await conn.execute("begin isolation level repeatable read")
-            await conn.execute("select 1")  # takes the snapshot
-        try:
-            return await shadow.compare(conn)
-        finally:
-            await conn.execute("rollback")
+    async with generations.hold_spare(settings, view) as conn, kafka.consumer(settings) as consumer:
+        yield _Work(settings, view, cluster, partitions, conn, consumer, report)
 
 
-async def _serving_positions(conn: psycopg.AsyncConnection[Any], shadow: Shadow) -> dict[Partition, int]:
-    parameters = {"view": shadow.view.name, "cluster": shadow.positions.cluster}
-    rows = await (await conn.execute(query("views/position_hold"), parameters)).fetchall()
-    return {Partition(topic, partition): next_offset for topic, partition, next_offset in rows}
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """One command that alone has the spare generation in hand. `consumer` is asked for offsets only."""
 
+    settings: Settings
+    view: View
+    cluster: str
+    partitions: list[Partition]
+    conn: psycopg.AsyncConnection[Any]
+    consumer: AIOKafkaConsumer
+    report: Report
 
-class Filler:
-    """Reads partitions from where the engine is up to given offsets, and not one record further."""
+    @property
+    def serving(self) -> Positions:
+        return Positions(self.view.name, self.cluster)
 
-    def __init__(self, view: View, engine: Engine, consumer: AIOKafkaConsumer, report: Report) -> None:
-        self._view = view
-        self._engine = engine
-        self._consumer = consumer
-        self._report = report
-        self._changes = 0
-        self._started = time.monotonic()
+    @property
+    def spare(self) -> Positions:
+        return Positions(self.view.name, self.cluster, spare=True)
 
-    async def fill(self, ends: Mapping[Partition, int]) -> None:
-        """Returns when everything below `ends` is committed."""
-        reported = 0.0
-        pending = dict(ends)
-        for partition in self._consumer.assignment():
-            self._consumer.pause(partition)
-        self._retire(pending)
-        for partition in pending:
-            self._consumer.seek(TopicPartition(*partition), self._engine.read_to(partition))
-            self._consumer.resume(TopicPartition(*partition))
-        while pending:
-            fetched = await self._consumer.getmany(timeout_ms=POLL_MS)
-            due = {p: [m for m in messages if m.offset < ends[p]] for p, messages in fetched.items() if p in pending}
-            applied = await self._engine.apply(due)
-            self._changes += applied.changes
-            for partition, offset in applied.seek.items():
-                self._consumer.seek(TopicPartition(*partition), offset)
-            self._retire(pending)
-            if time.monotonic() - reported >= REPORT_S:
-                reported = time.monotonic()
-                self._tell(ends)
-        await self._engine.apply({}, flush=True)
-        self._tell(ends)
-
-    def _retire(self, pending: dict[Partition, int]) -> None:
-        for partition in [p for p, end in pending.items() if self._engine.read_to(p) >= end]:
-            del pending[partition]
-            self._consumer.pause(TopicPartition(*partition))
-
-    def _tell(self, ends: Mapping[Partition, int]) -> None:
-        self._report(
-            Progress(
-                self._view.name,
-                sum(min(self._engine.read_to(partition), end) for partition, end in ends.items()),
-                sum(ends.values()),
-                self._changes,
-                time.monotonic() - self._started,
+    async def expect(self, *states: str) -> Generations:
+        """The generations, when the spare one is in one of `states`."""
+        found = await generations.load_one(self.conn, self.view)
+        if found.state not in states:
+            holds = {EMPTY: "nothing", FILLING: "an unfinished rebuild", FAILED: "a failed rebuild"}
+            raise NothingRebuiltError(
+                f"the spare generation of view {self.view.name} holds "
+                + holds.get(found.state, "a finished rebuild" if found.state == READY else "what served before")
             )
-        )
+        return found
+
+    async def may_go_on(self) -> bool:
+        """Whether an interrupted rebuild was folded by the rules of this program, from these topics."""
+        parameters = {"view": self.spare.name, "cluster": self.cluster, "version": FOLD_VERSION}
+        return await (await self.conn.execute(query("rebuild/other_rules"), parameters)).fetchone() is None
+
+    async def begin(self, found: Generations, source: str | None) -> Generations:
+        await generations.empty_spare(self.conn, self.view, found.spare)
+        if source is None:
+            beginnings = await self.consumer.beginning_offsets([TopicPartition(*one) for one in self.partitions])
+            source = "log" if any(beginnings.values()) else "topics"
+            if source == "log":
+                log.warning("the topics lack their beginning: sync_changes is folded instead", view=self.view.name)
+        ends = await self._ends()
+        crash.point("rebuild.emptied")
+        async with self.conn.transaction():
+            await self.conn.execute(query("rebuild/begin"), {"view": self.view.name, "source": source})
+            if source == "log":
+                # All that the topics hold below these offsets is in the table by now.
+                parameters = {
+                    "view": self.spare.name,
+                    "cluster": self.cluster,
+                    "fold_version": FOLD_VERSION,
+                    "topics": [partition.topic for partition in ends],
+                    "partitions": [partition.partition for partition in ends],
+                    "next_offsets": list(ends.values()),
+                }
+                await self.conn.execute(query("rebuild/open_at"), parameters)
+        crash.point("rebuild.begun")
+        return await generations.load_one(self.conn, self.view)
+
+    async def fill_from_log(self, found: Generations) -> None:
+        apps = self.view.apps(self.settings.apps)
+        total = await (await self.conn.execute(query("rebuild/log_size"), {"apps": list(apps)})).fetchone()
+        wal = await (await self.conn.execute(query("views/wal_end"))).fetchone()
+        assert total is not None, "an aggregate has a row"
+        assert wal is not None, "a function call has a row"
+        ledger = Ledger(self.view, total[0], 0, self.report)
+        async with stored(self.settings, ledger):
+            store = Store(self.view, found.spare)
+            place = Place(wal[1] or 1, parse_lsn(wal[0]), 0)
+            await fill_from_log(self.conn, self.view, apps, store, place, ledger.teller(0))
+
+    async def fill_from_topics(self, found: Generations, workers: int) -> None:
+        ends = await self._ends()
+        at = await self.spare.read(self.conn)
+        left = {partition: max(0, end - at.get(partition, 0)) for partition, end in ends.items()}
+        read = sum(ends.values()) - sum(left.values())
+        ledger = Ledger(self.view, sum(ends.values()), read, self.report)
+        letters = await self._keeps_letters()
+        empty = not at
+        # A worker finds its view by name.
+        parallel = sum(left.values()) >= PARALLEL_FROM and VIEWS.get(self.view.name) is self.view
+        shares = share_out(left, workers if parallel else 1)
+        async with stored(self.settings, ledger):
+            if len(shares) == 1:
+                async with open_spare(
+                    self.settings, self.view, tell=ledger.teller(0), empty=empty, keep_letters=letters
+                ) as spare:
+                    await spare.fill(ends)
+                return
+            try:
+                async with TaskGroup() as tasks:
+                    for number, share in enumerate(shares):
+                        its_ends = {partition: ends[partition] for partition in share}
+                        tasks.create_task(
+                            fill_in_process(
+                                self.settings,
+                                self.view,
+                                its_ends,
+                                empty=empty,
+                                keep_letters=letters,
+                                tell=ledger.teller(number),
+                            )
+                        )
+            except ExceptionGroup as failures:
+                raise failures.exceptions[0] from None
+
+    async def catch_up(self) -> None:
+        """Brings the spare generation to where the serving one is now."""
+        await self._fill(await self._ends())
+
+    async def compare(self, found: Generations) -> ViewDifference:
+        await self.catch_up()
+        async with await connect(self.settings, "projector_engine") as beside:
+            async with beside.transaction():
+                # The serving table stands still from here on, so both can come to the same offsets.
+                await self._fill(await self._ends(await self.serving.hold(beside)))
+                await self.conn.execute("begin isolation level repeatable read")
+                await self.conn.execute("select 1")  # takes the snapshot
+            try:
+                return await compare(self.conn, self.view, found.serving, without_places=found.source == "log")
+            finally:
+                await self.conn.execute("rollback")
+
+    async def take_over(self) -> None:
+        await self.catch_up()
+        async with await connect(self.settings, "projector_engine") as beside, beside.transaction():
+            await self._fill(await self._ends(await self.serving.bump(beside)))
+            crash.point("rebuild.held")
+            await generations.flip(beside, self.view)
+            crash.point("rebuild.before_promoted")
+        crash.point("rebuild.promoted")
+        log.info("promoted", view=self.view.name)
+
+    async def _fill(self, ends: Mapping[Partition, int]) -> None:
+        async with open_spare(
+            self.settings, self.view, tell=lambda *_: None, keep_letters=await self._keeps_letters()
+        ) as spare:
+            behind = sorted(partition for partition, end in ends.items() if spare.positions[partition] > end)
+            if behind:
+                raise NotReachedError(
+                    f"view {self.view.name} is at {ends[behind[0]]} of {behind[0].topic}-{behind[0].partition}, its"
+                    f" spare generation at {spare.positions[behind[0]]}",
+                    "let `projector run views` catch up and try again",
+                )
+            await spare.fill(ends)
+
+    async def _keeps_letters(self) -> bool:
+        """Whether dead letters are the rebuild's to keep: the live view has kept those that it came by."""
+        return not await self.serving.read(self.conn)
+
+    async def _ends(self, serving: Mapping[Partition, int] | None = None) -> dict[Partition, int]:
+        """Where the serving generation is, and no further than the topics reach; their end where it never was.
+
+        Going further would pass dead letters by, which the live view is to keep.
+        """
+        ends = {
+            Partition(*partition): end
+            for partition, end in (
+                await self.consumer.end_offsets([TopicPartition(*one) for one in self.partitions])
+            ).items()
+        }
+        at = await self.serving.read(self.conn) if serving is None else serving
+        return {partition: min(at.get(partition, 0), end) if at else end for partition, end in ends.items()}
+
+
+def share_out(left: Mapping[Partition, int], workers: int) -> list[list[Partition]]:
+    """The partitions dealt out so that each share has about as much left to read; one share at least."""
+    shares: list[list[Partition]] = [[] for _ in range(max(1, min(workers, len(left))))]
+    loads = [0] * len(shares)
+    for partition in sorted(left, key=lambda one: (-left[one], one)):
+        lightest = loads.index(min(loads))
+        shares[lightest].append(partition)
+        loads[lightest] += left[partition]
+    return shares

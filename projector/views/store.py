@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import psycopg
@@ -19,12 +19,12 @@ SMALL_BATCH = 50
 
 
 class Store:
-    """The rows of `view` in `table`: the serving table, or a shadow of it with the same columns."""
+    """The rows of `view` in one of its two generations."""
 
-    def __init__(self, view: View, table: str | None = None) -> None:
+    def __init__(self, view: View, generation: int) -> None:
         self.view = view
-        name = view.table if table is None else table
-        target, incoming = sql.Identifier(SCHEMA, name), sql.Identifier(f"incoming_{name}")
+        self.generation = generation
+        target, incoming = table_of(view, generation), sql.Identifier(f"incoming_{view.table}")
         self.target = target
         keys = _comma(map(sql.Identifier, view.key_columns))
         every = _comma(map(sql.Identifier, view.all_columns))
@@ -50,6 +50,7 @@ class Store:
             keys, target, wanted, keys
         )
         self._copy = sql.SQL("copy {} ({}) from stdin").format(incoming, every)
+        self._fill = sql.SQL("copy {} ({}) from stdin").format(target, every)
         self._merge = upsert(sql.SQL("select {} from {}").format(every, incoming))
         self._put = upsert(sql.SQL("select * from unnest({})").format(arrays))
         self._delete = sql.SQL("delete from {} as kept using {} where {}").format(
@@ -75,30 +76,40 @@ class Store:
             found[wanted[tuple(key)]] = restore(state, source, parse_lsn(lsn))
         return found
 
-    async def write(self, conn: psycopg.AsyncConnection[Any], rows: Sequence[Row]) -> None:
-        """Puts the rows in place of what is there; to be called inside a transaction.
+    async def write(
+        self, conn: psycopg.AsyncConnection[Any], rows: Iterable[Row], count: int, *, new: bool = False
+    ) -> None:
+        """Puts `count` rows in place of what is there; to be called inside a transaction.
 
-        More than SMALL_BATCH rows once in a transaction: the temporary table is emptied at its end.
+        They are made while the server takes the ones before. More than SMALL_BATCH once in a transaction: the
+        temporary table is emptied at its end. `new`: none of these records has a row, which saves the way through
+        that table.
         """
-        if not rows:
+        if not count:
             return
-        if len(rows) <= SMALL_BATCH:
+        if count <= SMALL_BATCH and not new:
             crash.point("views.mid_copy")
             await conn.execute(self._put, _columns(rows))
             return
         async with conn.cursor() as cursor:
-            async with cursor.copy(self._copy) as copy:
+            async with cursor.copy(self._fill if new else self._copy) as copy:
                 for number, row in enumerate(rows):
-                    if number == len(rows) // 2:
+                    if number == count // 2:
                         crash.point("views.mid_copy")
                     await copy.write_row(row)
-            await cursor.execute(self._merge)
+            if not new:
+                await cursor.execute(self._merge)
 
     async def delete(self, conn: psycopg.AsyncConnection[Any], identities: Iterable[Identity]) -> None:
         """Removes the rows of records of which the log holds nothing any more."""
         keys = [self.view.key_of(identity) for identity in identities]
         if keys:
             await conn.execute(self._delete, _columns(keys))
+
+
+def table_of(view: View, generation: int) -> sql.Identifier:
+    """The table of one generation; readers name `view.table`, which shows the serving one."""
+    return sql.Identifier(SCHEMA, f"{view.table}_{generation}")
 
 
 def _comma(parts: Iterable[sql.Composable]) -> sql.Composed:

@@ -54,7 +54,7 @@ async def _reload_left(
                     gone.append(identity)
                 else:
                     rows.append(anew.row(store.view, identity))
-            await store.write(conn, rows)
+            await store.write(conn, rows, len(rows))
             await store.delete(conn, gone)
 
 

@@ -20,10 +20,11 @@ GOALS = View(
 
 async def test_a_view_is_added_by_one_declaration_and_one_table(log):
     await log.admin.execute(
-        "create table mana_ai.goal_snapshots (like mana_ai.agent_snapshots including all);"
+        "create table mana_ai.goal_snapshots (like mana_ai.agent_snapshots_1 including all);"
         "alter table mana_ai.goal_snapshots rename agent_id to goal_id;"
         "alter table mana_ai.goal_snapshots rename status to title;"
-        "grant all on mana_ai.goal_snapshots to projector_engine"
+        "grant select, insert, update, delete on mana_ai.goal_snapshots to projector_engine;"
+        "select mana_ai.keep_generations('goals', 'goal_snapshots')"
     )
     await log.write([row("insert", "g1", 1, {"title": "Run"}, table="goals"), row("insert", "m1", 2, {"title": "m"})])
     stop = asyncio.Event()

@@ -12,7 +12,6 @@ from projector.views import kafka
 from projector.views.declared import MISSIONS, RECORDS
 from projector.views.engine import Engine
 from projector.views.positions import Partition, Positions, widths_of
-from projector.views.store import Store
 from projector.views.verify import verify
 from tests.views.log import at, row, running
 
@@ -24,11 +23,9 @@ async def engine_of(settings, view=MISSIONS):
     """An engine and a reader of whole partitions, both without a group."""
     async with AsyncExitStack() as stack:
         conn = await stack.enter_async_context(await connect(settings, "projector_engine"))
-        store = Store(view)
-        await store.prepare(conn)
         partitions = await kafka.partitions_of(settings, kafka.topics_of(settings, view))
         positions = Positions(view.name, await kafka.cluster_id(settings))
-        engine = Engine(view, store, positions, conn, widths_of(partitions))
+        engine = Engine(view, positions, conn, widths_of(partitions))
         consumer = await stack.enter_async_context(kafka.consumer(settings))
         consumer.assign([TopicPartition(*partition) for partition in partitions])
         yield engine, partitions, consumer
@@ -150,7 +147,7 @@ async def test_a_writer_beside_the_engine_makes_it_forget_what_it_holds(log):
         await engine.open(partitions)
         await engine.apply(await fetch(consumer, log.ends, {}))
         async with log.admin.transaction():
-            await log.admin.execute("delete from mana_ai.mission_snapshots")
+            await log.admin.execute("delete from mana_ai.mission_snapshots_1")
             await log.admin.execute("update mana_ai.stream_positions set revision = revision + 1")
         starts = dict(log.ends)
         await log.write([second])

@@ -6,6 +6,7 @@ from psycopg import sql
 
 from projector.sql.connection import connect
 from projector.views.declared import VIEWS
+from projector.views.store import table_of
 from tests.views.log import row, running
 
 
@@ -36,7 +37,7 @@ async def test_a_reader_sees_the_rows_of_the_user_it_names_and_without_one_none(
             await reader.execute("select set_config('app.current_user_id', %s, false)", [user])
             assert await (await reader.execute(query)).fetchall() == [(user, user)]
         with pytest.raises(psycopg.errors.InsufficientPrivilege):
-            await reader.execute(sql.SQL("delete from {}").format(table))
+            await reader.execute(sql.SQL("delete from {}").format(table_of(view, 1)))
 
 
 async def test_the_planner_reads_all_users_and_the_sink_missions_of_one(two_users):

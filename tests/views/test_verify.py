@@ -30,7 +30,7 @@ async def served(log):
 
 
 def update(path, value):
-    statement = "update mana_ai.mission_snapshots set record = jsonb_set(record, {}, {}) where mission_id = 'm1'"
+    statement = "update mana_ai.mission_snapshots_1 set record = jsonb_set(record, {}, {}) where mission_id = 'm1'"
     return sql.SQL(statement).format(path, value)
 
 
@@ -40,19 +40,19 @@ def update(path, value):
         (update("{cadence,atHour}", "9"), Difference(IDENTITY, "record.cadence.atHour", "9", "7")),
         (update("{extra}", "null"), Difference(IDENTITY, "record.extra", "null", "(absent)")),
         (
-            "update mana_ai.mission_snapshots set complete = false where mission_id = 'm1'",
+            "update mana_ai.mission_snapshots_1 set complete = false where mission_id = 'm1'",
             Difference(IDENTITY, "complete", "false", "true"),
         ),
         (
-            "update mana_ai.mission_snapshots set deleted = false where mission_id = 'm2'",
+            "update mana_ai.mission_snapshots_1 set deleted = false where mission_id = 'm2'",
             Difference((*IDENTITY[:3], "m2"), "deleted", "false", "true"),
         ),
         (
-            "update mana_ai.mission_snapshots set state = jsonb_set(state, '{w,0,3}', '5') where mission_id = 'm1'",
+            "update mana_ai.mission_snapshots_1 set state = jsonb_set(state, '{w,0,3}', '5') where mission_id = 'm1'",
             Difference(IDENTITY, "writes[0][3]", "5", "1780308001000000"),
         ),
         (
-            "delete from mana_ai.mission_snapshots where mission_id = 'm1'",
+            "delete from mana_ai.mission_snapshots_1 where mission_id = 'm1'",
             Difference(IDENTITY, "complete", "(absent)", "true"),
         ),
     ],
@@ -96,7 +96,7 @@ async def test_a_rebuild_finds_a_corrupted_column_and_leaves_nothing_behind(serv
     ]
     assert seen[-1].eta_s in (0.0, None)
     assert {one.view: (one.events, one.total) for one in seen}["missions"] == (4, 4)
-    await served.admin.execute("update mana_ai.mission_snapshots set status = 'paused' where mission_id = 'm1'")
+    await served.admin.execute("update mana_ai.mission_snapshots_1 set status = 'paused' where mission_id = 'm1'")
     [found] = await rebuild_and_compare(served.settings, [MISSIONS])
     assert (found.rows, found.differences) == (2, 1)
     assert found.examples[0].key == ("u1", "m1")

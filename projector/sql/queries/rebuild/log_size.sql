@@ -1,0 +1,1 @@
+select count(*) from sync_changes where app_id = any (%(apps)s)

@@ -1,0 +1,1 @@
+update mana_ai.stream_positions set view = %(new)s where view = %(old)s

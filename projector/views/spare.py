@@ -1,0 +1,70 @@
+"""The spare generation of a view at work: an engine that writes to it, and a consumer without a group."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+from aiokafka import AIOKafkaConsumer, TopicPartition
+
+from projector.config import Settings
+from projector.sql.connection import connect
+from projector.views import kafka
+from projector.views.declared import View
+from projector.views.engine import Engine
+from projector.views.filler import Filler
+from projector.views.positions import Partition, Positions, widths_of
+from projector.views.progress import Tell
+
+CACHE_BYTES = 256 * 1024 * 1024
+"""Of encoded state that a fill remembers, over all its partitions."""
+
+
+@dataclass(frozen=True, slots=True)
+class Spare:
+    """`positions` is where each partition was when it was opened."""
+
+    conn: psycopg.AsyncConnection[Any]
+    consumer: AIOKafkaConsumer
+    positions: Mapping[Partition, int]
+    _filler: Filler
+
+    async def fill(self, ends: Mapping[Partition, int]) -> None:
+        """Brings the generation to `ends`, all of them partitions that were opened; see `Filler.fill`."""
+        await self._filler.fill(ends)
+
+
+@asynccontextmanager
+async def open_spare(
+    settings: Settings,
+    view: View,
+    *,
+    tell: Tell,
+    partitions: Sequence[Partition] | None = None,
+    empty: bool = False,
+    keep_letters: bool = False,
+) -> AsyncIterator[Spare]:
+    """Opens the spare generation for `partitions`, by default for all; `empty` says that it has no rows.
+
+    Raises as `Positions.load`, and PositionOutOfRangeError for topics that do not reach the positions.
+    """
+    every = await kafka.partitions_of(settings, kafka.topics_of(settings, view))
+    chosen = every if partitions is None else list(partitions)
+    positions = Positions(view.name, await kafka.cluster_id(settings), spare=True)
+    async with await connect(settings, "projector_engine") as conn, kafka.consumer(settings) as consumer:
+        engine = Engine(
+            view,
+            positions,
+            conn,
+            widths_of(every),
+            keep_letters=keep_letters,
+            empty=empty,
+            cache_bytes=CACHE_BYTES // max(1, len(chosen)),
+        )
+        consumer.assign([TopicPartition(*partition) for partition in chosen])
+        opened = await engine.open(chosen)
+        await kafka.check_range(consumer, positions.name, opened)
+        yield Spare(conn, consumer, opened, Filler(engine, consumer, tell))
