@@ -9,7 +9,7 @@ from functools import partial
 import psycopg
 from aiokafka.errors import KafkaError
 
-from projector import metrics
+from projector import collector, metrics
 from projector.config import Settings
 from projector.errors import BrokerUnavailableError, DatabaseUnavailableError, ProjectorError
 from projector.logging import get
@@ -32,6 +32,7 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
     A view that finds something wrong with its data stops alone and says so; the others go on, and its error is
     raised at the end.
     """
+    collector.relax()
     stalenesses = {name: Staleness(view) for name, view in VIEWS.items()}
     parts = {name: partial(consume, settings, view, stalenesses[name], stop) for name, view in VIEWS.items()}
     parts[WATERMARKS] = partial(watch, settings, stalenesses.values(), stop)

@@ -89,7 +89,7 @@ async def _last_records(consumer: AIOKafkaConsumer, end: dict[TopicPartition, in
 
 def _place(record: Any) -> Place:
     try:
-        place = from_headers(record.headers)
+        place = from_headers(dict(record.headers))
     except (KeyError, ValueError):
         raise _stranger(record) from None
     if any(name == FILL_HEADER for name, _ in record.headers):

@@ -23,11 +23,11 @@ from projector.fold.state import State
 
 
 def dump(state: State) -> dict[str, Any]:
-    """Shares its values with the state: encode it, do not alter it."""
+    """Shares its values with the state: encode it, do not alter it. Arrays may be tuples."""
     out: dict[str, Any] = {
         "w": [
-            [list(path), write.value, _out(write.instant), write.created_us, write.change_id]
-            for path, write in sorted(state.writes.items())
+            (path, value, None if instant == NO_INSTANT else instant, created_us, change_id)
+            for path, (instant, created_us, change_id, value) in sorted(state.writes.items())
         ]
     }
     if state.insert is not None:

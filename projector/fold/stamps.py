@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, date, datetime, timedelta
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 NO_INSTANT = -(1 << 62)
@@ -19,7 +20,7 @@ _EARLIEST_US = (date.min.toordinal() - _EPOCH_DAY) * 86_400 * _SECOND_US
 _LATEST_US = (date.max.toordinal() + 1 - _EPOCH_DAY) * 86_400 * _SECOND_US - 1
 
 _match = re.compile(
-    r"(\d{4})-(\d\d)-(\d\d)T([01]\d|2[0-3]):([0-5]\d):([0-5]\d)(?:\.(\d{1,9}))?"
+    r"(\d{4}-\d\d-\d\d)T([01]\d|2[0-3]):([0-5]\d):([0-5]\d)(?:\.(\d{1,9}))?"
     r"(?:Z|([+-])([01]\d|2[0-3]):([0-5]\d))",
     re.ASCII,
 ).fullmatch
@@ -62,12 +63,11 @@ def parse_instant(text: str) -> int | None:
     found = _match(text)
     if found is None:
         return None
-    year, month, day, hour, minute, second, fraction, sign, ahead_hours, ahead_minutes = found.groups()
-    try:
-        days = date(int(year), int(month), int(day)).toordinal() - _EPOCH_DAY
-    except ValueError:
+    day, hour, minute, second, fraction, sign, ahead_hours, ahead_minutes = found.groups()
+    midnight = _midnight(day)
+    if midnight is None:
         return None
-    seconds = ((days * 24 + int(hour)) * 60 + int(minute)) * 60 + int(second)
+    seconds = midnight + (int(hour) * 60 + int(minute)) * 60 + int(second)
     if sign is not None:
         ahead = (int(ahead_hours) * 60 + int(ahead_minutes)) * 60
         seconds += -ahead if sign == "+" else ahead
@@ -75,6 +75,15 @@ def parse_instant(text: str) -> int | None:
     if fraction is not None:
         us += int(fraction[:6].ljust(6, "0"))
     return us if _EARLIEST_US <= us <= _LATEST_US else None
+
+
+@lru_cache(maxsize=1024)
+def _midnight(day: str) -> int | None:
+    """Seconds since the epoch at the beginning of `YYYY-MM-DD`, UTC; stamps come many to a day."""
+    try:
+        return (date(int(day[:4]), int(day[5:7]), int(day[8:])).toordinal() - _EPOCH_DAY) * 86_400
+    except ValueError:
+        return None
 
 
 def format_instant(us: int) -> str:

@@ -22,4 +22,5 @@ def to_datetime(us: int) -> datetime:
 
 def from_datetime(moment: datetime) -> int:
     """Exact; the datetime must carry a time zone."""
-    return (moment - EPOCH) // timedelta(microseconds=1)
+    since = moment - EPOCH
+    return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds

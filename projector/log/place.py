@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 from typing import NamedTuple
 
 
@@ -30,7 +30,6 @@ def parse_lsn(text: str) -> int:
     return int(high, 16) << 32 | int(low, 16)
 
 
-def from_headers(headers: Iterable[tuple[str, bytes]]) -> Place:
+def from_headers(headers: Mapping[str, bytes]) -> Place:
     """Reads the place of a Kafka record; raises KeyError or ValueError when it has none."""
-    found = dict(headers)
-    return Place(int(found["source"]), parse_lsn(found["lsn"].decode("ascii")), int(found["ord"]))
+    return Place(int(headers["source"]), parse_lsn(headers["lsn"].decode("ascii")), int(headers["ord"]))

@@ -59,3 +59,11 @@ class Applied:
     rows: int = 0
     committed: Mapping[Partition, int] = field(default_factory=dict)
     seek: Mapping[Partition, int] = field(default_factory=dict)
+
+    def __add__(self, later: Applied) -> Applied:
+        return Applied(
+            self.changes + later.changes,
+            self.rows + later.rows,
+            {**self.committed, **later.committed},
+            {**self.seek, **later.seek},
+        )

@@ -16,6 +16,7 @@ from projector.config import Settings
 from projector.logging import get
 from projector.sql.connection import connect
 from projector.views import kafka
+from projector.views.batch import Applied
 from projector.views.declared import View
 from projector.views.engine import Engine
 from projector.views.positions import Partition, Positions, widths_of
@@ -23,6 +24,11 @@ from projector.views.watermarks import Staleness
 
 POLL_MS = 500
 """How late an idle view notices that it is to stop."""
+FETCH_RECORDS = 2_000
+"""At most so many records are folded before the group's heartbeat may have its turn."""
+BATCH_BYTES = 16 * 1024 * 1024
+BATCH_S = 0.5
+"""A view that is behind gathers changes up to these limits, so that many changes of a record become one row."""
 GROUP_COMMIT_S = 1.0
 
 log = get("views")
@@ -48,8 +54,12 @@ class Rebalance(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ha
         self._failure: BaseException | None = None
 
     async def on_partitions_revoked(self, revoked: Collection[TopicPartition]) -> None:
-        async with self.lock:
-            self._engine.release(Partition(*partition) for partition in revoked)
+        try:
+            async with self.lock:
+                await self._engine.commit(flush=True)
+                self._engine.release(Partition(*partition) for partition in revoked)
+        except Exception as error:
+            self._failure = error
         if revoked:
             log.info("partitions released", view=self._view.name, partitions=len(revoked))
 
@@ -88,34 +98,47 @@ async def consume(settings: Settings, view: View, staleness: Staleness, stop: as
     positions = Positions(view.name, await kafka.cluster_id(settings))
     async with (
         await connect(settings, "projector_engine") as conn,
+        await connect(settings, "projector_engine") as reading,
         kafka.consumer(settings, f"{settings.topic_prefix}.views.{view.name}") as consumer,
     ):
-        engine = Engine(view, positions, conn, widths_of(await kafka.partitions_of(settings, topics)))
-        listener = Rebalance(view, engine, consumer, conn, staleness)
+        engine = Engine(view, positions, conn, widths_of(await kafka.partitions_of(settings, topics)), reading=reading)
+        listener = Rebalance(view, engine, consumer, reading, staleness)
         consumer.subscribe(topics, listener=listener)
         with metrics.VIEW_RUNNING.labels(view.name).track_inprogress():
-            await _loop(engine, listener, consumer, staleness, stop)
+            try:
+                await _loop(engine, listener, consumer, staleness, stop)
+            finally:
+                await engine.abandon()
 
 
 async def _loop(
     engine: Engine, listener: Rebalance, consumer: AIOKafkaConsumer, staleness: Staleness, stop: asyncio.Event
 ) -> None:
     applied_to: dict[Partition, int] = {}
-    told_at = time.monotonic()
+    told_at = committed_at = time.monotonic()
     while not stop.is_set():
-        fetched = await consumer.getmany(timeout_ms=POLL_MS)
+        fetched = await consumer.getmany(timeout_ms=POLL_MS, max_records=FETCH_RECORDS)
         listener.raise_failure()
+        behind = sum(map(len, fetched.values())) >= FETCH_RECORDS
         async with listener.lock:
-            applied = await engine.apply(fetched)
+            applied = Applied(seek=await engine.take(fetched))
+            now = time.monotonic()
+            if not behind or engine.waiting_octets >= BATCH_BYTES or now - committed_at >= BATCH_S:
+                applied += await engine.commit(wait=not behind)
+                committed_at = now
         staleness.advance()
         for partition, offset in applied.seek.items():
             if TopicPartition(*partition) in consumer.assignment():
                 consumer.seek(TopicPartition(*partition), offset)
         applied_to.update(applied.committed)
-        if applied_to and time.monotonic() - told_at >= GROUP_COMMIT_S:
+        if applied_to and now - told_at >= GROUP_COMMIT_S:
             await _tell_group(consumer, applied_to)
             applied_to.clear()
-            told_at = time.monotonic()
+            told_at = now
+        # Records that wait in the consumer are handed out without a pause: heartbeats need one.
+        await asyncio.sleep(0)
+    async with listener.lock:
+        applied_to.update((await engine.commit(flush=True)).committed)
     await _tell_group(consumer, applied_to)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from typing import LiteralString
 
 import orjson
@@ -44,7 +45,7 @@ class Column:
     value: Callable[[Record], str | datetime | None]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class View:
     """`sources` are (app, table) pairs; a view with `rest_of` takes what none of those views takes.
 
@@ -74,6 +75,7 @@ class View:
         """The values of `key_columns`."""
         return tuple(value for name, value in zip(self.key, identity, strict=True) if name is not None)
 
+    @lru_cache(maxsize=4096)  # noqa: B019  # views are few and live as long as the process
     def takes(self, app_id: str, table: str) -> bool:
         """Whether the records of this table belong to this view."""
         if self.rest_of:

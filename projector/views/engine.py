@@ -6,7 +6,9 @@ changes below the position that was committed with it.
 
 from __future__ import annotations
 
+import asyncio
 import time
+from asyncio import Task, create_task
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +22,7 @@ from projector.views import deadletters
 from projector.views.batch import Applied, Batch
 from projector.views.cache import CACHE_BYTES, Cache
 from projector.views.declared import Identity, View
-from projector.views.held import Held
+from projector.views.held import Held, Row
 from projector.views.inbox import DeadLetter, Fold, Message, Reload, Truncation, sort
 from projector.views.positions import Partition, Position, Positions, SwapLostError
 from projector.views.reload import reload
@@ -43,8 +45,18 @@ class Owned:
     gap_at: int | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Writing:
+    """A batch on its way into the database. Its records may be altered by the next one: its rows are made."""
+
+    batch: Batch
+    ahead: Mapping[Partition, int]
+    task: Task[None]
+    started: float
+
+
 class Engine:
-    """Works for one view on one connection. Not to be entered by two tasks at once.
+    """Works for one view. Not to be entered by two tasks at once.
 
     When a call raises anything, the engine is done for: nothing that it remembers may be trusted then.
     """
@@ -56,12 +68,14 @@ class Engine:
         conn: psycopg.AsyncConnection[Any],
         widths: Mapping[str, int],
         *,
+        reading: psycopg.AsyncConnection[Any] | None = None,
         keep_letters: bool = True,
         empty: bool = False,
         cache_bytes: int = CACHE_BYTES,
     ) -> None:
         """`widths`: how many partitions each topic of the view has. `empty`: the generation has no rows yet.
 
+        `reading`: a second connection, for who wants to fold a batch while `conn` writes the one before.
         `cache_bytes` for each partition.
         """
         self._view = view
@@ -69,12 +83,14 @@ class Engine:
         self._store: Store | None = None
         self._positions = positions
         self._conn = conn
+        self._reading = conn if reading is None else reading
         self._widths = widths
         self._keep_letters = keep_letters
         self._empty = empty
         self._cache_bytes = cache_bytes
         self._owned: dict[Partition, Owned] = {}
         self._batch = Batch()
+        self._writing: Writing | None = None
         self.applied_to: dict[Partition, int] = {}
         """By partition, the offset below which every record of the view is in its rows. To be read only."""
         self._swapped_at = time.monotonic()
@@ -111,7 +127,7 @@ class Engine:
         """Takes and commits what was fetched; also to be called without messages, about once a second."""
         seek = await self.take(messages)
         applied = await self.commit(flush=flush)
-        return Applied(applied.changes, applied.rows, applied.committed, seek | dict(applied.seek))
+        return applied + Applied(seek=seek)
 
     async def take(self, messages: Mapping[Partition, Sequence[Message]]) -> dict[Partition, int]:
         """Folds what was fetched, in memory; returns where the caller must fetch from instead.
@@ -133,22 +149,52 @@ class Engine:
             await self._fold(identity, its_events)
         return seek
 
-    async def commit(self, *, flush: bool = False) -> Applied:
+    async def commit(self, *, flush: bool = False, wait: bool = True) -> Applied:
         """Commits what was taken. Records of other views alone move the position no more than once a second,
-        unless `flush` is set."""
+        unless `flush` is set.
+
+        Without `wait`, which needs a second connection, the batch is written while the next one is taken, and what
+        came of it is told by the next call.
+        """
+        before = await self._written()
+        if before.seek:
+            return before
         batch, self._batch = self._batch, Batch()
         ahead = {p: owned.read_to for p, owned in self._owned.items() if owned.read_to > owned.position.next_offset}
         idle = batch.is_empty and not flush and time.monotonic() - self._swapped_at < IDLE_ADVANCE_S
         if idle or not ahead:
             self.applied_to |= ahead
+            return before
+        # A truncation alters rows that the next batch could load meanwhile.
+        alone = wait or bool(batch.truncated)
+        # What is taken next must not come into these rows: they are made before it is.
+        rows = batch.rows(self._view) if alone else list(batch.rows(self._view))
+        task = create_task(self._commit(batch, rows, ahead))
+        self._writing = Writing(batch, ahead, task, time.monotonic())
+        return before + await self._written() if alone else before
+
+    async def abandon(self) -> None:
+        """Ends what is being written, if anything: it will be done again by whoever opens the partitions next."""
+        if self._writing is not None:
+            self._writing.task.cancel()
+            await asyncio.wait((self._writing.task,))
+
+    async def _written(self) -> Applied:
+        """What came of the batch that was being written, when it is."""
+        if self._writing is None:
             return Applied()
-        started = time.monotonic()
+        batch, ahead = self._writing.batch, self._writing.ahead
         try:
-            await self._commit(batch, ahead)
+            await self._writing.task
         except (SwapLostError, psycopg.errors.DeadlockDetected):
             metrics.VIEW_SWAPS_LOST.labels(self._view.name).inc()
-            return Applied(seek=await self.open(ahead))
-        self._settle(batch, ahead, time.monotonic() - started)
+            self._writing, self._batch = None, Batch()
+            # What was taken since is void as well.
+            void = [p for p, owned in self._owned.items() if owned.read_to > owned.position.next_offset]
+            return Applied(seek=await self.open(void))
+        seconds = time.monotonic() - self._writing.started
+        self._writing = None
+        self._settle(batch, ahead, seconds)
         return Applied(batch.changes, len(batch.held), ahead)
 
     def _gap(self, partition: Partition, owned: Owned, offset: int) -> int:
@@ -193,15 +239,19 @@ class Engine:
     async def _load(self, events: Iterable[Identity]) -> None:
         """Brings the records of `events` into the batch, as far as there are any."""
         batch, missing = self._batch, []
+        writing = {} if self._writing is None else self._writing.batch.held
         for identity in events:
             if identity in batch.held:
+                continue
+            if identity in writing:
+                batch.held[identity] = writing[identity]
                 continue
             held = self._owned[batch.partition_of[identity]].cache.take(identity)
             if held is None:
                 missing.append(identity)
             batch.held[identity] = held
         if self._store is not None and not self._empty:
-            batch.held |= await self._store.load(self._conn, missing)
+            batch.held |= await self._store.load(self._reading, missing)
 
     async def _fold(self, identity: Identity, events: Iterable[Fold | Reload]) -> None:
         batch = self._batch
@@ -210,7 +260,7 @@ class Engine:
             for event in events:
                 if isinstance(event, Reload):
                     batch.erased.append(event.change_id)
-                    held = await reload(self._conn, identity, held, event.place)
+                    held = await reload(self._reading, identity, held, event.place)
                 else:
                     held = Held() if held is None else held
                     held.take(event.change, event.place, batch.noticed)
@@ -220,14 +270,14 @@ class Engine:
             raise
         batch.held[identity] = held
 
-    async def _commit(self, batch: Batch, ahead: Mapping[Partition, int]) -> None:
+    async def _commit(self, batch: Batch, rows: Iterable[Row], ahead: Mapping[Partition, int]) -> None:
         assert self._store is not None, "nothing is ahead of its position before `open`"
         known = {partition: self._owned[partition].position for partition in ahead}
         async with self._conn.transaction():
             # First, because it makes rivals wait before they touch a row.
             await self._positions.swap(self._conn, known, ahead)
             gone = batch.gone
-            await self._store.write(self._conn, batch.rows(self._view), len(batch.held) - len(gone), new=self._empty)
+            await self._store.write(self._conn, rows, len(batch.held) - len(gone), new=self._empty)
             await self._store.delete(self._conn, gone)
             if batch.erased:
                 await deadletters.erase(self._conn, self._positions.name, batch.erased)
@@ -254,7 +304,9 @@ class Engine:
             owned = self._owned[partition]
             owned.position = Position(next_offset, owned.position.revision)
         for identity, held in batch.kept:
-            self._owned[batch.partition_of[identity]].cache.put(identity, held)
+            # One that the next batch has taken over is put back with it.
+            if identity not in self._batch.held:
+                self._owned[batch.partition_of[identity]].cache.put(identity, held)
         for partition in batch.truncated:
             self._owned[partition].cache.clear()
         self.applied_to |= ahead

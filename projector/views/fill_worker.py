@@ -11,10 +11,12 @@ import asyncio
 import os
 import sys
 from collections.abc import Mapping
+from threading import Thread
 from typing import Any
 
 import orjson
 
+from projector import collector
 from projector.config import Settings, load_settings
 from projector.errors import ProjectorError
 from projector.logging import configure
@@ -69,11 +71,11 @@ async def fill_in_process(
             await process.wait()
 
 
-async def _work(task: dict[str, Any]) -> None:
+async def _work(settings: Settings, task: dict[str, Any]) -> None:
     view = VIEWS[task["view"]]
     ends = {Partition(topic, partition): end for topic, partition, end in task["ends"]}
     async with open_spare(
-        load_settings(),
+        settings,
         view,
         tell=_tell,
         partitions=list(ends),
@@ -92,20 +94,22 @@ def _print(**fields: Any) -> None:
     sys.stdout.buffer.flush()
 
 
-async def _until_left_alone(task: dict[str, Any]) -> None:
-    """Works until done, or until stdin ends: whoever started this is no more."""
-    work = asyncio.create_task(_work(task))
-    left = asyncio.get_running_loop().run_in_executor(None, sys.stdin.buffer.read)
-    await asyncio.wait((work, left), return_when=asyncio.FIRST_COMPLETED)
-    if not work.done():
-        os._exit(1)
-    await work
+def _end_with_stdin() -> None:
+    """Whoever started this is no more: nothing that is not committed counts."""
+    # Not through sys.stdin, whose lock a thread that still reads would hold at the interpreter's end.
+    while os.read(0, 1):
+        pass
+    os._exit(1)
 
 
 def main() -> int:
-    configure(load_settings(), "rebuild")
+    settings = load_settings()
+    configure(settings, "rebuild")
+    task = orjson.loads(sys.stdin.buffer.readline())
+    collector.relax()
+    Thread(target=_end_with_stdin, daemon=True).start()
     try:
-        asyncio.run(_until_left_alone(orjson.loads(sys.stdin.buffer.readline())))
+        asyncio.run(_work(settings, task))
     except ProjectorError as error:
         _print(error=error.message, remedy=error.remedy)
         return 1
@@ -113,7 +117,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    # The thread that reads stdin is not waited for.
-    status = main()
-    sys.stdout.flush()
-    os._exit(status)
+    sys.exit(main())

@@ -80,7 +80,7 @@ def sort(view: View, message: Message) -> Fold | Reload | Truncation | DeadLette
         return None
     place = None
     try:
-        place = _place(message)
+        place = _place(headers)
         if truncated:
             return Truncation(place, message.offset)
         return _sort(view, headers, message, place)
@@ -89,6 +89,7 @@ def sort(view: View, message: Message) -> Fold | Reload | Truncation | DeadLette
         return DeadLetter(message, place, user_id, change_id, error.code, error.detail)
 
 
+@lru_cache(maxsize=4096)
 def _is_of(view: View, topic: str, table: bytes | None) -> bool:
     if table is None:
         return bool(view.rest_of)
@@ -114,9 +115,9 @@ def app_of(topic: str) -> str:
     return topic.rpartition(".sync_changes.")[2]
 
 
-def _place(message: Message) -> Place:
+def _place(headers: dict[str, bytes]) -> Place:
     try:
-        return from_headers(message.headers)
+        return from_headers(headers)
     except (KeyError, ValueError) as error:
         raise BadChange("no-place", f"headers source, lsn, ord: {error!r}") from None
 

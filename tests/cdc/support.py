@@ -39,7 +39,7 @@ class Record:
 
     @property
     def place(self) -> Place:
-        return from_headers(self.headers.items())
+        return from_headers(self.headers)
 
 
 @asynccontextmanager

@@ -94,4 +94,4 @@ def _record(tp: TopicPartition, raw) -> Record:
     else:
         event = Event(op, headers["id"].decode(), value["data"]["n"] if "data" in value else 0)
         assert value["id"] == event.id, f"header and value name different changes at {tp}/{raw.offset}"
-    return Record(tp, raw.offset, from_headers(raw.headers), FILL in headers, (tp.topic, raw.key.decode()), event)
+    return Record(tp, raw.offset, from_headers(dict(raw.headers)), FILL in headers, (tp.topic, raw.key.decode()), event)

@@ -297,7 +297,7 @@ def _published(record: Any) -> Published:
         record.topic,
         record.partition,
         record.offset,
-        from_headers(record.headers),
+        from_headers(dict(record.headers)),
         headers["id"].decode(),
         value["user_id"],
         value.get("client_id"),

@@ -184,16 +184,18 @@ async def test_positions_of_another_cluster_or_of_other_rules_stop_the_view(log)
             await engine.open(partitions)
 
 
-async def test_a_topic_that_ends_below_the_position_stops_the_view_and_only_it(log):
+async def test_a_topic_that_ends_below_the_position_stops_the_view_and_only_it(log, capsys):
     await log.write([row("insert", "m1", 0, {}), row("insert", "n1", 1, {}, app_id="notes", table="notes")])
     async with running(log.settings):
         await log.caught_up()
     await log.admin.execute("update mana_ai.stream_positions set next_offset = 1000 where view = 'missions'")
     with pytest.raises(PositionOutOfRangeError, match="view missions goes on at offset 1000"):
-        await _apply_another_note(log)
+        await _apply_another_note(log, capsys)
 
 
-async def _apply_another_note(log):
-    async with running(log.settings):
+async def _apply_another_note(log, capsys):
+    async with running(log.settings), asyncio.timeout(30):
         await log.write([row("insert", "n2", 2, {}, app_id="notes", table="notes")])
         await log.caught_up(RECORDS)
+        while "view stopped" not in capsys.readouterr().out:
+            await asyncio.sleep(0.05)

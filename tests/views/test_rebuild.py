@@ -1,0 +1,284 @@
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+
+import psycopg
+import pytest
+from aiokafka import TopicPartition
+
+from projector.errors import DifferencesError, NothingRebuiltError, RebuildBusyError, SpareInUseError
+from projector.kafka import admin
+from projector.sql.connection import connect
+from projector.views import generations, rebuild
+from projector.views.declared import MISSIONS, RECORDS, VIEWS
+from projector.views.positions import Partition
+from projector.views.verify import verify
+from tests.views.log import at, row, running
+
+TITLES = "select mission_id, record ->> 'title' from mana_ai.mission_snapshots order by 1"
+
+
+async def state(log, view=MISSIONS):
+    async with await connect(log.settings, "projector_engine") as conn:
+        found = await generations.load_one(conn, view)
+    return found.state, found.serving
+
+
+async def fetch(log, statement):
+    return await (await log.admin.execute(statement)).fetchall()
+
+
+@pytest.fixture
+async def served(log):
+    """Missions of forty users with a history, one dead letter, and views that have stopped."""
+    await log.write(
+        [row("insert", f"m{n}", n, {"title": f"t{n}", "state": "active"}, user_id=f"u{n % 40}") for n in range(80)]
+        + [row("update", f"m{n}", 100 + n, {"title": f"new {n}"}, user_id=f"u{n % 40}") for n in range(0, 80, 2)]
+    )
+    await log.poison(b"[]")
+    async with running(log.settings):
+        await log.caught_up()
+    return log
+
+
+async def test_a_rebuild_is_promoted_and_rolled_back_while_the_live_view_goes_on(served):
+    log, count = served, 0
+
+    async def write():
+        nonlocal count
+        while True:
+            count += 1
+            await log.write(
+                [
+                    row("update", f"m{n}", 1000 + count, {"title": f"{count}"}, user_id=f"u{n % 40}")
+                    for n in range(0, 80, 7)
+                ]
+            )
+
+    async with running(log.settings):
+        writing = asyncio.create_task(write())
+        assert (await rebuild.start(log.settings, MISSIONS)).state == generations.READY
+        assert (await rebuild.diff(log.settings, MISSIONS)).examples == ()
+        assert await state(log) == ("ready", 1)
+        assert (await rebuild.promote(log.settings, MISSIONS)).differences == 0
+        assert await state(log) == ("previous", 2)
+        await asyncio.sleep(0.3)
+        await rebuild.rollback(log.settings, MISSIONS)
+        assert await state(log) == ("previous", 1)
+        await rebuild.rollback(log.settings, MISSIONS)
+        assert await state(log) == ("previous", 2)
+        writing.cancel()
+        await asyncio.wait((writing,))
+        await log.caught_up(MISSIONS)
+        assert (await verify(log.settings, MISSIONS)).examples == ()
+        # What served before is kept, and is equal when it has caught up.
+        assert (await rebuild.diff(log.settings, MISSIONS)).examples == ()
+    letters = await fetch(log, "select view, count(*) from mana_ai.dead_letters group by 1")
+    assert letters == [("missions", 1)]
+    assert count > 2
+
+
+async def test_rows_that_are_not_the_fold_are_replaced_only_when_that_is_accepted(served):
+    await served.admin.execute("update mana_ai.mission_snapshots_1 set status = 'paused' where mission_id = 'm1'")
+    await rebuild.start(served.settings, MISSIONS)
+    found = await rebuild.diff(served.settings, MISSIONS)
+    assert [(one.key, one.columns) for one in found.examples] == [(("u1", "m1"), {"status": ("paused", "active")})]
+    with pytest.raises(DifferencesError, match="1 of 80 rows of view missions"):
+        await rebuild.promote(served.settings, MISSIONS)
+    assert await state(served) == ("ready", 1)
+    await rebuild.promote(served.settings, MISSIONS, accept_differences=True)
+    assert (await verify(served.settings, MISSIONS)).examples == ()
+
+
+async def test_what_is_of_use_is_not_given_up_unasked(served):
+    with pytest.raises(NothingRebuiltError, match="holds nothing"):
+        await rebuild.promote(served.settings, MISSIONS)
+    assert not await rebuild.cancel(served.settings, MISSIONS)
+    await rebuild.start(served.settings, MISSIONS)
+    with pytest.raises(SpareInUseError, match="a finished rebuild"):
+        await rebuild.start(served.settings, MISSIONS)
+    await rebuild.start(served.settings, MISSIONS, replace=True)
+    with pytest.raises(NothingRebuiltError, match="a finished rebuild"):
+        await rebuild.rollback(served.settings, MISSIONS)
+    await rebuild.promote(served.settings, MISSIONS)
+    with pytest.raises(SpareInUseError, match="what served before"):
+        await rebuild.cancel(served.settings, MISSIONS)
+    async with generations.hold_spare(served.settings, MISSIONS):
+        with pytest.raises(RebuildBusyError):
+            await rebuild.cancel(served.settings, MISSIONS, drop_previous=True)
+    assert await rebuild.cancel(served.settings, MISSIONS, drop_previous=True)
+    assert await fetch(served, "select count(*) from mana_ai.mission_snapshots_1") == [(0,)]
+    assert await fetch(served, "select count(*) from mana_ai.stream_positions where view like '%@%'") == [(0,)]
+    assert (await verify(served.settings, MISSIONS)).rows == 80
+
+
+async def test_an_open_reader_keeps_nothing_and_nobody_waiting(served):
+    async with await psycopg.AsyncConnection.connect(served.settings.admin_url) as reader:
+        await reader.execute("set transaction isolation level repeatable read")
+        before = await (await reader.execute(TITLES)).fetchall()
+        async with asyncio.timeout(30):
+            await rebuild.start(served.settings, MISSIONS)
+            await rebuild.promote(served.settings, MISSIONS)
+            # A truncation would wait for this reader: the rows are deleted instead.
+            await rebuild.start(served.settings, MISSIONS, replace=True)
+            await rebuild.promote(served.settings, MISSIONS)
+        assert await (await reader.execute(TITLES)).fetchall() == before
+    assert await fetch(served, TITLES) == before
+    assert await state(served) == ("previous", 1)
+
+
+async def test_an_engine_that_slept_through_a_promotion_changes_nothing(served):
+    from tests.views.test_engine import engine_of  # the engine without its loop
+    from tests.views.test_engine import fetch as messages
+
+    async with engine_of(served.settings) as (zombie, partitions, consumer):
+        starts = await zombie.open(partitions)
+        await rebuild.start(served.settings, MISSIONS)
+        await rebuild.promote(served.settings, MISSIONS)
+        await served.write([row("update", "m1", 5000, {"title": "late"}, user_id="u1")])
+        ends = {Partition(*place): end for place, end in served.ends.items() if end > starts[Partition(*place)]}
+        fetched = await messages(consumer, ends, starts)
+        lost = await zombie.apply(fetched)
+        assert (lost.committed, lost.seek) == ({}, {partition: starts[partition] for partition in ends})
+        await zombie.apply(fetched)
+    assert (await verify(served.settings, MISSIONS)).examples == ()
+    title = "select record ->> 'title' from mana_ai.mission_snapshots_{} where mission_id = 'm1'"
+    assert await fetch(served, title.format(1)) == [("t1",)]
+    assert await fetch(served, title.format(2)) == [("late",)]
+
+
+async def test_several_processes_share_the_partitions(served, monkeypatch):
+    monkeypatch.setattr(rebuild, "PARALLEL_FROM", 1)
+    seen = []
+    done = await rebuild.start(served.settings, MISSIONS, workers=2, report=seen.append)
+    assert (done.state, done.events, done.total, done.changes) == ("ready", 121, 121, 120)
+    assert (await rebuild.promote(served.settings, MISSIONS)).examples == ()
+    assert (seen[-1].events, seen[-1].eta_s) == (121, 0.0)
+
+
+def test_shares_are_even_and_none_is_left_out():
+    left = {Partition("t", number): size for number, size in enumerate((70, 40, 30, 0, 10))}
+    shares = rebuild.share_out(left, 2)
+    assert sorted(partition for share in shares for partition in share) == sorted(left)
+    assert sorted(sum(left[partition] for partition in share) for share in shares) == [70, 80]
+    assert rebuild.share_out(left, 9) == [[partition] for partition in sorted(left, key=lambda p: -left[p])]
+    assert rebuild.share_out({}, 2) == [[]]
+
+
+async def test_where_the_topics_lack_their_beginning_the_log_is_folded(served):
+    cut = {TopicPartition(*place): 1 for place in served.ends}
+    async with admin(served.settings) as client:
+        from aiokafka.admin import RecordsToDelete
+
+        await client.delete_records({place: RecordsToDelete(before_offset=1) for place in cut})
+    async with running(served.settings):
+        await served.write([row("update", "m2", 500, {"title": "after the cut"}, user_id="u2")])
+        await served.caught_up(MISSIONS)
+        done = await rebuild.start(served.settings, MISSIONS)
+        assert (done.source, done.events) == ("log", 121)
+        await served.write([row("update", "m3", 600, {"title": "meanwhile"}, user_id="u3")])
+        assert (await rebuild.promote(served.settings, MISSIONS)).examples == ()
+        await served.write([row("insert", "m99", 700, {"title": "afterwards"})])
+        await served.caught_up(MISSIONS)
+        assert (await verify(served.settings, MISSIONS)).examples == ()
+    titles = dict(await fetch(served, TITLES))
+    assert (titles["m2"], titles["m3"], titles["m99"]) == ("after the cut", "meanwhile", "afterwards")
+
+
+async def test_a_record_longer_than_what_is_fetched_at_once_is_folded_whole(log, monkeypatch):
+    monkeypatch.setattr("projector.views.from_log.ROWS_AT_ONCE", 3)
+    monkeypatch.setattr("projector.views.from_log.USERS_AT_ONCE", 2)
+    await log.write(
+        [row("insert", "a", 1, {"title": "a"}, user_id=f"u{n}") for n in range(5)]
+        + [row("update", "a", 2 + n, {f"k{n}": n}) for n in range(10)]
+        + [row("insert", "x", 5, {"title": "note"}, app_id="notes", table="notes", user_id="u0")]
+    )
+    async with running(log.settings):
+        await log.caught_up()
+        for view in (MISSIONS, RECORDS):
+            await rebuild.start(log.settings, view, source="log")
+            assert (await rebuild.promote(log.settings, view)).examples == ()
+
+
+CALL = """
+import asyncio
+from projector.config import load_settings
+from projector.views import rebuild
+from projector.views.declared import MISSIONS
+asyncio.run(rebuild.{call}(load_settings(), MISSIONS{more}))
+"""
+
+
+async def killed(log, call, point, more=""):
+    environment = {**os.environ, **log.settings.environment(), "PROJECTOR_CRASH_AT": point}
+    child = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", CALL.format(call=call, more=more), env=environment
+    )
+    assert await asyncio.wait_for(child.wait(), 30) == -signal.SIGKILL, f"{point} did not fire"
+
+
+async def test_killed_at_any_point_a_rebuild_goes_on_or_begins_anew(served):
+    log = served
+    async with running(log.settings):
+        for call, point, more, expected in (
+            ("start", "rebuild.before_emptied", "", ("empty", 1)),
+            ("start", "rebuild.emptied", "", ("empty", 1)),
+            ("start", "rebuild.begun", "", ("filling", 1)),
+            ("start", "rebuild.mid_fill", "", ("filling", 1)),
+            ("start", "views.mid_copy", "", ("filling", 1)),
+            ("start", "views.before_commit", "", ("filling", 1)),
+            ("start", "views.after_commit", "", ("filling", 1)),
+            ("start", "rebuild.before_ready", "", ("filling", 1)),
+            ("start", "rebuild.mid_log", ", source='log'", ("filling", 1)),
+            ("start", "", "", ("ready", 1)),
+            ("promote", "rebuild.held", "", ("ready", 1)),
+            ("promote", "rebuild.before_promoted", "", ("ready", 1)),
+            ("promote", "rebuild.promoted", "", ("previous", 2)),
+            ("rollback", "rebuild.held", "", ("previous", 2)),
+            ("rollback", "rebuild.promoted", "", ("previous", 1)),
+            ("cancel", "rebuild.before_emptied", ", drop_previous=True", ("previous", 1)),
+        ):
+            await log.write([row("update", "m7", 2000, {"title": f"{call} {point}"}, user_id="u7")])
+            if point:
+                await killed(log, call, point, more)
+            else:
+                await rebuild.start(log.settings, MISSIONS)
+            assert await state(log) == expected, point
+        await log.caught_up(MISSIONS)
+        report = await verify(log.settings, MISSIONS)
+        assert (report.rows, report.examples) == (80, ())
+        assert (await rebuild.diff(log.settings, MISSIONS)).examples == ()
+
+
+async def test_erased_rows_leave_both_generations(served):
+    async with running(served.settings):
+        await rebuild.start(served.settings, MISSIONS)
+        await rebuild.promote(served.settings, MISSIONS)
+        last = row("insert", "gone", 900, {"title": "to be erased"}, user_id="u1")
+        await served.write([last])
+        await rebuild.diff(served.settings, MISSIONS)
+        await served.erase(last)
+        await served.caught_up(MISSIONS)
+        await rebuild.diff(served.settings, MISSIONS)
+    for number in (1, 2):
+        table = f"mana_ai.mission_snapshots_{number}"
+        assert await fetch(served, f"select from {table} where mission_id = 'gone'") == []
+
+
+async def test_a_rebuild_announces_no_mission(served):
+    await served.write(
+        [row("insert", "due", 800, {"state": "active", "nextRunAt": at(0), "cadence": {"kind": "daily"}})]
+    )
+    async with running(served.settings):
+        await served.caught_up(MISSIONS)
+        before = await fetch(served, "select pg_current_wal_insert_lsn()")
+        for view in VIEWS.values():
+            await rebuild.start(served.settings, view)
+            await rebuild.promote(served.settings, view)
+    assert await fetch(served, "select count(*) from mana_ai.mission_runs") == [(0,)]
+    slot = "select * from pg_create_logical_replication_slot('after', 'pgoutput', true)"
+    assert before
+    assert await fetch(served, slot)
