@@ -220,6 +220,11 @@ def test_a_delete_without_a_time_is_a_tombstone_until_a_later_insert(data):
     assert back.fields["title"] == "b"
 
 
+def test_a_tombstone_and_an_insert_of_one_moment_are_ordered_by_their_ids():
+    assert record(mission(0, title="a"), delete(3, number=2), insert(3, {"title": "b"}, number=1)).deleted
+    assert not record(mission(0, title="a"), delete(3, number=1), insert(3, {"title": "b"}, number=2)).deleted
+
+
 # Identity, partial records, odd rows
 
 

@@ -117,7 +117,7 @@ def test_nothing_is_applied_to_a_changed_schema_until_that_is_mended_or_accepted
     more = Migration(9001, "more", "create table mana_ai.more (a int)")
     monkeypatch.setattr(module, "migrations", lambda ours=migrations(): [*ours, more])  # noqa: B008
     conn.execute("drop index mana_ai.dead_letters_user")
-    with pytest.raises(SchemaDriftError, match="index dead_letters_user of mana_ai.dead_letters is gone"):
+    with pytest.raises(SchemaDriftError, match="index dead_letters_user of mana_ai"):
         migrate(conn)
     assert conn.execute("select to_regclass('mana_ai.more')").fetchone() == (None,)
     assert migrate(conn, accept_drift=True) == [more]

@@ -10,3 +10,8 @@ create table mana_ai.schema_objects (
 
 grant select on mana_ai.schema_objects to
     projector_cdc, projector_engine, projector_planner, projector_sink, projector_reader;
+
+-- Where a fill stands names a user, and only those who work for all users ask for it.
+alter table mana_ai.cdc_fills enable row level security;
+alter table mana_ai.cdc_fills force row level security;
+revoke select on mana_ai.cdc_fills from projector_planner, projector_reader;
