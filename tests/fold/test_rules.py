@@ -141,6 +141,12 @@ def test_an_insert_takes_its_time_from_updated_at_then_from_created_at_then_has_
     assert record(insert(0, {"a": 1})).updated_at_us is None
 
 
+def test_a_stamp_of_a_key_that_the_row_does_not_carry_says_nothing():
+    shown = record(mission(title="a"), row("update", 1, {"title": "b"}, {"title": at(1), "note": at(99)}))
+    assert "note" not in shown.fields
+    assert shown.updated_at_us == us(1)
+
+
 def test_an_inserts_own_stamp_comes_before_its_times():
     assert record(insert(0, {"a": 1, "updatedAt": at(7)}, {"a": at(9)})).updated_at_us == us(9)
     assert record(insert(0, {"a": 1, "updatedAt": at(7)}, {"a": "?"})).updated_at_us == us(7)

@@ -49,9 +49,12 @@ def test_twice_applies_once(conn):
 
 
 def _in_a_process(url, start, outcomes):
-    with psycopg.connect(url, autocommit=True) as conn:
-        start.wait(30)
-        outcomes.put([migration.number for migration in migrate(conn)])
+    try:
+        with psycopg.connect(url, autocommit=True) as conn:
+            start.wait(30)
+            outcomes.put([migration.number for migration in migrate(conn)])
+    except psycopg.Error as error:
+        outcomes.put([str(error)])
 
 
 def test_two_processes_at_once_apply_each_migration_once(url, conn):
@@ -69,12 +72,13 @@ def test_two_processes_at_once_apply_each_migration_once(url, conn):
     assert rows == expected
 
 
-def test_one_that_fails_in_its_middle_leaves_nothing_and_the_next_time_goes_on_from_there(conn, monkeypatch):
+@pytest.mark.parametrize("failing", ["select 1 / 0", "alter table mana_ai.schema_migrations rename to elsewhere"])
+def test_one_that_fails_leaves_nothing_and_the_next_time_goes_on_from_there(conn, monkeypatch, failing):
     ours = migrations()
-    broken = Migration(9001, "broken", "create table mana_ai.half (a int); select 1 / 0")
+    broken = Migration(9001, "broken", f"create table mana_ai.half (a int); {failing}")
     last = Migration(9002, "last", "create table mana_ai.rest (a int)")
     of_ours(monkeypatch, [*ours, broken, last])
-    with pytest.raises(psycopg.errors.DivisionByZero):
+    with pytest.raises((psycopg.errors.DivisionByZero, psycopg.errors.UndefinedTable)):
         migrate(conn)
     tables = "select to_regclass('mana_ai.half'), to_regclass('mana_ai.rest')"
     assert conn.execute(tables).fetchone() == (None, None)

@@ -19,8 +19,9 @@ from hypothesis import strategies as st
 from psycopg import sql
 from psycopg.rows import dict_row
 
-from projector.sql.connection import STREAM_ROLES, connect_sync
+from projector.sql.connection import STREAM_ROLES, connect, connect_sync
 from tests.fixtures.settings import settings_for
+from tests.views.log import row, running
 
 CROSSING = {"projector_cdc", "projector_engine", "projector_planner"}
 """Roles that work for all users. Whoever else reads is bound to the user it names."""
@@ -199,6 +200,29 @@ def test_a_role_that_serves_one_user_reads_exactly_that_users_rows(world, rows):
     assert read >= {"mission_snapshots", "agent_snapshots", "record_snapshots", "mission_runs", "run_steps"}
 
 
+async def test_records_of_one_name_of_two_users_and_of_two_apps_are_different_records(log):
+    places = [
+        *(("ai", "aiMissions", "mission_snapshots"), ("ai", "agents", "agent_snapshots")),
+        *(("ai", "notes", "record_snapshots"), ("notes", "notes", "record_snapshots")),
+    ]
+    await log.write(
+        [
+            row("insert", "x", 1, {"of": [user, app]}, user_id=user, app_id=app, table=table, space_id="shared")
+            for user in ("u1", "u2")
+            for app, table, _ in places
+        ]
+    )
+    async with running(log.settings):
+        await log.caught_up()
+    async with await connect(log.settings, "projector_reader") as reader:
+        for user in ("u1", "u2"):
+            await reader.execute("select set_config('app.current_user_id', %s, false)", [user])
+            for shown in {shown for _, _, shown in places}:
+                found = await reader.execute(f"select record -> 'of' from mana_ai.{shown} order by 1")  # noqa: S608
+                expected = [([user, app],) for app, _, named in places if named == shown]
+                assert await found.fetchall() == expected
+
+
 def test_a_role_that_serves_one_user_changes_that_users_rows_alone(world):
     rows = {"u1": 2, "u2": 3}
     world.store(rows)
@@ -219,9 +243,11 @@ def test_a_role_that_serves_one_user_changes_that_users_rows_alone(world):
 
 
 def _updates_its_own(conn: psycopg.Connection[Any], table: Table) -> None:
-    update = sql.SQL("update {} set user_id = {} returning user_id")
+    update = sql.SQL("update {} set user_id = {}")
     with conn.transaction(force_rollback=True):
-        assert conn.execute(update.format(table.name, sql.Identifier("user_id"))).fetchall() == [("u1",)] * 2
+        mine = conn.execute(update.format(table.name, sql.SQL("user_id returning user_id"))).fetchall()
+        assert mine == [("u1",)] * 2
+    # Reads nothing, so only the policy that checks what is written stands in its way.
     with pytest.raises(psycopg.errors.InsufficientPrivilege, match="row-level security"):
         conn.execute(update.format(table.name, sql.Literal("u2")))
 
