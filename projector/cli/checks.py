@@ -19,8 +19,9 @@ from projector.cdc.topics import check_topics
 from projector.config import Settings
 from projector.errors import BrokerUnavailableError, Finding, ProjectorError
 from projector.kafka import client_options
-from projector.sql.connection import connect, connect_streams, connect_sync
-from projector.sql.migrate import STREAM_ROLES, missing
+from projector.sql import drift
+from projector.sql.connection import STREAM_ROLES, connect, connect_streams, connect_sync
+from projector.sql.migrate import compare
 from projector.views.status import read_brokers
 
 PRODUCE = 0
@@ -63,10 +64,11 @@ def check_database(settings: Settings) -> list[Finding]:
         with connect_streams(settings) as conn:
             # Each check asks what only makes sense once the one before it found nothing.
             findings = _check_login(conn) or _check_migrations(conn)
-        if findings:
-            return findings
+            if findings:
+                return findings
+            drifted = _check_drift(conn)
         with connect_sync(settings, "projector_cdc") as conn:
-            return check_source(conn, settings)
+            return [*drifted, *check_source(conn, settings)]
     except ProjectorError as error:
         return [_from_error(error)]
 
@@ -106,15 +108,59 @@ def _check_login(conn: psycopg.Connection[tuple[object, ...]]) -> list[Finding]:
 def _check_migrations(conn: psycopg.Connection[tuple[object, ...]]) -> list[Finding]:
     with conn.transaction(force_rollback=True):
         conn.execute("set local role projector_reader")
-        left = missing(conn)
+        compared = compare(conn)
+    return [
+        *(
+            Finding(
+                "error",
+                f"migration {migration} is not applied",
+                "this program asks for tables, columns or rights that are not there yet",
+                "run `projector migrate`",
+            )
+            for migration in compared.missing
+        ),
+        *(
+            Finding(
+                "error",
+                f"migration {migration} is another one than was applied",
+                "nobody can tell what the schema is made of: a migration is never edited once it was applied",
+                "install the version of the program that migrated this database, or a later one",
+            )
+            for migration in compared.changed
+        ),
+        *(
+            Finding(
+                "error",
+                f"migration {number:04} {name} was applied and is unknown to this version of the program",
+                "a newer version migrated this database, and what it changed may not suit this one",
+                "install the newer version here too",
+            )
+            for number, name in compared.unknown
+        ),
+    ]
+
+
+def _check_drift(conn: psycopg.Connection[tuple[object, ...]]) -> list[Finding]:
+    with conn.transaction(force_rollback=True):
+        conn.execute("set local role projector_reader")
+        if not drift.is_recorded(conn):
+            return [
+                Finding(
+                    "warning",
+                    "the schema was recorded by another version of the program",
+                    "changes made by hand do not show before it is recorded anew",
+                    "run `projector migrate`",
+                )
+            ]
+        differing = drift.differences(conn)
     return [
         Finding(
             "error",
-            f"migration {migration.number:04} {migration.name} is not applied",
-            "this program asks for tables, columns or rights that are not there yet",
-            "run `projector migrate`",
+            str(difference),
+            "the program, and the isolation of users from each other, rest on the schema as it was migrated",
+            f"{difference.remedy}; or, where it is meant, `projector migrate --accept-drift`",
         )
-        for migration in left
+        for difference in differing
     ]
 
 

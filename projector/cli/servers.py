@@ -27,6 +27,9 @@ def migrate(
     login: Annotated[
         str, typer.Option(help="Also let this login work as the streams do (default: the user of the database URL).")
     ] = "",
+    accept_drift: Annotated[
+        bool, typer.Option("--accept-drift", help="Take the schema as it is, changes made by hand included.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Prepare the database: roles, schema mana_ai, index, replica identity and publication."""
@@ -38,7 +41,7 @@ def migrate(
     settings = load_settings()
     with connect_admin(settings) as conn:
         conn.add_notice_handler(_warn)
-        applied = apply(conn)
+        applied = apply(conn, accept_drift=accept_drift)
         grant_login(conn, login or stream_login(settings))
         prepare_source(conn, settings)
     if as_json:

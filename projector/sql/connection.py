@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, get_args
 
 import psycopg
 from psycopg import conninfo
@@ -12,6 +12,7 @@ from projector.config import Settings
 from projector.errors import DatabaseUnavailableError, NotMigratedError
 
 Role = Literal["projector_cdc", "projector_engine", "projector_planner", "projector_sink", "projector_reader"]
+STREAM_ROLES: Final[tuple[Role, ...]] = get_args(Role)
 
 CONNECT_TIMEOUT_S = 10
 

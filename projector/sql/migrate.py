@@ -5,22 +5,30 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from importlib.resources import files
-from typing import Any, LiteralString
+from typing import Any, LiteralString, NamedTuple
 
 import psycopg
 from psycopg import conninfo, errors, sql
 
 from projector.config import Settings
 from projector.errors import NotMigratedError, PrivilegeError, ProjectorError
+from projector.sql import drift
+from projector.sql.connection import STREAM_ROLES
 
 # Two migrators at once take turns. The number is arbitrary and must never change.
 LOCK_KEY = 7_421_905_113
 
-STREAM_ROLES = ("projector_cdc", "projector_engine", "projector_planner", "projector_sink", "projector_reader")
-
 
 class MigrationChangedError(ProjectorError):
     """A migration that was applied is never edited: restore the file and put the change into a new one."""
+
+
+class NewerDatabaseError(ProjectorError):
+    """Install the version of the program that migrated this database, or a later one."""
+
+
+class SchemaDriftError(ProjectorError):
+    """`projector doctor` says how to mend each; `projector migrate --accept-drift` takes it as it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +43,17 @@ class Migration:
     def checksum(self) -> str:
         return hashlib.sha256(self.text.encode()).hexdigest()
 
+    def __str__(self) -> str:
+        return f"{self.number:04} {self.name}"
+
+
+class Compared(NamedTuple):
+    """This version's migrations against those applied; `unknown` are (number, name) of another version's."""
+
+    missing: list[Migration]
+    changed: list[Migration]
+    unknown: list[tuple[int, str]]
+
 
 def migrations() -> list[Migration]:
     """All migrations of this version, in order."""
@@ -48,23 +67,27 @@ def migrations() -> list[Migration]:
     return sorted(found, key=lambda migration: migration.number)
 
 
-def migrate(conn: psycopg.Connection[Any]) -> list[Migration]:
+def migrate(conn: psycopg.Connection[Any], *, accept_drift: bool = False) -> list[Migration]:
     """Applies what is missing and returns it. `conn` is an autocommit connection of the admin login.
 
-    Raises PrivilegeError when the login may not do it, MigrationChangedError for an edited file, and
-    NotMigratedError when there is no `sync_changes` here.
+    Each migration is one transaction, and with it the schema is recorded. `accept_drift` records it as it is, changes
+    made by hand included.
+
+    Raises PrivilegeError when the login may not do it, MigrationChangedError for an edited file, NewerDatabaseError
+    for a database that a newer version migrated, SchemaDriftError when something is to be applied to a schema that
+    was changed by hand, and NotMigratedError when there is no `sync_changes` here.
     """
     try:
         conn.execute("select pg_advisory_lock(%s)", [LOCK_KEY])
         try:
-            return _migrate(conn)
+            return _migrate(conn, accept_drift=accept_drift)
         finally:
             conn.execute("select pg_advisory_unlock(%s)", [LOCK_KEY])
     except errors.InsufficientPrivilege as error:
         raise PrivilegeError(f"this login may not migrate: {error.diag.message_primary}") from error
 
 
-def _migrate(conn: psycopg.Connection[Any]) -> list[Migration]:
+def _migrate(conn: psycopg.Connection[Any], *, accept_drift: bool) -> list[Migration]:
     if conn.execute("select to_regclass('sync_changes')").fetchone() == (None,):
         raise NotMigratedError(
             "this database has no table sync_changes",
@@ -76,31 +99,42 @@ def _migrate(conn: psycopg.Connection[Any]) -> list[Migration]:
         " number int primary key, name text not null, checksum text not null,"
         " applied_at timestamptz not null default now())"
     )
-    applied = dict(conn.execute("select number, checksum from mana_ai.schema_migrations").fetchall())
-    done = []
-    for migration in migrations():
-        known = applied.get(migration.number)
-        if known is None:
-            with conn.transaction():
-                conn.execute(migration.text)
-                conn.execute(
-                    "insert into mana_ai.schema_migrations (number, name, checksum) values (%s, %s, %s)",
-                    [migration.number, migration.name, migration.checksum],
-                )
-            done.append(migration)
-        elif known != migration.checksum:
-            raise MigrationChangedError(
-                f"migration {migration.number:04} {migration.name} differs from what was applied"
+    compared = compare(conn)
+    if compared.changed:
+        raise MigrationChangedError(f"migration {compared.changed[0]} differs from what was applied")
+    if compared.unknown:
+        number, name = compared.unknown[-1]
+        raise NewerDatabaseError(f"migration {number:04} {name} was applied and is unknown to this version")
+    recorded = drift.is_recorded(conn)
+    if compared.missing and recorded and not accept_drift and (differing := drift.differences(conn)):
+        raise SchemaDriftError(f"the schema was changed since it was last migrated: {'; '.join(map(str, differing))}")
+    for migration in compared.missing:
+        with conn.transaction():
+            conn.execute(migration.text)
+            conn.execute(
+                "insert into mana_ai.schema_migrations (number, name, checksum) values (%s, %s, %s)",
+                [migration.number, migration.name, migration.checksum],
             )
-    return done
+            if conn.execute("select to_regclass('mana_ai.schema_objects')").fetchone() != (None,):
+                drift.record(conn)
+    if accept_drift or not (recorded or compared.missing):
+        with conn.transaction():
+            drift.record(conn)
+    return compared.missing
 
 
-def missing(conn: psycopg.Connection[Any]) -> list[Migration]:
-    """What `migrate` would apply; needs no more than to read the catalogue."""
-    if conn.execute("select to_regclass('mana_ai.schema_migrations')").fetchone() == (None,):
-        return migrations()
-    applied = {number for (number,) in conn.execute("select number from mana_ai.schema_migrations").fetchall()}
-    return [migration for migration in migrations() if migration.number not in applied]
+def compare(conn: psycopg.Connection[Any]) -> Compared:
+    """What `migrate` would apply, and what stands in its way; needs no more than to read the catalogue."""
+    ours = {migration.number: migration for migration in migrations()}
+    applied = {}
+    if conn.execute("select to_regclass('mana_ai.schema_migrations')").fetchone() != (None,):
+        rows = conn.execute("select number, name, checksum from mana_ai.schema_migrations order by number").fetchall()
+        applied = {number: (name, checksum) for number, name, checksum in rows}
+    return Compared(
+        missing=[migration for number, migration in ours.items() if number not in applied],
+        changed=[m for number, m in ours.items() if number in applied and applied[number][1] != m.checksum],
+        unknown=[(number, name) for number, (name, _) in applied.items() if number not in ours],
+    )
 
 
 def stream_login(settings: Settings) -> str:

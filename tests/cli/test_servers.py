@@ -104,6 +104,29 @@ def test_doctor_tells_what_a_database_lacks_that_was_never_migrated(stack: Serve
             admin.execute(f"drop database {name} with (force)")  # type: ignore[arg-type]
 
 
+def test_doctor_names_what_was_changed_by_hand_until_it_is_mended_or_accepted(settings: Settings) -> None:
+    with psycopg.connect(settings.admin_url, autocommit=True) as admin:
+        admin.execute("drop index mana_ai.dead_letters_user")
+    entry = found(settings, "index dead_letters_user of mana_ai.dead_letters is gone")
+    assert entry["severity"] == "error"
+    assert entry["remedy"].startswith("CREATE INDEX dead_letters_user ON mana_ai.dead_letters")
+    assert entry["remedy"].endswith("`projector migrate --accept-drift`")
+    assert run(settings, "migrate", "--accept-drift").returncode == 0
+    assert run(settings, "doctor").returncode == 0
+
+
+def test_doctor_names_migrations_of_other_versions(settings: Settings) -> None:
+    with psycopg.connect(settings.admin_url, autocommit=True) as admin:
+        admin.execute("update mana_ai.schema_migrations set checksum = 'edited' where number = 3")
+        admin.execute("insert into mana_ai.schema_migrations (number, name, checksum) values (9001, 'later', 'x')")
+    done = run(settings, "doctor", "--json")
+    assert done.returncode == 1
+    assert findings(done)[:2] == [
+        "migration 0003 views is another one than was applied",
+        "migration 9001 later was applied and is unknown to this version of the program",
+    ]
+
+
 def test_a_superuser_is_refused_as_login_of_the_streams(settings: Settings) -> None:
     powerful = settings.model_copy(update={"database_url": settings.admin_database_url})
     done = run(powerful, "migrate")

@@ -47,9 +47,15 @@ class MemoryLog:
             device.acknowledge(batch)
         return stored
 
+    def seen(self, device: Replica) -> int:
+        """How many rows the device had been offered when it pulled last."""
+        return self._seen.get(device.client_id, 0)
+
     def pull(self, device: Replica) -> None:
-        seen = self._seen.get(device.client_id, 0)
+        """Rows of the user and of the device's space, but not its own."""
+        seen = self.seen(device)
         self._seen[device.client_id] = len(self.changes)
         for change in self.changes[seen:]:
-            if change.user_id == device.user_id and change.client_id != device.client_id:
+            visible = change.user_id == device.user_id or change.space_id == device.space_id
+            if visible and change.client_id != device.client_id:
                 device.apply(change)

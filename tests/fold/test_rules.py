@@ -141,6 +141,12 @@ def test_an_insert_takes_its_time_from_updated_at_then_from_created_at_then_has_
     assert record(insert(0, {"a": 1})).updated_at_us is None
 
 
+def test_a_stamp_of_a_key_that_the_row_does_not_carry_says_nothing():
+    shown = record(mission(title="a"), row("update", 1, {"title": "b"}, {"title": at(1), "note": at(99)}))
+    assert "note" not in shown.fields
+    assert shown.updated_at_us == us(1)
+
+
 def test_an_inserts_own_stamp_comes_before_its_times():
     assert record(insert(0, {"a": 1, "updatedAt": at(7)}, {"a": at(9)})).updated_at_us == us(9)
     assert record(insert(0, {"a": 1, "updatedAt": at(7)}, {"a": "?"})).updated_at_us == us(7)
@@ -218,6 +224,11 @@ def test_a_delete_without_a_time_is_a_tombstone_until_a_later_insert(data):
     back = record(*gone, update(9, {"title": "b"}), mission(4, title="c"))
     assert not back.deleted
     assert back.fields["title"] == "b"
+
+
+def test_a_tombstone_and_an_insert_of_one_moment_are_ordered_by_their_ids():
+    assert record(mission(0, title="a"), delete(3, number=2), insert(3, {"title": "b"}, number=1)).deleted
+    assert not record(mission(0, title="a"), delete(3, number=1), insert(3, {"title": "b"}, number=2)).deleted
 
 
 # Identity, partial records, odd rows
