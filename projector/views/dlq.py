@@ -13,7 +13,6 @@ import psycopg
 from projector import crash
 from projector.errors import FoldVersionError, HiddenRowsError
 from projector.fold import FOLD_VERSION, Counters
-from projector.logging import get
 from projector.sql import query
 from projector.views import deadletters
 from projector.views.declared import VIEWS, Identity
@@ -41,8 +40,6 @@ gone      it is no longer there, or somebody else has it in his hands
 REMAINING: tuple[Outcome, ...] = ("failed", "skipped")
 
 Connection = psycopg.AsyncConnection[Any]
-
-log = get("dlq")
 
 
 @dataclass(slots=True)
