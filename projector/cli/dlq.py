@@ -31,8 +31,8 @@ AsJson = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
 
 REPUBLISH = (
     "set PROJECTOR_MAX_MESSAGE_BYTES above that size and the topic's max.message.bytes with it (`projector doctor` has"
-    " the command); then start `projector run cdc` once without the app in PROJECTOR_APPS and once with it again: it"
-    " publishes out of the table what the topic lacks"
+    " the command); then leave the app out of PROJECTOR_APPS, run `projector migrate` and start `projector run cdc` once,"
+    " and do the same with the app in it again: what its topic lacks is published out of the table"
 )
 
 
