@@ -206,7 +206,7 @@ async def test_two_retries_at_once_and_one_letter_in_another_hand(log, too_old):
 
         async with one.transaction():
             await one.execute("select from mana_ai.dead_letters where id = %s for update", [held])
-            first, second = await asyncio.gather(every(), every())
+            first, second = await asyncio.wait_for(asyncio.gather(every(), every()), 30)
         assert (first + second).count("folded") == 149
         assert set(first + second) == {"folded", "gone"}
         named = Selection((LetterId("views", held), LetterId("views", 10**6)))
