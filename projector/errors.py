@@ -137,6 +137,10 @@ class DifferencesError(ProjectorError):
     """Look at the records named: their rows are wrong until the view is rebuilt, and the cause is a bug of ours."""
 
 
+class LettersRemainError(ProjectorError):
+    """Read `projector dlq show ID`, mend the cause and retry; `projector dlq drop ID --yes` gives a record up."""
+
+
 # Planner
 
 

@@ -25,6 +25,9 @@ CDC_BATCHES = Counter("projector_cdc_batches_total", "Produce batches that Kafka
 CDC_SKIPPED = Counter("projector_cdc_skipped_total", "Records read again and found in their topic by tail recovery")
 CDC_IGNORED = Counter("projector_cdc_ignored_total", "Events of the slot that no topic takes", ["kind"])
 CDC_DEAD_LETTERS = Counter("projector_cdc_dead_letters_total", "Changes that no topic can hold", ["reason"])
+CDC_LETTERS_STORED = Gauge(
+    "projector_cdc_dead_letters_stored", "Changes in no topic that wait for somebody, as the views see them", ["reason"]
+)
 CDC_RESTARTS = Counter("projector_cdc_restarts_total", "Sessions ended by a fault and begun again", ["reason"])
 CDC_STATUS_UPDATES = Counter("projector_cdc_status_updates_total", "Standby status updates sent to Postgres")
 CDC_IN_FLIGHT = Gauge("projector_cdc_in_flight_bytes", "Bytes read and not yet acknowledged by Kafka")
@@ -58,6 +61,11 @@ CDC_OLDEST_TRANSACTION = Gauge(
 VIEW_CHANGES = Counter("projector_view_changes_total", "Changes folded and committed", ["view"])
 VIEW_ROWS = Counter("projector_view_rows_total", "Rows written: many changes of one record make one", ["view"])
 VIEW_DEAD_LETTERS = Counter("projector_view_dead_letters_total", "Records that could not be folded", ["view", "reason"])
+VIEW_LETTERS_STORED = Gauge(
+    "projector_view_dead_letters_stored",
+    "Dead letters that wait for somebody, those of all processes",
+    ["view", "reason"],
+)
 VIEW_NOTICED = Counter(
     "projector_view_noticed_total", "Oddities of changes that were folded all the same", ["view", "kind"]
 )

@@ -13,6 +13,7 @@ from projector import collector, metrics
 from projector.config import Settings
 from projector.errors import BrokerUnavailableError, DatabaseUnavailableError, ProjectorError
 from projector.logging import get
+from projector.views import deadletters
 from projector.views.consume import consume
 from projector.views.declared import VIEWS
 from projector.views.watermarks import Staleness, watch
@@ -21,6 +22,8 @@ FIRST_PAUSE_S = 0.1
 LONGEST_PAUSE_S = 10.0
 WATERMARKS = "watermarks"
 """What follows the watermark topic for all views is named like one of them in log and metrics."""
+LETTERS = "dead letters"
+"""So is what counts the dead letters of all."""
 TRANSIENT = (psycopg.OperationalError, KafkaError, BrokerUnavailableError, DatabaseUnavailableError)
 
 log = get("views")
@@ -36,6 +39,7 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
     stalenesses = {name: Staleness(view) for name, view in VIEWS.items()}
     parts = {name: partial(consume, settings, view, stalenesses[name], stop) for name, view in VIEWS.items()}
     parts[WATERMARKS] = partial(watch, settings, stalenesses.values(), stop)
+    parts[LETTERS] = partial(deadletters.watch, settings, stop)
     async with asyncio.TaskGroup() as tasks:
         running = [tasks.create_task(keep_up(name, session, stop)) for name, session in parts.items()]
     for failed in filter(None, (part.result() for part in running)):

@@ -9,7 +9,7 @@ from typing import Any
 
 import orjson
 
-from projector.log.clock import from_datetime
+from projector.log.clock import EARLIEST_US, LATEST_US, from_datetime
 
 SUPPORTED_SCHEMA_VERSION = 1
 MAX_DEPTH = 100
@@ -85,10 +85,21 @@ def decode(value: bytes) -> Change:
             space_id=row["space_id"],
             data_is_null=data is None,
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, OverflowError, TypeError, ValueError) as error:
         raise BadChange("missing-column", f"{type(error).__name__}: {error}") from None
     if not user_id:
         raise BadChange("empty-user-id", "the row names no user")
+    # The publisher writes no other types; later code relies on these.
+    if not (
+        type(user_id) is str
+        and type(change.id) is str
+        and type(change.record_id) is str
+        and type(change.schema_version) is int
+        and (change.space_id is None or type(change.space_id) is str)
+    ):
+        raise BadChange("wrong-type", "a text is no text, or schema_version no integer")
+    if not EARLIEST_US <= change.created_at_us <= LATEST_US:
+        raise BadChange("wrong-type", "created_at is outside of the years 1 to 9999, UTC")
     if data is not None and not isinstance(data, dict):
         raise BadChange("data-not-object", f"data is a JSON {_json_kind(data)}")
     if change.schema_version > SUPPORTED_SCHEMA_VERSION:

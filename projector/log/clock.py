@@ -9,6 +9,10 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 # PostgreSQL counts from 2000-01-01 on the wire.
 POSTGRES_EPOCH_US = 946_684_800_000_000
 
+# What a datetime can hold: the years 1 to 9999.
+EARLIEST_US = -62_135_596_800_000_000
+LATEST_US = 253_402_300_799_999_999
+
 
 def now_us() -> int:
     """The wall clock."""

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import psycopg
 from psycopg.types.json import Jsonb
 
+from projector import metrics
+from projector.config import Settings
 from projector.sql import query
+from projector.sql.connection import connect
 from projector.views.inbox import DeadLetter
 from projector.views.positions import Partition
 
+LOOK_S = 10.0
+"""How often stored letters are counted for the metrics."""
+
 
 async def insert(conn: psycopg.AsyncConnection[Any], view: str, cluster: str, letters: Sequence[DeadLetter]) -> None:
-    """Stores the letters; one that is stored already (a batch repeated after a crash) stays as it is."""
+    """Stores the letters; for one that is stored already, this is one more attempt."""
     rows = [
         (
             view,
@@ -26,9 +34,12 @@ async def insert(conn: psycopg.AsyncConnection[Any], view: str, cluster: str, le
             letter.user_id,
             letter.change_id,
             letter.reason,
-            letter.detail.replace("\0", "\ufffd"),
+            _storable(letter.detail),
+            letter.message.key,
             letter.message.value,
-            Jsonb({name: _text(value) for name, value in letter.message.headers}),
+            # A header may be null, whatever the types say: who wrote the record is not known.
+            Jsonb({_storable(name): _text(value or b"") for name, value in letter.message.headers}),
+            letter.message.timestamp,
         )
         for letter in letters
     ]
@@ -49,5 +60,35 @@ async def erase_below(
     await conn.execute(query("views/dead_letter_erase_below"), {"view": view, "cluster": cluster} | place)
 
 
+async def watch(settings: Settings, stop: asyncio.Event) -> None:
+    """Shows how many letters are stored, whoever stored or removed them, until `stop`."""
+    async with await connect(settings, "projector_engine") as conn:
+        while not stop.is_set():
+            await show_stored(conn)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), LOOK_S)
+
+
+async def show_stored(conn: psycopg.AsyncConnection[Any]) -> None:
+    """Sets the gauges; a kind of which none is left goes to 0."""
+    rows = await (await conn.execute(query("views/dead_letter_count"))).fetchall()
+    counts = {(part, reason): count for part, reason, count in rows}
+    _shown.update(counts)
+    for part, reason in _shown:
+        gauge = (
+            metrics.CDC_LETTERS_STORED.labels(reason)
+            if part == "cdc"
+            else metrics.VIEW_LETTERS_STORED.labels(part, reason)
+        )
+        gauge.set(counts.get((part, reason), 0))
+
+
+_shown: set[tuple[str, str]] = set()
+
+
 def _text(value: bytes) -> str:
-    return value.decode("utf-8", "replace").replace("\0", "\ufffd")
+    return _storable(value.decode("utf-8", "replace"))
+
+
+def _storable(text: str) -> str:
+    return text.replace("\0", "\ufffd")

@@ -118,7 +118,7 @@ def app_of(topic: str) -> str:
 def _place(headers: dict[str, bytes]) -> Place:
     try:
         return from_headers(headers)
-    except (KeyError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:  # a header may be null, or bytes of any kind
         raise BadChange("no-place", f"headers source, lsn, ord: {error!r}") from None
 
 

@@ -9,6 +9,7 @@ import psycopg
 import pytest
 
 from projector.cdc.publication import prepare_source
+from projector.cdc.topics import ensure_topics
 from projector.errors import HiddenRowsError
 from streams import cdc
 from tests.cdc.support import confirmed_beyond, current_lsn, insert, killed, process, read, read_until, running
@@ -152,3 +153,26 @@ async def test_topics_that_lost_acknowledged_records_get_them_again(settings, co
         written.append(insert(conn, app_id="notes"))
         await read_until(settings, 41)
     assert Counter(ids(await read(settings))) == Counter(written)
+
+
+async def test_a_change_that_was_too_large_is_published_when_its_app_comes_back_with_a_higher_limit(
+    settings, conn
+) -> None:
+    await ensure_topics(settings)
+    small = settings.model_copy(update={"max_message_bytes": 256 * 1024})
+    async with running(small):
+        large = insert(conn, data={"text": "x" * 300_000})
+        small_one = insert(conn)
+        await read_until(settings, 1)
+    async with running(settings):  # the higher limit alone brings nothing back
+        later = insert(conn)
+        await read_until(settings, 2)
+    without = settings.model_copy(update={"apps": ("notes",)})
+    prepare_source(conn, without)
+    async with running(without):
+        missed = insert(conn)
+    prepare_source(conn, settings)
+    async with running(settings):
+        records = await read_until(settings, 4)
+    assert ids(records)[:2] == [small_one, later]
+    assert set(ids(records)[2:]) == {large, missed}

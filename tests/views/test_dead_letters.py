@@ -14,6 +14,7 @@ POISON = {
     "unstorable-text": value_of(row("update", "m1", 5, {"title": "a\0b"})),
     "not-json": b'{"id": ',
     "missing-column": b"{}",
+    "wrong-type": value_of(row("update", "m1", 5, {}) | {"schema_version": "1", "record_id": 5, "user_id": ["u1"]}),
     "wrong-key": value_of(row("update", "m1", 5, {}, user_id="u2")),
     "wrong-topic": value_of(row("update", "m1", 5, {}, app_id="notes")),
 }
@@ -69,5 +70,5 @@ async def test_a_reader_sees_own_dead_letters_only(log):
         await log.caught_up(MISSIONS)
     async with await connect(log.settings, "projector_reader") as reader:
         await reader.execute("select set_config('app.current_user_id', 'u2', false)")
-        rows = await reader.execute("select user_id from mana_ai.dead_letters")
-        assert await rows.fetchall() == [("u2",)]
+        rows = await reader.execute("select user_id, key, value from mana_ai.dead_letters")
+        assert await rows.fetchall() == [("u2", b"u2", b"[]")]

@@ -14,7 +14,7 @@ from tests.fixtures.settings import settings_for
 
 USERS = 5000
 # The tables that hold the rows, which the views' names may stand before.
-STORED = {name: f"mana_ai.{name}" for name in ("mission_snapshots", "agent_snapshots", "record_snapshots")}
+STORED = {name: f"mana_ai.{name}_1" for name in ("mission_snapshots", "agent_snapshots", "record_snapshots")}
 
 COMMON = (
     "deleted, complete, source, source_lsn, last_applied_at, record, state)"

@@ -1,12 +1,11 @@
 -- Everything in the schema that migrations make, and the rights of the streams' roles: what it is, the statement that
--- makes it, and the one that takes it away. Tables of a rebuild come and go with it and are left out.
+-- makes it, and the one that takes it away.
 -- To be asked with search_path = pg_catalog, so that every name is qualified.
 with relations as (
     select c.oid, c.relname, c.relkind, c.relowner, c.relacl, c.reloptions, c.relrowsecurity, c.relforcerowsecurity,
            format('mana_ai.%%I', c.relname) as target
     from pg_class c
     where c.relnamespace = 'mana_ai'::regnamespace and c.relkind in ('r', 'p', 'v', 'm', 'f', 'S')
-      and c.relname !~ '_rebuild_[0-9a-f]+$'
       -- sequences of columns come and go with them
       and not exists (select from pg_depend d where d.classid = 'pg_class'::regclass and d.objid = c.oid
                                                 and d.refobjsubid > 0 and c.relkind = 'S')

@@ -1,0 +1,1 @@
+select exists (select from sync_changes where id = %(id)s::uuid)

@@ -1,0 +1,1 @@
+select (select max(id) from mana_ai.dead_letters), (select max(id) from mana_ai.cdc_dead_letters)

@@ -1,0 +1,1 @@
+select key, timestamp_ms, headers, detail, value, retried_at from mana_ai.dead_letters where id = %(id)s
