@@ -213,3 +213,15 @@ class PositionOutOfRangeError(ProjectorError):
 
 class NotReachedError(ProjectorError):
     """Look at the log of `projector run views`: the view stands still or is further behind than the time allowed."""
+
+
+class UnknownRecordError(ProjectorError):
+    """Check user, app, table and record id: neither the topic nor sync_changes nor the view knows the record."""
+
+
+class HistoryCutError(ProjectorError):
+    """Ask for a later place, or for a time: sync_changes still has the changes, but no offsets and no LSNs."""
+
+
+class MissingTopicError(ProjectorError):
+    """Run `projector run cdc`: it makes the topics of all apps in PROJECTOR_APPS."""

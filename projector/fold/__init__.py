@@ -10,7 +10,7 @@ from __future__ import annotations
 from projector.fold.codec import dump, load
 from projector.fold.counters import Counters
 from projector.fold.paths import Path
-from projector.fold.record import Record, derive, replaced_by
+from projector.fold.record import Record, derive, replaced_by, standing_tombstone
 from projector.fold.stamps import (
     FUTURE_TOLERANCE_US,
     NO_INSTANT,
@@ -46,4 +46,5 @@ __all__ = [
     "merge",
     "parse_instant",
     "replaced_by",
+    "standing_tombstone",
 ]

@@ -7,7 +7,7 @@ from typing import Any
 
 from projector.fold.grants import effective_grant
 from projector.fold.paths import DELETED_AT, Path
-from projector.fold.stamps import NO_INSTANT, Write, parse_instant
+from projector.fold.stamps import NO_INSTANT, Order, Write, parse_instant
 from projector.fold.state import State
 from projector.fold.values import copy_json, is_falsy
 
@@ -92,9 +92,17 @@ def _show(fields: dict[str, Any], path: Path, value: Any, own: set[int], keep: l
     inner[path[-1]] = value
 
 
-def _deleted_at(state: State, fields: dict[str, Any]) -> int | None:
+def standing_tombstone(state: State) -> Order | None:
+    """The tombstone that no later insert has undone."""
     tombstone = state.tombstone
-    if tombstone is not None and (state.insert is None or tombstone > state.insert):
+    if tombstone is None or (state.insert is not None and state.insert >= tombstone):
+        return None
+    return tombstone
+
+
+def _deleted_at(state: State, fields: dict[str, Any]) -> int | None:
+    tombstone = standing_tombstone(state)
+    if tombstone is not None:
         return tombstone.created_us
     text = fields.get("deletedAt")
     if not isinstance(text, str) or not text:

@@ -32,6 +32,8 @@ COLUMNS = (
 JSON_COLUMNS = ("data", "field_meta", "actor")
 START = datetime.fromisoformat("2026-06-01T10:00:00Z").timestamp()
 
+FIRST_LSN = 0x1000000
+
 Row = dict[str, Any]
 
 
@@ -89,7 +91,7 @@ class Log:
     admin: psycopg.AsyncConnection[Any]
     producer: AIOKafkaProducer
     ends: dict[tuple[str, int], int] = field(default_factory=dict)
-    lsn: int = 0x1000000
+    lsn: int = FIRST_LSN
 
     async def store(self, rows: Iterable[Row]) -> None:
         """Into sync_changes alone."""
@@ -150,14 +152,18 @@ class Log:
             ]
         )
 
-    async def fill(self, rows: Iterable[Row]) -> None:
-        """Into the topics alone, as rows that were published out of the table: all at one place, without a time."""
+    async def fill(self, rows: Iterable[Row], timestamp_ms: int | None = None) -> None:
+        """Into the topics alone, as rows that were published out of the table: all at one place, without a time.
+
+        `timestamp_ms` is that of the records, now by default; a real fill takes each row's `created_at`.
+        """
         kept = ("source", "lsn", "ord", "op")
         sends = []
         for one in rows:
             headers = [(name, value) for name, value in self._headers(one["op"]) if name in kept]
             headers += [(name, one[column].encode()) for name, column in (("table", "table_name"), ("id", "id"))]
-            sends.append(await self._produce(one["app_id"], one["user_id"], value_of(one), [*headers, ("fill", b"1")]))
+            headers.append(("fill", b"1"))
+            sends.append(await self._produce(one["app_id"], one["user_id"], value_of(one), headers, timestamp_ms))
         await self._settle(sends)
 
     async def make_watermarks(self) -> None:
@@ -177,11 +183,18 @@ class Log:
         return {topic: [self.ends.get((topic, partition), 0) for partition in partitions] for topic in topics}
 
     def _headers(self, op: str) -> list[tuple[str, bytes]]:
-        place = {"source": "1", "lsn": lsn_text(self.lsn), "ord": "0", "xid": "700", "ts": "1780308000000000", "op": op}
+        # A commit a second, as far apart as their LSNs.
+        ts = round(START * 1e6) + (self.lsn - FIRST_LSN) // 0x100 * 1_000_000
+        place = {"source": "1", "lsn": lsn_text(self.lsn), "ord": "0", "xid": "700", "ts": str(ts), "op": op}
         return [(name, text.encode()) for name, text in place.items()]
 
     async def _produce(
-        self, app_id: str, user_id: str, value: bytes | None, headers: list[tuple[str, bytes]]
+        self,
+        app_id: str,
+        user_id: str,
+        value: bytes | None,
+        headers: list[tuple[str, bytes]],
+        timestamp_ms: int | None = None,
     ) -> asyncio.Future[Any]:
         key = user_id.encode()
         return await self.producer.send(
@@ -190,6 +203,7 @@ class Log:
             key,
             partition=partition_of(key, self.settings.topic_partitions),
             headers=headers,
+            timestamp_ms=timestamp_ms,
         )
 
     async def send(
