@@ -49,7 +49,7 @@ def run(report: Report, quick: bool = False) -> None:
 
 def _rate(report: Report, settings: Settings, conn: psycopg.Connection[Any], changes: int) -> None:
     settings = settings.model_copy(update={"topic_prefix": "rate"})
-    ends, size = _publish(report, settings, History(RECORDS), changes)
+    ends, size = publish_history(report, settings, History(RECORDS), changes)
     runs = []
     for number in range(RUNS):
         clear(conn)
@@ -73,12 +73,12 @@ def _flat(report: Report, settings: Settings, conn: psycopg.Connection[Any], div
     for length in (HISTORIES[0], HISTORIES[1] // divisor):
         settings = settings.model_copy(update={"topic_prefix": f"flat{length}"})
         clear(conn)
-        ends, _ = _publish(report, settings, History(FLAT_RECORDS), length)
+        ends, _ = publish_history(report, settings, History(FLAT_RECORDS), length)
         with running(settings, conn) as work:
             work.catch_up(ends)
         runs = []
         for number in range(RUNS):
-            ends, _ = _publish(report, settings, History(FLAT_RECORDS, later=number + 1), batch)
+            ends, _ = publish_history(report, settings, History(FLAT_RECORDS, later=number + 1), batch)
             with running(settings, conn) as work:
                 runs.append(work.catch_up(ends))
         told = {"history": length, "changes": batch, "records": FLAT_RECORDS, "runs": RUNS}
@@ -97,7 +97,7 @@ def _idle(report: Report, settings: Settings, conn: psycopg.Connection[Any], div
     seconds = IDLE_S / divisor
     missions = IDLE_MISSIONS // divisor
     clear(conn)
-    ends, _ = _publish(report, settings, History(missions, kinds=(MISSION,)), 4 * missions)
+    ends, _ = publish_history(report, settings, History(missions, kinds=(MISSION,)), 4 * missions)
     with running(settings, conn) as work:
         work.catch_up(ends)
         time.sleep(5)  # the last offsets told to the group, the last statistics reported
@@ -109,15 +109,15 @@ def _idle(report: Report, settings: Settings, conn: psycopg.Connection[Any], div
         report.add("idle_transactions", _transactions(conn) - queries - 1, "", **told)
 
 
-def _publish(report: Report, settings: Settings, history: History, count: int) -> tuple[Ends, int]:
+def publish_history(report: Report, settings: Settings, history: History, count: int) -> tuple[Ends, int]:
+    """Puts the next changes of a history into the topics; returns where those end, and the bytes."""
     started = time.perf_counter()
-    ends, size = asyncio.run(publish(settings, history, count))
+    ends, size = asyncio.run(_publish(settings, history, count))
     report.progress(f"published {count} changes, {size // 1024 // 1024} MB, in {time.perf_counter() - started:.0f} s")
     return ends, size
 
 
-async def publish(settings: Settings, history: History, count: int) -> tuple[Ends, int]:
-    """Puts the next changes of a history into the topics; returns where those end, and the bytes."""
+async def _publish(settings: Settings, history: History, count: int) -> tuple[Ends, int]:
     async with publishing(settings) as publisher:
         size = await publisher.publish(islice(history, count))
         return publisher.ends, size
