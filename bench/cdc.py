@@ -58,7 +58,7 @@ end $$
 
 
 @contextmanager
-def installation(name: str) -> Iterator[Settings]:
+def installation(name: str, apps: tuple[str, ...] = ("ai",)) -> Iterator[Settings]:
     """Servers of this benchmark's own with a migrated database; everything is gone afterwards."""
     with (
         tempfile.TemporaryDirectory(prefix=f"bench-{name}-") as directory,
@@ -72,7 +72,7 @@ def installation(name: str) -> Iterator[Settings]:
             admin_database_url=url,
             kafka_bootstrap_servers=stack.bootstrap_servers,
             topic_partitions=PARTITIONS,
-            apps=("ai",),
+            apps=apps,
             log_level="warning",
         )
         with psycopg.connect(url, autocommit=True) as conn:

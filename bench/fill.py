@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 import time
 from pathlib import Path
@@ -11,6 +10,7 @@ import psycopg
 
 from bench.cdc import installation
 from bench.report import Report
+from bench.usage import cpu_s, peak_mb
 from projector.embedded.pipeline import Pipeline
 
 NAME = "fill"
@@ -41,20 +41,10 @@ def run(report: Report, quick: bool = False) -> None:
                 )
                 (seconds,) = found.fetchone() or (0.0,)
             report.add("fill_rows_per_s", rows / seconds, "1/s", rows=rows)
-            report.add("fill_rss_peak_mb", _peak_mb(process.pid), "MB", rows=rows)
+            report.add("fill_rss_peak_mb", peak_mb(process.pid), "MB", rows=rows)
             time.sleep(2)
-            before = _cpu_s(process.pid)
+            before = cpu_s(process.pid)
             time.sleep(idle_s)
-            report.add("idle_cpu_percent", (_cpu_s(process.pid) - before) / idle_s * 100, "%", seconds=idle_s)
+            report.add("idle_cpu_percent", (cpu_s(process.pid) - before) / idle_s * 100, "%", seconds=idle_s)
         finally:
             pipeline.stop_all()
-
-
-def _cpu_s(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def _peak_mb(pid: int) -> float:
-    (line,) = [line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("VmHWM")]
-    return int(line.split()[1]) / 1024
