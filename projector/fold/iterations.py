@@ -126,6 +126,8 @@ def _read_new(
 ) -> dict[str, Item]:
     """The elements read, but for those that a later row repeats unaltered: they teach nothing."""
     carried = {}
+    if len(state.seen) > MAX_ITERATIONS:  # ids that were cut
+        state.seen.clear()
     for key, element in elements.items():
         # Not compared by value, because True equals 1.
         mark = hash(repr(element))
