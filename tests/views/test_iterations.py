@@ -43,7 +43,7 @@ def history(chance, mission_id):
 
 def beyond_the_limits():
     """Two rows with more iterations, steps, fields and values than are kept."""
-    many = [{"id": f"{number:05}"} for number in range(5010)]
+    many = [{"id": f"{number:05}", "plan": [{"id": "s"}]} for number in range(5010)]
     plan = [{"id": f"{number:04}", "status": "planned"} for number in range(203)]
     wide = {"id": "00011", "plan": plan} | {f"{number:03}": number for number in range(70)}
     yield row("update", "m-many", 1, {"iterations": many})
