@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import psycopg
@@ -20,7 +20,7 @@ from projector.logging import get
 from projector.views import deadletters
 from projector.views.cache import Cache
 from projector.views.declared import Identity, View
-from projector.views.held import Held
+from projector.views.held import Held, nothing
 from projector.views.inbox import DeadLetter, Fold, Message, Reload, Truncation, sort
 from projector.views.positions import Partition, Position, Positions, SwapLostError
 from projector.views.reload import reload
@@ -195,9 +195,9 @@ class Engine:
             for event in events:
                 if isinstance(event, Reload):
                     batch.erased.append(event.change_id)
-                    held = await reload(self._conn, identity, held, event.place)
+                    held = await reload(self._conn, self._view.fold, identity, held, event.place)
                 else:
-                    held = Held() if held is None else held
+                    held = nothing(self._view.fold) if held is None else held
                     held.take(event.change, event.place, batch.noticed)
             if held is None:
                 batch.held.pop(identity, None)
@@ -244,8 +244,8 @@ class Engine:
         metrics.VIEW_CHANGES.labels(name).inc(batch.changes)
         metrics.VIEW_ROWS.labels(name).inc(len(batch.held))
         metrics.VIEW_TRANSACTION_SECONDS.labels(name).observe(seconds)
-        for kind in ("unstamped_keys", "invalid_stamps", "future_stamps", "null_data", "stripped_keys"):
-            if count := getattr(batch.noticed, kind):
+        for kind, count in asdict(batch.noticed).items():
+            if count and kind != "changes":
                 metrics.VIEW_NOTICED.labels(name, kind).inc(count)
         for letter in batch.letters:
             metrics.VIEW_DEAD_LETTERS.labels(name, letter.reason).inc()

@@ -118,7 +118,7 @@ class World:
                 shown = []
                 for user, record in dict.fromkeys((u, r) for t, r, u, _ in rows if t == table):
                     changes = [decode(v.encode()) for t, r, u, v in rows if (t, r, u) == (table, record, user)]
-                    shown.append(fold_anew(changes, Place(1, 1, 0)).row(view, (user, "ai", table, record)))
+                    shown.append(fold_anew(view.fold, changes, Place(1, 1, 0)).row(view, (user, "ai", table, record)))
                 async with conn.transaction():
                     await store.write(conn, shown)
 
