@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import gzip
 import random
 
@@ -10,7 +11,12 @@ from projector.fold.iterations import IterationsState, apply, as_record
 from projector.fold.iterations_codec import dump
 from projector.log.change import decode
 from projector.sql import query
-from projector.views.verify import first_difference
+from projector.sql.connection import connect
+from projector.views.consume import consume
+from projector.views.declared import MISSION_ITERATIONS
+from projector.views.rebuild import rebuild_and_compare
+from projector.views.verify import first_difference, verify
+from projector.views.watermarks import Staleness
 from tests.fold.histories import DATA, HISTORIES
 from tests.fold.iterations import array
 from tests.views.log import at, row, value_of
@@ -78,11 +84,11 @@ def differences(one, other):
 
 async def test_two_folds_that_share_no_code_agree_on_every_mission(log):
     chance = random.Random(20261125)
-    rows = [one for number in range(1200) for one in history(chance, f"m{number}")] + list(beyond_the_limits())
+    rows = [one for number in range(500) for one in history(chance, f"m{number}")] + list(beyond_the_limits())
     await log.store(rows)
     ours = by_program(rows)
-    assert len(ours) == 1201
-    assert sum(not one["shown"] for shown in ours.values() for one in shown[0]["iterations"]) > 300
+    assert len(ours) == 501
+    assert sum(not one["shown"] for shown in ours.values() for one in shown[0]["iterations"]) > 100
     assert differences(await by_sql(log), ours) == {}
 
 
@@ -92,3 +98,47 @@ async def test_two_folds_that_share_no_code_agree_on_a_recorded_history(log, his
     rows = [orjson.loads(line) for line in lines]
     await log.store(rows)
     assert differences(await by_sql(log), by_program(rows)) == {}
+
+
+SEEN = "select mission_id, iteration_id, status, feedback, shown from mana_ai.mission_iteration_list order by 1, 2"
+
+
+async def test_a_server_iteration_that_a_device_dropped_is_still_there_for_its_user_and_the_planner_alone(log):
+    mine = {"id": "i1", "startedAt": at(1), "overallStatus": "approved", "userFeedback": "good"}
+    ours = {"id": "i2", "startedAt": at(2), "overallStatus": "awaiting-review", "plan": []}
+    await log.write(
+        [
+            row("insert", "m1", 1, {"title": "a", "iterations": [mine], "createdAt": at(1)}),
+            row("update", "m1", 2, {"iterations": [mine, ours]}),
+            row("update", "m1", 3, {"title": "b", "iterations": [mine]}),
+            row("insert", "m2", 4, {"title": "c", "iterations": [ours], "createdAt": at(4)}, user_id="u2"),
+        ]
+    )
+    stop = asyncio.Event()
+    work = asyncio.create_task(consume(log.settings, MISSION_ITERATIONS, Staleness(MISSION_ITERATIONS), stop))
+    await log.caught_up(MISSION_ITERATIONS)
+    first = [("m1", "i1", "approved", "good", True), ("m1", "i2", "awaiting-review", None, False)]
+    second = [("m2", "i2", "awaiting-review", None, True)]
+    for role, shown in (("projector_reader", first), ("projector_sink", first), ("projector_planner", first + second)):
+        async with await connect(log.settings, role) as conn:
+            await conn.execute("select set_config('app.current_user_id', 'u1', false)")
+            assert await (await conn.execute(SEEN)).fetchall() == shown
+    report = await verify(log.settings, MISSION_ITERATIONS)
+    assert (report.rows, report.examples) == (2, ())
+    [rebuilt] = await rebuild_and_compare(log.settings, [MISSION_ITERATIONS])
+    assert (rebuilt.rows, rebuilt.differences) == (2, 0)
+    stop.set()
+    await work
+
+
+async def test_a_row_that_the_log_lost_takes_its_iterations_along(log):
+    rows = [row("update", "m1", number, {"iterations": [{"id": f"i{number}"}]}) for number in (1, 2)]
+    await log.write(rows)
+    stop = asyncio.Event()
+    work = asyncio.create_task(consume(log.settings, MISSION_ITERATIONS, Staleness(MISSION_ITERATIONS), stop))
+    await log.caught_up(MISSION_ITERATIONS)
+    await log.erase(rows[0])
+    await log.caught_up(MISSION_ITERATIONS)
+    assert await (await log.admin.execute(SEEN)).fetchall() == [("m1", "i2", None, None, True)]
+    stop.set()
+    await work
