@@ -3,12 +3,15 @@
 state = fold(changes)        or  apply(state, change), one at a time
 record = derive(state)
 load(dump(state)) == the same state;  merge(fold(a), fold(b)) == fold(a + b)
+
+The iterations of missions have a fold of their own, in `iterations`; a view names its fold as a `Fold`.
 """
 
 from __future__ import annotations
 
 from projector.fold.codec import dump, load
 from projector.fold.counters import Counters
+from projector.fold.folds import ITERATIONS_FOLD, RECORD_FOLD, Fold
 from projector.fold.paths import Path
 from projector.fold.record import Record, derive, replaced_by, standing_tombstone
 from projector.fold.stamps import (
@@ -28,9 +31,12 @@ FOLD_VERSION = 1
 __all__ = [
     "FOLD_VERSION",
     "FUTURE_TOLERANCE_US",
+    "ITERATIONS_FOLD",
     "NO_INSTANT",
+    "RECORD_FOLD",
     "ChangeLike",
     "Counters",
+    "Fold",
     "Order",
     "Path",
     "Record",

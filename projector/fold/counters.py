@@ -20,3 +20,11 @@ class Counters:
     """Rows whose data was null."""
     stripped_keys: int = 0
     """Keys such as `__fieldMeta` in updates that were left out. `id` and `updatedAt` in inserts are not counted."""
+    unnamed_items: int = 0
+    """Elements of `iterations` or of a plan that are no object with an id: they cannot be folded."""
+    repeated_items: int = 0
+    """Elements whose id comes again later in the same array: the last one counts."""
+    cut_items: int = 0
+    """Elements, fields and values beyond the limits."""
+    odd_arrays: int = 0
+    """Writes to `iterations` or of a plan that are no array, and keys below `iterations`."""

@@ -10,11 +10,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
-from typing import LiteralString
+from typing import Any, LiteralString
 
 import orjson
 
-from projector.fold import Record, parse_instant
+from projector.fold import ITERATIONS_FOLD, RECORD_FOLD, Fold, Record, parse_instant
 from projector.log.clock import to_datetime
 
 IDENTITY = ("user_id", "app_id", "table_name", "record_id")
@@ -50,7 +50,7 @@ class View:
     """`sources` are (app, table) pairs; a view with `rest_of` takes what none of those views takes.
 
     `key` names the columns that hold `Identity`, in its order; None stands for a part that the view's one
-    source fixes, and has no column.
+    source fixes, and has no column. `log_fold` names the query that folds the log for `verify`.
     """
 
     name: LiteralString
@@ -59,6 +59,8 @@ class View:
     sources: tuple[tuple[str, str], ...] = ()
     rest_of: tuple[View, ...] = ()
     columns: tuple[Column, ...] = ()
+    fold: Fold[Any] = RECORD_FOLD
+    log_fold: LiteralString = "views/fold"
 
     @property
     def key_columns(self) -> tuple[LiteralString, ...]:
@@ -141,6 +143,15 @@ AGENTS = View(
     columns=(Column("status", "text", text("state")),),
 )
 
+MISSION_ITERATIONS = View(
+    name="iterations",
+    table="mission_iterations",
+    key=("user_id", None, None, "mission_id"),
+    sources=MISSIONS.sources,
+    fold=ITERATIONS_FOLD,
+    log_fold="views/fold_iterations",
+)
+
 RECORDS = View(
     name="records",
     table="record_snapshots",
@@ -148,4 +159,4 @@ RECORDS = View(
     rest_of=(MISSIONS, AGENTS),
 )
 
-VIEWS: dict[str, View] = {view.name: view for view in (MISSIONS, AGENTS, RECORDS)}
+VIEWS: dict[str, View] = {view.name: view for view in (MISSIONS, AGENTS, MISSION_ITERATIONS, RECORDS)}

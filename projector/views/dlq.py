@@ -17,7 +17,7 @@ from projector.sql import query
 from projector.views import deadletters
 from projector.views.declared import VIEWS, Identity, View
 from projector.views.generations import load_one
-from projector.views.held import Held
+from projector.views.held import Held, nothing
 from projector.views.inbox import DeadLetter, Fold, Reload, Truncation, sort
 from projector.views.letters import LetterId, Listed, Selection, change_exists, pages
 from projector.views.positions import Partition, Positions
@@ -194,10 +194,10 @@ class Records:
             self._held[identity] = (await self._store.load(self._conn, [identity])).get(identity)
         held = self._held[identity]
         if isinstance(event, Reload):
-            self._held[identity] = await reload(self._conn, identity, held, event.place)
+            self._held[identity] = await reload(self._conn, self._store.view.fold, identity, held, event.place)
             await deadletters.erase(self._conn, self._store.view.name, [event.change_id])
         else:
-            held = self._held[identity] = Held() if held is None else held
+            held = self._held[identity] = nothing(self._store.view.fold) if held is None else held
             held.take(event.change, event.place, Counters())
 
     async def write(self) -> None:

@@ -10,7 +10,7 @@ import asyncio
 import time
 from asyncio import Task, create_task
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import psycopg
@@ -22,7 +22,7 @@ from projector.views import deadletters
 from projector.views.batch import Applied, Batch
 from projector.views.cache import CACHE_BYTES, Cache
 from projector.views.declared import Identity, View
-from projector.views.held import Held, Row
+from projector.views.held import Row, nothing
 from projector.views.inbox import DeadLetter, Fold, Message, Reload, Truncation, sort
 from projector.views.positions import Partition, Position, Positions, SwapLostError
 from projector.views.reload import reload
@@ -260,9 +260,9 @@ class Engine:
             for event in events:
                 if isinstance(event, Reload):
                     batch.erased.append(event.change_id)
-                    held = await reload(self._reading, identity, held, event.place)
+                    held = await reload(self._reading, self._view.fold, identity, held, event.place)
                 else:
-                    held = Held() if held is None else held
+                    held = nothing(self._view.fold) if held is None else held
                     held.take(event.change, event.place, batch.noticed)
         except Exception as error:
             partition = batch.partition_of[identity]
@@ -314,8 +314,8 @@ class Engine:
         metrics.VIEW_CHANGES.labels(name).inc(batch.changes)
         metrics.VIEW_ROWS.labels(name).inc(len(batch.held))
         metrics.VIEW_TRANSACTION_SECONDS.labels(name).observe(seconds)
-        for kind in ("unstamped_keys", "invalid_stamps", "future_stamps", "null_data", "stripped_keys"):
-            if count := getattr(batch.noticed, kind):
+        for kind, count in asdict(batch.noticed).items():
+            if count and kind != "changes":
                 metrics.VIEW_NOTICED.labels(name, kind).inc(count)
         for letter in batch.letters:
             metrics.VIEW_DEAD_LETTERS.labels(name, letter.reason).inc()

@@ -76,7 +76,7 @@ def _fold(view: View, rows: list[tuple[Any, ...]], place: Place, ready: list[Row
         usable = [change for change in (_decode(value) for *_, value in its_rows) if change is not None]
         changes += len(usable)
         if usable:
-            ready.append(fold_anew(usable, place).row(view, identity))
+            ready.append(fold_anew(view.fold, usable, place).row(view, identity))
     return changes
 
 

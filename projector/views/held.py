@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 import orjson
 
-from projector.fold import Counters, State, apply, derive, dump, load
+from projector.fold import Counters, Fold
 from projector.log.change import Change
 from projector.log.clock import to_datetime
 from projector.log.place import Place, lsn_text
@@ -22,14 +23,15 @@ Row = tuple[str | int | bool | datetime | None, ...]
 class Held:
     """`size` is the length of the encoded state: what the record costs in memory, in proportion."""
 
-    state: State = field(default_factory=State)
+    fold: Fold[Any]
+    state: Any
     source: int = 0
     lsn: int = 0
     size: int = 0
 
-    def take(self, change: Change, place: Place, noticed: Counters) -> None:
+    def take(self, change: Change, place: Place, noticed: Counters | None = None) -> None:
         """Folds one change in, in whatever order changes come, and counts what is odd about it."""
-        apply(self.state, change, noticed)
+        self.fold.apply(self.state, change, noticed)
         self.reach(place)
 
     def reach(self, place: Place) -> None:
@@ -38,8 +40,8 @@ class Held:
 
     def row(self, view: View, identity: Identity) -> Row:
         """The record as a row of the view's table: a function of the changes taken, and of nothing else."""
-        record = derive(self.state, share=True)
-        state = orjson.dumps(dump(self.state)).decode()
+        record = self.fold.derive(self.state)
+        state = orjson.dumps(self.fold.dump(self.state)).decode()
         self.size = len(state)
         newest_us = self.state.newest_us
         return (
@@ -58,15 +60,20 @@ class Held:
         )
 
 
-def restore(state: str, source: int, lsn: int) -> Held:
+def nothing(fold: Fold[Any]) -> Held:
+    """A record of which no change has come yet."""
+    return Held(fold, fold.empty())
+
+
+def restore(fold: Fold[Any], state: str, source: int, lsn: int) -> Held:
     """The record that a row holds."""
-    return Held(load(orjson.loads(state)), source, lsn, len(state))
+    return Held(fold, fold.load(orjson.loads(state)), source, lsn, len(state))
 
 
-def fold_anew(changes: Iterable[Change], place: Place) -> Held:
+def fold_anew(fold: Fold[Any], changes: Iterable[Change], place: Place) -> Held:
     """A record folded from all its changes at once, as far as `place`."""
-    held = Held()
+    held = nothing(fold)
     for change in changes:
-        apply(held.state, change)
+        held.take(change, place)
     held.reach(place)
     return held

@@ -7,6 +7,7 @@ from typing import Any
 
 import psycopg
 
+from projector.fold import Fold
 from projector.log.change import BadChange, Change, decode
 from projector.log.place import Place
 from projector.logging import get
@@ -20,7 +21,7 @@ BEGINNING = datetime.min.replace(tzinfo=UTC)
 
 
 async def reload(
-    conn: psycopg.AsyncConnection[Any], identity: Identity, held: Held | None, place: Place
+    conn: psycopg.AsyncConnection[Any], fold: Fold[Any], identity: Identity, held: Held | None, place: Place
 ) -> Held | None:
     """The record as the log has it now, in place of `held`; None when the log holds nothing of it any more.
 
@@ -29,7 +30,7 @@ async def reload(
     changes = await changes_of(conn, identity)
     if not changes:
         return None
-    anew = fold_anew(changes, place)
+    anew = fold_anew(fold, changes, place)
     if held is not None:
         anew.reach(Place(held.source, held.lsn, 0))
     return anew

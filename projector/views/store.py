@@ -73,7 +73,7 @@ class Store:
         cursor = await conn.execute(self._load, _columns(wanted))
         found = {}
         async for *key, state, source, lsn in cursor:
-            found[wanted[tuple(key)]] = restore(state, source, parse_lsn(lsn))
+            found[wanted[tuple(key)]] = restore(self.view.fold, state, source, parse_lsn(lsn))
         return found
 
     async def write(

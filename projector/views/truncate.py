@@ -49,7 +49,7 @@ async def _reload_left(
         while identities := await cursor.fetchmany(SMALL_BATCH):
             rows, gone = [], []
             for identity, held in (await store.load(conn, identities)).items():
-                anew = await reload(conn, identity, held, place)
+                anew = await reload(conn, store.view.fold, identity, held, place)
                 if anew is None:
                     gone.append(identity)
                 else:

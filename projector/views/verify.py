@@ -101,7 +101,7 @@ def _statement(view: View) -> sql.Composed:
     return sql.Composed(
         [
             sql.SQL("with log as ("),
-            sql.SQL(query("views/fold")),
+            sql.SQL(query(view.log_fold)),
             sql.SQL("), serving as (select {}, record, deleted, complete, state -> 'w' as writes from {}").format(
                 sql.SQL(", ").join(keys), sql.Identifier(SCHEMA, view.table)
             ),

@@ -113,14 +113,14 @@ class World:
         conn = await connect(self.settings, "projector_engine")
         async with conn:
             for view, table in ((MISSIONS, "aiMissions"), (AGENTS, "agents")):
-                store = Store(view)
+                store = Store(view, 1)
                 await store.prepare(conn)
                 shown = []
                 for user, record in dict.fromkeys((u, r) for t, r, u, _ in rows if t == table):
                     changes = [decode(v.encode()) for t, r, u, v in rows if (t, r, u) == (table, record, user)]
-                    shown.append(fold_anew(changes, Place(1, 1, 0)).row(view, (user, "ai", table, record)))
+                    shown.append(fold_anew(view.fold, changes, Place(1, 1, 0)).row(view, (user, "ai", table, record)))
                 async with conn.transaction():
-                    await store.write(conn, shown)
+                    await store.write(conn, shown, len(shown))
 
     async def open(self) -> int:
         """One pass of a scheduler."""
