@@ -212,6 +212,17 @@ def test_a_phase_shows_while_the_iteration_runs_and_an_error_when_it_failed():
     assert "errorDetails" not in fields([failed], [FIRST | {"overallStatus": "approved"}])
 
 
+def test_the_newest_phase_shows_also_when_it_was_repeated():
+    early, late = ([FIRST | {"currentPhase": phase}] for phase in ("calling-llm", "finalizing"))
+    rows = update(1, {"iterations": early}, 1), update(2, {"iterations": early}, 3), update(3, {"iterations": late}, 2)
+    assert only(*rows).fields["currentPhase"] == "calling-llm"
+
+
+def test_values_are_told_apart_as_json_and_numbers_by_their_size():
+    assert fields([{"id": "i", "x": 1}], [{"id": "i", "x": True}])["x"] is True
+    assert fields([{"id": "i", "x": [1]}], [{"id": "i", "x": [2]}], [{"id": "i", "x": [1.0]}])["x"] == [2]
+
+
 def test_a_plan_that_was_replaced_is_gone_and_a_stale_one_does_not_come_back():
     plans = [], [{"id": "a"}, {"id": "b"}], [{"id": "c"}, {"id": "b"}], [], [{"id": "a"}, {"id": "b"}]
     assert fields(*[[{"id": "i", "plan": plan}] for plan in plans])["plan"] == [{"id": "c"}, {"id": "b"}]
