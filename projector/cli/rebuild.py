@@ -14,7 +14,7 @@ from projector.config import Settings, load_settings
 from projector.errors import ConfigError
 
 if TYPE_CHECKING:
-    from projector.views.compare import ViewDifference
+    from projector.views.generation_diff import ViewDifference
     from projector.views.generations import Generations
     from projector.views.progress import Progress, Report
 

@@ -25,7 +25,7 @@ from projector.logging import get
 from projector.sql import query
 from projector.sql.connection import connect
 from projector.views import generations, kafka
-from projector.views.compare import ViewDifference, compare
+from projector.views.generation_diff import ViewDifference, compare
 from projector.views.declared import VIEWS, View
 from projector.views.fill_worker import fill_in_process
 from projector.views.from_log import fill_from_log
