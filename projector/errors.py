@@ -119,6 +119,10 @@ class StageTimeoutError(ProjectorError):
     """Look at the log of the stream named; it did not do its part in time."""
 
 
+class RunContinuedError(ProjectorError):
+    """Let that process end, or stop it and run `projector verify --resume` again."""
+
+
 class DifferencesError(ProjectorError):
     """Look at the records named: their rows are wrong until the view is rebuilt, and the cause is a bug of ours."""
 

@@ -37,11 +37,16 @@ COMMON: dict[LiteralString, LiteralString] = {
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A typed column: a pure function of the derived record, None where the record has no such value."""
+    """A typed column: a pure function of the derived record, None where the record has no such value.
+
+    `field` names the record's field that it shows, so that `verify` can derive it a second time; without one it is
+    compared only when the fold in SQL has a column of this name.
+    """
 
     name: LiteralString
     type: LiteralString
     value: Callable[[Record], str | datetime | None]
+    field: LiteralString | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,9 +129,9 @@ MISSIONS = View(
     key=("user_id", None, None, "mission_id"),
     sources=(("ai", "aiMissions"),),
     columns=(
-        Column("status", "text", text("state")),
-        Column("agent_id", "text", text("agentId")),
-        Column("next_run_at", "timestamptz", instant("nextRunAt")),
+        Column("status", "text", text("state"), "state"),
+        Column("agent_id", "text", text("agentId"), "agentId"),
+        Column("next_run_at", "timestamptz", instant("nextRunAt"), "nextRunAt"),
         Column("effective_grant", "jsonb", effective_grant),
     ),
 )
@@ -136,7 +141,7 @@ AGENTS = View(
     table="agent_snapshots",
     key=("user_id", None, None, "agent_id"),
     sources=(("ai", "agents"),),
-    columns=(Column("status", "text", text("state")),),
+    columns=(Column("status", "text", text("state"), "state"),),
 )
 
 RECORDS = View(
