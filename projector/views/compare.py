@@ -17,8 +17,8 @@ from projector.log.change import BadChange, Change, decode
 from projector.sql import query
 from projector.sql.connection import connect
 from projector.views.declared import IDENTITY, Identity, View
-from projector.views.differences import by_path
-from projector.views.jsondiff import Found, absent, first_difference
+from projector.views.differences import first_in_rows
+from projector.views.jsondiff import Found, absent
 from projector.views.store import SCHEMA
 
 _EXTRA = ("effective_grant",)
@@ -118,7 +118,7 @@ class Comparison:
             if row is None or folded is None:
                 found: Found | None = Found((), absent if row is None else row, absent if folded is None else folded)
             else:
-                found = first_difference(by_path(row), by_path(folded))
+                found = first_in_rows(row, folded)
             if found is not None:
                 differing.append(Differing(key, found, None if row is None else row["state"], folded is not None))
         return Compared(rows[0][0], rows[0][1], differing)

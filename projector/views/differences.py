@@ -9,7 +9,7 @@ import orjson
 
 from projector.log.clock import to_datetime
 from projector.views.declared import Identity
-from projector.views.jsondiff import ABSENT, Found, JsonPath, absent
+from projector.views.jsondiff import ABSENT, Found, JsonPath, absent, first_difference
 from projector.views.parting import Parting
 
 Kind = Literal[
@@ -28,12 +28,13 @@ SHOWN_CHARS = 2000
 _CIPHERTEXT = "enc:1:"
 _SECRET = ("wrappedKey", "wrapped_key")
 _NO_MOMENT = (OverflowError, TypeError)
+_RANKS = {"record": 0, "writes": 1, "state": 2}
 _STAMP = ("value", "instant", "created_at", "change_id")
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """The first place, in order of names, at which a row and the log part; both values as JSON text.
+    """The first place at which a row and the log part; both values as JSON text.
 
     `parting` is the first change at which they do, None where no change is to blame; `where` says where that change
     stands in its topic.
@@ -69,6 +70,16 @@ def shown(found: Found, instants: frozenset[str]) -> tuple[str, str]:
         serving, log = _moment(serving), _moment(log)
     secret = any(isinstance(part, str) and part.rpartition(".")[2] in _SECRET for part in found.path)
     return show(serving, secret), show(log, secret)
+
+
+def first_in_rows(row: dict[str, Any], folded: dict[str, Any]) -> Found | None:
+    """Where a row and the log first part: what people see of the record comes before what follows from it."""
+    one, other = by_path(row), by_path(folded)
+    for name in sorted(one.keys() | other.keys(), key=lambda name: (_RANKS.get(name, len(_RANKS)), name)):
+        found = first_difference(one.get(name, absent), other.get(name, absent), (name,))
+        if found is not None:
+            return found
+    return None
 
 
 def by_path(document: dict[str, Any]) -> dict[str, Any]:

@@ -87,14 +87,14 @@ class Judge:
                 complete = waiting is None or waiting.done()
                 look.tail = await topics.tail(look.positions)
                 await self._leave_out(look)
-                if complete or not look.left:
-                    break
+                look.unsettled = any(
+                    one.identity in look.tail.erased or topics.partition(one.identity) in look.tail.truncated
+                    for one in look.left
+                )
+                # What is to be folded anew from the log will not agree with this snapshot, however long it is waited.
+                if complete or look.unsettled or not look.left:
+                    return look
                 await asyncio.wait({waiting} if waiting is not None else (), timeout=POLL_S)
-        look.unsettled = any(
-            one.identity in look.tail.erased or topics.partition(one.identity) in look.tail.truncated
-            for one in look.left
-        )
-        return look
 
     async def _leave_out(self, look: _Look) -> None:
         """Compares again without the changes that the view has still before it, and keeps what differs still."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from projector.fold import Path, State, fold, merge
+from projector.fold.paths import DELETED_AT
 from projector.fold.record import replaced_by
 from projector.log.change import Change
 from projector.views.jsondiff import first_difference
@@ -58,8 +59,8 @@ def part(state: State | None, changes: Sequence[Change], path: Path = ()) -> Par
     strangers = sorted(_named(held) - known)
     if strangers:
         return Parting(strangers[0], "not in the log")
-    shown = _shown(log, path)
-    return None if shown is None else _changed(shown)
+    derived_from = _derived_from(changes, log, path)
+    return None if derived_from is None else _changed(derived_from)
 
 
 def _changed(change_id: str) -> Parting:
@@ -117,25 +118,25 @@ def _same(one: Any, other: Any) -> bool:
     return first_difference(one, other) is None
 
 
-def _shown(log: State, path: Path) -> str | None:
-    """The change whose write shows at `path`, or at what it is derived from."""
-    if not path:
-        return None
-    head, rest = path[0], path[1:]
-    if head == "record":
-        return _winner(log, rest)
-    if head in ("deleted", "deleted_at"):
-        if log.tombstone is not None and (log.insert is None or log.tombstone > log.insert):
+def _derived_from(changes: Sequence[Change], log: State, path: Path) -> str | None:
+    """The change that decides what a right row would show at `path`."""
+    match path:
+        case ("record", *rest):
+            return _winner(log, tuple(rest))
+        case ("deleted" | "deleted_at", *_) if log.tombstone is not None and log.tombstone > (log.insert or (0, "")):
             return log.tombstone.change_id
-        return _winner(log, ("deletedAt",)) or (None if log.insert is None else log.insert.change_id)
-    if head == "space_id":
-        return None if log.space is None else log.space[0].change_id
-    if head == "updated_at":
-        newest = max(log.writes.values(), key=lambda write: write[:3], default=None)
-        return None if newest is None else newest.change_id
-    if head == "effective_grant":
-        issue = None if log.grant is None else log.grant.issue
-        return None if issue is None else issue.change_id
+        case ("deleted" | "deleted_at", *_):
+            return _winner(log, DELETED_AT) or (None if log.insert is None else log.insert.change_id)
+        case ("complete", *_):
+            return next((one.id for one in changes if one.op == "insert" and not one.data_is_null), None)
+        case ("last_applied_at", *_):
+            return max(changes, key=lambda one: (one.created_at_us, one.id)).id if changes else None
+        case ("updated_at", *_) if log.writes:
+            return max(log.writes.values(), key=lambda write: write[:3]).change_id
+        case ("space_id", *_) if log.space is not None:
+            return log.space[0].change_id
+        case ("effective_grant", *_) if log.grant is not None and log.grant.issue is not None:
+            return log.grant.issue.change_id
     return None
 
 
