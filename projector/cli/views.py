@@ -1,4 +1,4 @@
-"""`projector verify` holds the views against the log; `projector rebuild` folds them anew and compares."""
+"""`projector rebuild` folds the views anew and compares."""
 
 from __future__ import annotations
 
@@ -20,27 +20,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
 
 
 def register(app: typer.Typer) -> None:
-    app.command("verify")(verify)
     app.command("rebuild")(rebuild)
-
-
-def verify(views: Names = None, as_json: AsJson = False) -> None:
-    """Compare each view with an independent fold of sync_changes in SQL; exit 1 when a row differs."""
-    from projector.views.verify import verify as compare
-
-    settings = load_settings()
-    total = 0
-    for view in chosen(views):
-        report = asyncio.run(compare(settings, view))
-        total += report.differences
-        if as_json:
-            json_line(view=view.name, rows=report.rows, differences=report.differences, examples=report.examples)
-            continue
-        console().print(f"{view.name:<10} {report.rows:>9} rows {report.differences:>6} differences")
-        for example in report.examples:
-            name = "/".join(example.identity)
-            console().print(f"  {name} at {example.path}: row {example.serving}, log {example.log}", markup=False)
-    _raise_for(total)
 
 
 def rebuild(views: Names = None, as_json: AsJson = False) -> None:
@@ -60,7 +40,7 @@ def rebuild(views: Names = None, as_json: AsJson = False) -> None:
             console().print(f"{difference.view:<10} {difference.rows:>9} rows {difference.differences:>6} differences")
             for example in difference.examples:
                 console().print(f"  {example}", markup=False)
-    _raise_for(total)
+    raise_for(total)
 
 
 def chosen(names: list[str] | None) -> list[View]:
@@ -92,6 +72,7 @@ def _report_on_terminal(progress: Progress) -> None:
     )
 
 
-def _raise_for(differences: int) -> None:
+def raise_for(differences: int) -> None:
+    """The exit status of a command that compares."""
     if differences:
         raise DifferencesError(f"{differences} rows are not the fold of the log")

@@ -266,6 +266,8 @@ async def session(settings: Settings) -> AsyncIterator[psycopg.AsyncConnection[A
     async with await connect(settings, "projector_engine") as conn:
         # A policy that would hide rows is an error then, so that an empty view never passes for a correct one.
         await conn.execute("set row_security = off")
+        # A page's rows fit, and are sorted several times.
+        await conn.execute("set work_mem = '64MB'")
         # The planner knows nothing of how many rows a fold gives, and would loop over them.
         await conn.execute("set enable_nestloop = off")
         try:

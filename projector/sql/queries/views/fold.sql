@@ -57,6 +57,7 @@ hidden as (
         select *, path[1:depth] as above
         from winners cross join lateral generate_series(1, cardinality(path) - 1) as depth
         where cardinality(path) > 1
+        offset 0  -- so that the join is on the path too, and not quadratic in the paths of a record
     ) as below
     join winners ancestor
         on ancestor.user_id = below.user_id and ancestor.app_id = below.app_id
