@@ -32,6 +32,10 @@ def register(app: typer.Typer) -> None:
 def verify(
     views: Names = None,
     rate: Annotated[float, typer.Option(min=0, help="Most rows of the log a second; 0: as fast as it goes.")] = RATE,
+    settle: Annotated[
+        float,
+        typer.Option(min=0, metavar="SECONDS", help="How long a page waits for changes that no topic has yet."),
+    ] = 5.0,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where the last run was stopped.")] = False,
     digests: Annotated[
         bool, typer.Option("--digests", help="Also print the SHA-256 of each row and of its fold, one JSON a line.")
@@ -48,6 +52,7 @@ def verify(
             compare(
                 settings,
                 view,
+                settle_s=settle,
                 rate=rate,
                 resume=resume,
                 progress=_every(REPORT_S, _report_json if as_json or digests else _report_on_terminal),

@@ -27,7 +27,7 @@ _READINGS: dict[LiteralString, LiteralString] = {
     "text": "case when jsonb_typeof(({value})) = 'string' then ({value}) #>> '{{}}' end",
     "timestamptz": "case when jsonb_typeof(({value})) = 'string' then mana_ai.fold_instant(({value}) #>> '{{}}') end",
 }
-"""What a typed column of the type shows of a value of the record: in SQL."""
+"""What a typed column of the type shows of a value of the record."""
 _FROM_FOLD = ("record", "deleted", "deleted_at", "complete", "space_id", "last_applied_at", "updated_at", "state")
 
 
@@ -116,7 +116,9 @@ class Comparison:
             key = (identity[0], identity[1], identity[2], identity[3])
             row, folded = _parse(serving), _parse(log)
             if row is None or folded is None:
-                found: Found | None = Found((), absent if row is None else row, absent if folded is None else folded)
+                found: Found | None = Found(
+                    (), row["record"] if row else absent, folded["record"] if folded else absent
+                )
             else:
                 found = first_in_rows(row, folded)
             if found is not None:

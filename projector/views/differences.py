@@ -111,7 +111,7 @@ def conceal(value: Any, secret: bool = False) -> Any:
             return f"{_CIPHERTEXT}… ({len(value.encode())} bytes)"
         return f"… ({len(value.encode())} bytes)" if secret else value
     if isinstance(value, dict):
-        return {name: conceal(item, secret or name in _SECRET) for name, item in value.items()}
+        return {name: conceal(item, secret or name.rpartition(".")[2] in _SECRET) for name, item in value.items()}
     if isinstance(value, list):
         return [conceal(item, secret) for item in value]
     return value

@@ -70,7 +70,7 @@ async def test_pages_of_users_and_of_records_of_a_large_one_cover_everything_onc
     await corrupt(served, *faults)
     extra = 'insert into {} select r.* from {} m, jsonb_populate_record(m, \'{{"user_id": "u99"}}\') r limit 1'
     await served.admin.execute(sql.SQL(extra).format(ROWS, ROWS))
-    for size in (1, 20, 100_000):
+    for size in (20, 100_000):
         seen, digests = [], []
         report = await verify(
             served.settings, MISSIONS, settle_s=0, page_changes=size, progress=seen.append, digests=digests.append
@@ -91,7 +91,7 @@ async def test_killed_in_the_middle_and_resumed_it_covers_everything_once_and_ke
     script = (
         "import asyncio; from projector.config import load_settings; from projector.views.declared import MISSIONS;"
         "from projector.views.verify import verify;"
-        "asyncio.run(verify(load_settings(), MISSIONS, settle_s=0, page_changes=20, rate=60,"
+        "asyncio.run(verify(load_settings(), MISSIONS, settle_s=0, page_changes=20, rate=200,"
         " progress=lambda one: print(one.changes, flush=True)))"
     )
     child = await asyncio.create_subprocess_exec(
@@ -109,7 +109,7 @@ async def test_killed_in_the_middle_and_resumed_it_covers_everything_once_and_ke
     [(stored, finished, record)] = await changes.fetchall()
     assert done <= stored < 360
     assert (finished, record[0]) == (None, "u10-large")
-    resumed = await end(await begin(served.settings, "--resume", "--rate", "0"))
+    resumed = await end(await begin(served.settings, "--resume", "--rate", "0", "--settle", "0"))
     assert resumed.status == 1, resumed.error
     assert resumed.lines[0]["event"] == "progress"
     assert resumed.lines[0]["changes"] > stored
@@ -122,8 +122,7 @@ async def test_killed_in_the_middle_and_resumed_it_covers_everything_once_and_ke
     ]
     assert {one["path"] for one in last["examples"]} == {"status"}
     # Nothing is left to resume, so it begins anew.
-    again = await end(await begin(served.settings, "--resume", "--rate", "0"))
-    assert again.lines[-1]["rows"] == 120
+    assert (await verify(served.settings, MISSIONS, settle_s=0, resume=True)).rows == 120
 
 
 async def test_of_two_processes_that_go_on_with_the_same_run_one_gives_up(served):
