@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from projector.views.differences import Difference
     from projector.views.verify import Progress, VerifyReport
 
-RATE = 2_500
-"""Rows of the log a second: about a quarter of what one core of the server folds, so that others hardly notice."""
+RATE = 1_000
+"""Rows of the log a second: a third of what a crowded server with two cores folded, so that others hardly notice."""
 REPORT_S = 1.0
 
 
