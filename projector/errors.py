@@ -133,6 +133,10 @@ class NothingRebuiltError(ProjectorError):
     """Run `projector rebuild start`, which fills it or goes on where it was; `projector rebuild status` shows it."""
 
 
+class RunContinuedError(ProjectorError):
+    """Let that process end, or stop it and run `projector verify --resume` again."""
+
+
 class DifferencesError(ProjectorError):
     """Look at the records named: their rows are wrong until the view is rebuilt, and the cause is a bug of ours."""
 

@@ -25,7 +25,7 @@ from projector.fold.stamps import (
 )
 from projector.fold.state import ChangeLike, State, apply, fold, merge
 
-FOLD_VERSION = 1
+FOLD_VERSION = 2
 """Raised whenever the same log would give another state or record: views then have to be rebuilt."""
 
 __all__ = [

@@ -54,7 +54,9 @@ class GrantRegister(NamedTuple):
 def observe(register: GrantRegister | None, writes: Iterable[tuple[Path, Write]]) -> GrantRegister | None:
     """The register after one row's writes below `grant`; the same object when it learns nothing."""
     carried = dict(writes)
-    learned = GrantRegister(_issue(carried), _expiries(carried))
+    issue = _issue(carried)
+    # As a join would keep them, so that a row taken twice leaves what it left the first time.
+    learned = GrantRegister(issue, _frontier(issue, _expiries(carried)))
     if learned.issue is None and not learned.later:
         return register
     return join(register, learned)

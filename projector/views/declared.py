@@ -38,11 +38,33 @@ COMMON: dict[LiteralString, LiteralString] = {
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A typed column: a pure function of the derived record, None where the record has no such value."""
+    """A typed column: a pure function of the derived record, None where the record has no such value.
+
+    `field` names the record's field that it shows, so that `verify` can derive it a second time; without one it is
+    compared only when the fold in SQL has a column of this name.
+    """
 
     name: LiteralString
     type: LiteralString
     value: Callable[[Record], str | datetime | None]
+    field: LiteralString | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LogFold:
+    """The fold of a view a second time, in SQL: the query that `verify` asks, and the columns that it gives.
+
+    It folds the rows of `chosen`, rows of sync_changes, and gives one row for each record, with those of `IDENTITY`.
+    """
+
+    query: LiteralString
+    columns: tuple[LiteralString, ...]
+
+
+RECORD_LOG_FOLD = LogFold(
+    "views/fold",
+    ("record", "deleted", "deleted_at", "complete", "space_id", "last_applied_at", "updated_at", "state"),
+)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -50,7 +72,8 @@ class View:
     """`sources` are (app, table) pairs; a view with `rest_of` takes what none of those views takes.
 
     `key` names the columns that hold `Identity`, in its order; None stands for a part that the view's one
-    source fixes, and has no column. `log_fold` names the query that folds the log for `verify`.
+    source fixes, and has no column. `log_fold` is what `verify` holds
+    its rows against.
     """
 
     name: LiteralString
@@ -60,7 +83,7 @@ class View:
     rest_of: tuple[View, ...] = ()
     columns: tuple[Column, ...] = ()
     fold: Fold[Any] = RECORD_FOLD
-    log_fold: LiteralString = "views/fold"
+    log_fold: LogFold = RECORD_LOG_FOLD
 
     @property
     def key_columns(self) -> tuple[LiteralString, ...]:
@@ -128,9 +151,9 @@ MISSIONS = View(
     key=("user_id", None, None, "mission_id"),
     sources=(("ai", "aiMissions"),),
     columns=(
-        Column("status", "text", text("state")),
-        Column("agent_id", "text", text("agentId")),
-        Column("next_run_at", "timestamptz", instant("nextRunAt")),
+        Column("status", "text", text("state"), "state"),
+        Column("agent_id", "text", text("agentId"), "agentId"),
+        Column("next_run_at", "timestamptz", instant("nextRunAt"), "nextRunAt"),
         Column("effective_grant", "jsonb", effective_grant),
     ),
 )
@@ -140,7 +163,7 @@ AGENTS = View(
     table="agent_snapshots",
     key=("user_id", None, None, "agent_id"),
     sources=(("ai", "agents"),),
-    columns=(Column("status", "text", text("state")),),
+    columns=(Column("status", "text", text("state"), "state"),),
 )
 
 MISSION_ITERATIONS = View(
@@ -149,7 +172,7 @@ MISSION_ITERATIONS = View(
     key=("user_id", None, None, "mission_id"),
     sources=MISSIONS.sources,
     fold=ITERATIONS_FOLD,
-    log_fold="views/fold_iterations",
+    log_fold=LogFold("views/fold_iterations", ("record", "deleted", "complete")),
 )
 
 RECORDS = View(

@@ -25,10 +25,10 @@ from projector.logging import get
 from projector.sql import query
 from projector.sql.connection import connect
 from projector.views import generations, kafka
-from projector.views.generation_diff import ViewDifference, compare
 from projector.views.declared import VIEWS, View
 from projector.views.fill_worker import fill_in_process
 from projector.views.from_log import fill_from_log
+from projector.views.generation_diff import ViewDifference, compare
 from projector.views.generations import EMPTY, FAILED, FILLING, PREVIOUS, READY, Generations
 from projector.views.positions import Partition, Positions
 from projector.views.progress import Ledger, Progress, Report, stored

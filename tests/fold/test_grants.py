@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from projector.fold import dump, fold
 from tests.fold.rows import at, fields, insert, record, row, update
 
 FIRST = {
@@ -121,3 +122,8 @@ def test_an_unstamped_grant_counts_until_a_stamped_one_is_known():
     bare = row("update", 5, {"grant": {**FIRST, "wrappedKey": "bare"}}, {})
     assert grant(BORN, bare)["wrappedKey"] == "bare"
     assert grant(BORN, bare, ISSUED) == FIRST
+
+
+def test_a_row_taken_twice_leaves_the_register_that_it_left_the_first_time():
+    issued = update(1, {"grant.wrappedKey": "key", "grant.expiresAt": at(100)})
+    assert dump(fold([issued, issued])) == dump(fold([issued]))

@@ -14,14 +14,15 @@ from projector.sql import query
 from projector.sql.connection import connect
 from projector.views.consume import consume
 from projector.views.declared import MISSION_ITERATIONS
+from projector.views.jsondiff import first_difference
 from projector.views.rebuild import rebuild_and_compare
-from projector.views.verify import first_difference, verify
+from projector.views.verify import verify
 from projector.views.watermarks import Staleness
 from tests.fold.histories import DATA, HISTORIES
 from tests.fold.iterations import array
 from tests.views.log import at, row, value_of
 
-PARAMETERS = {"apps": ["ai"], "source_apps": ["ai"], "source_tables": ["aiMissions"], "named": True, "users": None}
+CHOSEN = "with chosen as (select * from sync_changes where table_name = 'aiMissions') select * from ({}) as folded"
 STAMPS = [at(1), at(2), at(3), {"at": at(2), "actor": {}}, "", "soon", None]
 
 
@@ -68,12 +69,12 @@ def by_program(rows):
     shown = {}
     for key, state in states.items():
         record = as_record(state)
-        shown[key] = [record.fields, record.deleted, record.complete, dump(state)["w"]]
+        shown[key] = [record.fields, record.deleted, record.complete, orjson.loads(orjson.dumps(dump(state)["w"]))]
     return shown
 
 
 async def by_sql(log):
-    cursor = await log.admin.execute(query("views/fold_iterations"), PARAMETERS)
+    cursor = await log.admin.execute(CHOSEN.format(query("views/fold_iterations")))
     return {(user, record_id): list(rest) for user, _, _, record_id, *rest in await cursor.fetchall()}
 
 

@@ -12,12 +12,8 @@ with admitted as materialized (
            case when op = 'insert' then
                coalesce(mana_ai.fold_stamp(data -> 'updatedAt'), mana_ai.fold_stamp(data -> 'createdAt'))
            end as row_instant
-    from sync_changes
-    where app_id = any (%(apps)s)
-      and ((app_id, table_name) in (select * from unnest(%(source_apps)s::text[], %(source_tables)s::text[])))
-          = %(named)s
-      and (%(users)s::text[] is null or user_id = any (%(users)s))
-      and user_id <> ''
+    from chosen
+    where user_id <> ''
       and schema_version <= 1
       and (data is null or jsonb_typeof(data) in ('object', 'null'))
 ),

@@ -1,0 +1,1 @@
+insert into mana_ai.verify_runs (view, total) values (%(view)s, %(total)s) returning id
