@@ -195,3 +195,14 @@ class PositionOutOfRangeError(ProjectorError):
 
 class NotReachedError(ProjectorError):
     """Look at the log of `projector run views`: the view stands still or is further behind than the time allowed."""
+
+
+# Erasure
+
+
+class UserInLogError(ProjectorError):
+    """Let the sync server erase the user first: from rows that are in sync_changes the views are folded again."""
+
+
+class UserLeftError(ProjectorError):
+    """Run it again: a stream wrote for this user meanwhile. If rows come back each time, the log still gets some."""
