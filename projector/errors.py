@@ -193,6 +193,10 @@ class PositionOutOfRangeError(ProjectorError):
     """The topic was made anew or lost its beginning: refill it from sync_changes, then rebuild the view."""
 
 
+class TopicRecreatedError(ProjectorError):
+    """If `run cdc` is refilling the topic, start the view again then; otherwise rebuild it from the new topic."""
+
+
 class NotReachedError(ProjectorError):
     """Look at the log of `projector run views`: the view stands still or is further behind than the time allowed."""
 
