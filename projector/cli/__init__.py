@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from projector.cli import demo, dev, erase, run, servers, slot, status, views, wait
+from projector.cli import cdc, demo, dev, erase, run, servers, slot, status, views, wait
 from projector.errors import ProjectorError
 
 app = typer.Typer(
@@ -15,7 +15,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Streams an append-only change log into Kafka, keeps provable views of it, and plans missions from them.",
 )
-for group in (demo, dev, erase, run, servers, status, slot, views, wait):
+for group in (cdc, demo, dev, erase, run, servers, status, slot, views, wait):
     group.register(app)
 
 
