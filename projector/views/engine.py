@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+from uuid import UUID
 
 import psycopg
 
@@ -101,9 +102,11 @@ class Engine:
         """By partition, the offset below which every record of the view is in its rows. To be read only."""
         self._swapped_at = time.monotonic()
 
-    async def open(self, partitions: Iterable[Partition]) -> dict[Partition, int]:
-        """Takes partitions over; returns the offset at which to go on in each. Raises as `Positions.load`."""
-        positions = await self._positions.load(self._conn, partitions)
+    async def open(
+        self, partitions: Iterable[Partition], topic_ids: Mapping[str, UUID] | None = None
+    ) -> dict[Partition, int]:
+        """Takes partitions over; returns the offset at which to go on in each. As `Positions.load`."""
+        positions = await self._positions.load(self._conn, partitions, topic_ids)
         for partition, position in positions.items():
             self._owned[partition] = Owned(position, position.next_offset)
             self.applied_to[partition] = position.next_offset

@@ -6,10 +6,11 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
+from uuid import UUID
 
 import psycopg
 
-from projector.errors import FoldVersionError, ForeignClusterError
+from projector.errors import FoldVersionError, ForeignClusterError, TopicRecreatedError
 from projector.fold import FOLD_VERSION
 from projector.sql import query
 
@@ -46,12 +47,16 @@ class Positions:
     cluster: str
 
     async def load(
-        self, conn: psycopg.AsyncConnection[Any], partitions: Iterable[Partition]
+        self,
+        conn: psycopg.AsyncConnection[Any],
+        partitions: Iterable[Partition],
+        topic_ids: Mapping[str, UUID] | None = None,
     ) -> dict[Partition, Position]:
         """The positions of these partitions, opened at offset 0 where there were none.
 
-        Raises ForeignClusterError when the view stands in another cluster's topics of the same name, and
-        FoldVersionError when its rows were folded under other rules.
+        With `topic_ids`, as the topics have them now, positions are held against those. Raises ForeignClusterError
+        when the view stands in another cluster's topics of the same name, TopicRecreatedError in an earlier topic of
+        the same name, and FoldVersionError when its rows were folded under other rules.
         """
         wanted = sorted(partitions)
         parameters = self._parameters(wanted)
@@ -61,6 +66,8 @@ class Positions:
                 f"view {self.name} has applied {row[1]} of Kafka cluster {row[0]}, not of {self.cluster}"
             )
         await conn.execute(query("views/position_open"), parameters)
+        if topic_ids is not None:
+            await self._identify(conn, parameters | {"topic_ids": [topic_ids[topic] for topic, _ in wanted]})
         found: dict[Partition, Position] = {}
         for topic, partition, next_offset, revision, fold_version in await (
             await conn.execute(query("views/position_load"), parameters)
@@ -71,6 +78,15 @@ class Positions:
                 )
             found[Partition(topic, partition)] = Position(next_offset, revision)
         return found
+
+    async def _identify(self, conn: psycopg.AsyncConnection[Any], parameters: dict[str, Any]) -> None:
+        await conn.execute(query("views/position_identify"), parameters)
+        row = await (await conn.execute(query("views/position_of_other_topic"), parameters)).fetchone()
+        if row is not None:
+            topic, partition, next_offset = row
+            raise TopicRecreatedError(
+                f"view {self.name} goes on at offset {next_offset} of {topic}-{partition}, and the topic was made anew"
+            )
 
     async def swap(
         self,

@@ -9,7 +9,7 @@ from aiokafka import TopicPartition
 from projector.errors import FoldVersionError, ForeignClusterError, PositionOutOfRangeError
 from projector.sql.connection import connect
 from projector.views import kafka
-from projector.views.declared import MISSIONS, RECORDS
+from projector.views.declared import MISSIONS, RECORDS, VIEWS
 from projector.views.engine import Engine
 from projector.views.positions import Partition, Positions, widths_of
 from projector.views.store import Store
@@ -200,3 +200,6 @@ async def _apply_another_note(log):
     async with running(log.settings):
         await log.write([row("insert", "n2", 2, {}, app_id="notes", table="notes")])
         await log.caught_up(RECORDS)
+        async with asyncio.timeout(20):
+            while sum(task.get_coro().__name__ == "keep_up" for task in asyncio.all_tasks()) > len(VIEWS):
+                await asyncio.sleep(0.02)
