@@ -44,9 +44,11 @@ async def work(log: Log, user: str, text: str) -> list[dict[str, Any]]:
     rows = [row("insert", f"n{n}", n, {"text": text}, user_id=user, app_id="notes", table="notes") for n in range(20)]
     rows += [
         row("insert", "m1", 1, {"title": text, "objective": big, "state": "active", "nextRunAt": at(0)}, user_id=user),
-        row("insert", "a1", 2, {"name": text}, user_id=user, table="agents"),
         row("update", "m2", 3, {}, user_id=user) | {"data": text},
     ]
+    if user == USER:
+        # The one user of a table: nothing is left in it to make statistics of afterwards.
+        rows += [row("insert", f"a{n}", 2, {"name": text}, user_id=user, table="agents") for n in range(3)]
     await log.write(rows)
     for statement, values in (
         (
@@ -138,7 +140,7 @@ async def test_no_byte_of_an_erased_user_stays_in_the_database(log):
     await log.admin.execute("vacuum (full, analyze) sync_changes")
     await log.admin.execute(end["rewrite"])
     assert files_with(settings, MARK) == set()
-    assert files_with(settings, "bertha") >= tables
+    assert files_with(settings, "bertha") >= tables - {"agent_snapshots"}
 
 
 async def test_without_yes_or_with_rows_in_the_log_everything_is_listed_and_nothing_erased(log):
@@ -149,7 +151,7 @@ async def test_without_yes_or_with_rows_in_the_log_everything_is_listed_and_noth
         await log.caught_up()
     refused = run(settings, "erase", USER, "--yes", "--json")
     assert refused.returncode == 1
-    assert "sync_changes holds 23 rows of this user" in refused.stderr
+    assert "sync_changes holds 25 rows of this user" in refused.stderr
     assert places(refused, "before")["mana_ai.mission_snapshots"] == 1
     await log.admin.execute("delete from sync_changes where record_id <> 'm1'")
     done = run(settings, "erase", USER)
