@@ -215,6 +215,10 @@ class PositionOutOfRangeError(ProjectorError):
     """The topic was made anew or lost its beginning: refill it from sync_changes, then rebuild the view."""
 
 
+class TopicRecreatedError(ProjectorError):
+    """If `run cdc` is refilling the topic, start the view again then; otherwise rebuild it from the new topic."""
+
+
 class NotReachedError(ProjectorError):
     """Look at the log of `projector run views`: the view stands still or is further behind than the time allowed."""
 
@@ -229,3 +233,14 @@ class HistoryCutError(ProjectorError):
 
 class MissingTopicError(ProjectorError):
     """Run `projector run cdc`: it makes the topics of all apps in PROJECTOR_APPS."""
+
+
+# Erasure
+
+
+class UserInLogError(ProjectorError):
+    """Let the sync server erase the user first: from rows that are in sync_changes the views are folded again."""
+
+
+class UserLeftError(ProjectorError):
+    """Run it again: a stream wrote for this user meanwhile. If rows come back each time, the log still gets some."""

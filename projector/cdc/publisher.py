@@ -195,6 +195,10 @@ class Publisher:
             # The broker knows the batch already and tells no offset: only reading the topic's end can.
             self.fail(ReplicationError(f"a batch for {lane.topic}/{lane.partition} was repeated and has no offset"))
             return
+        if offset < self.ends[lane.topic][lane.partition]:
+            # What it held is gone: the next session sees that, as long as no watermark tells of the new end.
+            self.fail(ReplicationError(f"{lane.topic}/{lane.partition} begins again at offset {offset}"))
+            return
         crash.point("cdc.after_ack_before_confirm")
         self.ends[lane.topic][lane.partition] = offset + batch.builder.record_count()
         self._progress.release(batch.hold)

@@ -9,7 +9,7 @@ from typing import Any
 import psycopg
 from aiokafka import AIOKafkaProducer
 
-from projector.cdc import dead_letters, fill
+from projector.cdc import dead_letters, fill, republish
 from projector.cdc.guardian import Guardian
 from projector.cdc.heartbeat import Heartbeat
 from projector.cdc.producer import start_producer, stop_producer
@@ -26,7 +26,7 @@ from projector.cdc.topics import ensure_topics
 from projector.cdc.translate import Translator
 from projector.cdc.writer import Writer
 from projector.config import Settings
-from projector.errors import ProjectorError
+from projector.errors import ProjectorError, ReplicationError
 from projector.log.place import lsn_text
 from projector.log.topics import Topics
 from projector.logging import get
@@ -35,6 +35,7 @@ from projector.sql.connection import connect
 
 _QUERY_TIMEOUT_S = 10
 _WATCH_S = 5.0
+_ASKED_S = 1.0
 
 log = get("cdc")
 
@@ -108,9 +109,16 @@ async def _write(
     pump, heartbeat = await _assemble(settings, writer, side, replication, producer, source)
     CDC_STREAMING.set(1)
     try:
-        await _alongside(heartbeat.run(), pump.run(stop))
+        await _alongside(_until_asked(side, source), _alongside(heartbeat.run(), pump.run(stop)))
     finally:
         CDC_STREAMING.set(0)
+
+
+async def _until_asked(side: Connection, source: Source) -> None:
+    """Ends the session when apps are to be published again: the next one lays out their fill."""
+    while not (asked := await republish.asked(side, source.generation, source.apps)):
+        await asyncio.sleep(_ASKED_S)
+    raise ReplicationError(f"asked to publish again what topics lack, apps: {', '.join(asked)}")
 
 
 async def _assemble(

@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from projector.cli import demo, dev, dlq, explain, rebuild, run, servers, slot, status, verify, wait
+from projector.cli import cdc, demo, dev, dlq, erase, explain, rebuild, run, servers, slot, status, verify, wait
 from projector.errors import ProjectorError
 
 app = typer.Typer(
@@ -15,7 +15,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Streams an append-only change log into Kafka, keeps provable views of it, and plans missions from them.",
 )
-for group in (demo, dev, run, servers, status, slot, verify, rebuild, explain, dlq, wait):
+for group in (demo, dev, run, servers, status, slot, cdc, verify, rebuild, explain, dlq, erase, wait):
     group.register(app)
 
 

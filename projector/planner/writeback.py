@@ -24,7 +24,7 @@ from projector.planner.iteration import iteration_of
 from projector.planner.mission import mission_of
 from projector.planner.pace import Pace
 from projector.sql import query
-from projector.views.declared import MISSIONS
+from projector.views.declared import IDENTITY, MISSIONS, Identity
 from projector.views.reload import BEGINNING, changes_of
 
 Connection = AsyncConnection[tuple[Any, ...]]
@@ -58,6 +58,9 @@ class Refusal:
     reason: str
 
 
+_ERASED = Refusal("mission-gone", "the log holds nothing of the mission any more")
+
+
 async def write_back(conn: Connection, run_id: UUID, user_id: str, *, zone: ZoneInfo, pace: Pace) -> Result:
     """Writes the plan of a run into the log, once: whoever comes second finds nothing to do.
 
@@ -75,7 +78,7 @@ async def write_back(conn: Connection, run_id: UUID, user_id: str, *, zone: Zone
         await conn.execute(query("planner/lock_mission"), mission)
         state = await _newest_state(conn, mission)
         record = derive(state)
-        refusal = _refusal(record, run.agent_id)
+        refusal = _refusal(record, run.agent_id) if await _in_log(conn, mission) else _ERASED
         if refusal is None:
             change_id = iteration_change_id(run.iteration_id)
             now_us = await _server_clock(conn)
@@ -124,13 +127,23 @@ async def _enter_user(conn: Connection, user_id: str) -> None:
         raise RowSecurityError("row-level security does not hold for the role projector_sink")
 
 
+async def _in_log(conn: Connection, mission: dict[str, str]) -> bool:
+    """False once the mission was erased: a write from what the view has not let go of yet would bring it back."""
+    identity = dict(zip(IDENTITY, _identity(mission), strict=True))
+    row = await (await conn.execute(query("planner/in_log"), identity)).fetchone()
+    return row == (True,)
+
+
+def _identity(mission: dict[str, str]) -> Identity:
+    return (mission["user_id"], *MISSIONS.sources[0], mission["mission_id"])
+
+
 async def _newest_state(conn: Connection, mission: dict[str, str]) -> State:
     """What the view stored, and on top what the log holds beyond it. Taking a row in twice is harmless."""
     row = await (await conn.execute(query("planner/stored_mission"), mission)).fetchone()
     state = load(row[0]) if row is not None else State()
     since = BEGINNING if state.newest_us is None else to_datetime(state.newest_us) - LATEST_COMMIT
-    identity = (mission["user_id"], *MISSIONS.sources[0], mission["mission_id"])
-    for change in await changes_of(conn, identity, since):
+    for change in await changes_of(conn, _identity(mission), since):
         apply(state, change)
     return state
 

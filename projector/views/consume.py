@@ -20,6 +20,7 @@ from projector.views.batch import Applied
 from projector.views.declared import View
 from projector.views.engine import Engine
 from projector.views.positions import Partition, Positions, widths_of
+from projector.views.topic_ids import topic_ids
 from projector.views.watermarks import Staleness
 
 POLL_MS = 500
@@ -39,6 +40,7 @@ class Rebalance(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ha
 
     def __init__(
         self,
+        settings: Settings,
         view: View,
         engine: Engine,
         consumer: AIOKafkaConsumer,
@@ -46,6 +48,7 @@ class Rebalance(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ha
         staleness: Staleness,
     ) -> None:
         self.lock = asyncio.Lock()
+        self._settings = settings
         self._view = view
         self._engine = engine
         self._consumer = consumer
@@ -65,8 +68,9 @@ class Rebalance(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ha
 
     async def on_partitions_assigned(self, assigned: Collection[TopicPartition]) -> None:
         try:
+            ids = await topic_ids(self._settings, {partition.topic for partition in assigned})
             async with self.lock:
-                offsets = await self._engine.open(Partition(*partition) for partition in assigned)
+                offsets = await self._engine.open((Partition(*partition) for partition in assigned), ids)
                 await self._staleness.begin(self._conn, self._engine.applied_to)
             await kafka.check_range(self._consumer, self._view.name, offsets)
             for partition, offset in offsets.items():
@@ -102,7 +106,7 @@ async def consume(settings: Settings, view: View, staleness: Staleness, stop: as
         kafka.consumer(settings, f"{settings.topic_prefix}.views.{view.name}") as consumer,
     ):
         engine = Engine(view, positions, conn, widths_of(await kafka.partitions_of(settings, topics)), reading=reading)
-        listener = Rebalance(view, engine, consumer, reading, staleness)
+        listener = Rebalance(settings, view, engine, consumer, reading, staleness)
         consumer.subscribe(topics, listener=listener)
         with metrics.VIEW_RUNNING.labels(view.name).track_inprogress():
             try:

@@ -12,6 +12,7 @@ from asyncio import Task, create_task
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
+from uuid import UUID
 
 import psycopg
 
@@ -95,11 +96,13 @@ class Engine:
         """By partition, the offset below which every record of the view is in its rows. To be read only."""
         self._swapped_at = time.monotonic()
 
-    async def open(self, partitions: Iterable[Partition]) -> dict[Partition, int]:
-        """Takes partitions over; returns the offset at which to go on in each. Raises as `Positions.load`."""
+    async def open(
+        self, partitions: Iterable[Partition], topic_ids: Mapping[str, UUID] | None = None
+    ) -> dict[Partition, int]:
+        """Takes partitions over; returns the offset at which to go on in each. As `Positions.load`."""
         # A promotion changes the generation and the revision of every position: what was folded for the other
         # generation loses its swap.
-        generation, positions = await self._positions.load(self._conn, partitions)
+        generation, positions = await self._positions.load(self._conn, partitions, topic_ids)
         if self._store is None:
             await self._stores[generation].prepare(self._conn)
         self._store = self._stores[generation]

@@ -9,10 +9,11 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
+from uuid import UUID
 
 import psycopg
 
-from projector.errors import FoldVersionError, ForeignClusterError, NotMigratedError
+from projector.errors import FoldVersionError, ForeignClusterError, NotMigratedError, TopicRecreatedError
 from projector.fold import FOLD_VERSION
 from projector.sql import query
 
@@ -55,12 +56,16 @@ class Positions:
         return f"{self.view}@spare" if self.spare else self.view
 
     async def load(
-        self, conn: psycopg.AsyncConnection[Any], partitions: Iterable[Partition]
+        self,
+        conn: psycopg.AsyncConnection[Any],
+        partitions: Iterable[Partition],
+        topic_ids: Mapping[str, UUID] | None = None,
     ) -> tuple[int, dict[Partition, Position]]:
         """The number of the generation (1 or 2), and the positions of these partitions, opened at 0 where new.
 
-        Raises ForeignClusterError when the view stands in another cluster's topics of the same name, and
-        FoldVersionError when its rows were folded under other rules.
+        With `topic_ids`, as the topics have them now, positions are held against those. Raises ForeignClusterError
+        when the view stands in another cluster's topics of the same name, TopicRecreatedError in an earlier topic of
+        the same name, and FoldVersionError when its rows were folded under other rules.
         """
         wanted = sorted(partitions)
         parameters = self._parameters(wanted)
@@ -70,6 +75,8 @@ class Positions:
                 f"view {self.name} has applied {row[1]} of Kafka cluster {row[0]}, not of {self.cluster}"
             )
         await conn.execute(query("views/position_open"), parameters)
+        if topic_ids is not None:
+            await self._identify(conn, parameters | {"topic_ids": [topic_ids[topic] for topic, _ in wanted]})
         found: dict[Partition, Position] = {}
         # One statement, so that a promotion cannot come between the number and the positions.
         rows = await (await conn.execute(query("views/position_load"), parameters)).fetchall()
@@ -98,6 +105,15 @@ class Positions:
         parameters = {"view": self.name, "cluster": self.cluster}
         rows = await (await conn.execute(query(name), parameters)).fetchall()
         return {Partition(topic, partition): next_offset for topic, partition, next_offset in rows}
+
+    async def _identify(self, conn: psycopg.AsyncConnection[Any], parameters: dict[str, Any]) -> None:
+        await conn.execute(query("views/position_identify"), parameters)
+        row = await (await conn.execute(query("views/position_of_other_topic"), parameters)).fetchone()
+        if row is not None:
+            topic, partition, next_offset = row
+            raise TopicRecreatedError(
+                f"view {self.name} goes on at offset {next_offset} of {topic}-{partition}, and the topic was made anew"
+            )
 
     async def swap(
         self,

@@ -1,0 +1,82 @@
+"""Topics that lack records, or tell of changes that are gone, filled again on request while the stream is at work."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+
+import orjson
+import psycopg
+import pytest
+from aiokafka import TopicPartition
+from aiokafka.admin import RecordsToDelete
+from psycopg import sql
+
+from projector.cli.cdc import republish
+from projector.errors import ConfigError
+from projector.kafka import admin
+from projector.log.topics import Topics, partition_of
+from tests.cdc.support import insert, read, read_until, running
+from tests.cli.test_wait import projector
+
+
+@pytest.fixture
+def conn(settings):
+    with psycopg.connect(settings.admin_url, autocommit=True) as conn:
+        yield conn
+
+
+def ids(records) -> Counter[str]:
+    return Counter(record.headers["id"].decode() for record in records)
+
+
+async def test_exactly_the_missing_changes_come_back(settings, conn) -> None:
+    users = [f"user-{n}" for n in range(8)]
+    async with running(settings):
+        written = [insert(conn, user_id=users[n % 8], record_id=str(n)) for n in range(40)]
+        other = insert(conn, app_id="notes", table_name="notes")
+        await read_until(settings, 41)
+        topic = Topics(settings.topic_prefix).changes("ai")
+        number = partition_of(users[0].encode(), settings.topic_partitions)
+        lost = [record for record in await read(settings, topic) if record.partition == number]
+        async with admin(settings) as client:
+            below = lost[-2].offset
+            await client.delete_records({TopicPartition(topic, number): RecordsToDelete(before_offset=below)})
+        lost = [record for record in lost if record.offset < below]
+        assert lost
+        assert ids(await read(settings)) == Counter([*written, other]) - ids(lost)
+        done = await projector(settings, "cdc", "republish", "--app", "ai", "--yes", "--wait", "--json")
+        assert (done.status, done.error) == (0, "")
+        events = [orjson.loads(line) for line in done.lines]
+        assert (events[0]["event"], events[0]["apps"], events[-1]["event"]) == ("asked", ["ai"], "done")
+        records = await read(settings)
+        assert ids(records) == Counter([*written, other])
+        assert ids(record for record in records if "fill" in record.headers) == ids(lost)
+        written.append(insert(conn, user_id=users[0], record_id="after"))
+        assert ids(await read_until(settings, 42)) == Counter([*written, other])
+
+
+async def test_changes_that_were_deleted_without_a_word_are_told_as_erased(settings, conn) -> None:
+    publication = sql.Identifier(settings.publication_name)
+    conn.execute(sql.SQL("alter publication {} set (publish = 'insert')").format(publication))
+    async with running(settings):
+        gone, kept = insert(conn, record_id="1"), insert(conn, record_id="2")
+        await read_until(settings, 2)
+        conn.execute("delete from sync_changes where id = %s", [gone])
+        for _ in range(2):  # the second time there is nothing left to tell
+            done = await projector(settings, "cdc", "republish", "--yes", "--wait")
+            assert (done.status, done.error, done.lines[-1]) == (0, "", "done")
+        told = [(r.headers["op"].decode(), r.headers["id"].decode()) for r in await read(settings)]
+    assert told == [("insert", gone), ("insert", kept), ("erased", gone)]
+
+
+async def test_what_cannot_be_asked_for_is_refused(settings, monkeypatch) -> None:
+    for name, value in settings.environment().items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match="--yes is missing"):
+        republish()
+    with pytest.raises(ConfigError, match="'unknown' is not published"):
+        republish(apps=["unknown"], yes=True)
+    early = await asyncio.wait_for(projector(settings, "cdc", "republish", "--yes"), 30)
+    assert early.status == 1
+    assert "has not published anything yet" in early.error

@@ -1,0 +1,169 @@
+"""A topic that was deleted and made anew under the same name: whose records a position counts."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from uuid import uuid4
+
+import psycopg
+import pytest
+from aiokafka.admin import NewTopic
+from psycopg.types.json import Jsonb
+
+from projector.cdc.topics import wanted_settings
+from projector.errors import BrokerUnavailableError, TopicRecreatedError
+from projector.kafka import admin
+from projector.log.topics import Topics
+from projector.sql import query
+from projector.sql.connection import connect
+from projector.views import kafka
+from projector.views.consume import consume
+from projector.views.declared import MISSIONS, VIEWS
+from projector.views.positions import Partition, Positions
+from projector.views.topic_ids import topic_ids
+from projector.views.verify import verify
+from projector.views.wait import wait_for_offset
+from projector.views.watermarks import Staleness
+from tests.cdc import support
+from tests.views.log import open_log, row, running
+
+APP = "ai"
+
+
+@pytest.fixture
+async def log(settings):
+    async with open_log(settings) as opened:
+        yield opened
+
+
+@pytest.fixture
+def sync(settings):
+    """As the sync server and devices write; the change stream publishes."""
+    with psycopg.connect(settings.admin_url, autocommit=True) as conn:
+        yield conn
+
+
+async def delete(settings):
+    topic = Topics(settings.topic_prefix).changes(APP)
+    async with admin(settings) as client:
+        await client.delete_topics([topic])
+        async with asyncio.timeout(10):
+            while topic in await client.list_topics():
+                await asyncio.sleep(0.05)
+
+
+async def create(settings):
+    name = Topics(settings.topic_prefix).changes(APP)
+    topic = NewTopic(name, settings.topic_partitions, 1, topic_configs=wanted_settings(settings))
+    async with admin(settings) as client, asyncio.timeout(10):
+        # The name is taken until the broker is done with the deletion.
+        while (await client.create_topics([topic])).topic_errors[0][1]:
+            await asyncio.sleep(0.05)
+
+
+async def ids_of(settings):
+    async with asyncio.timeout(10):
+        while True:
+            # The broker tells of a topic a moment after it has made it.
+            with contextlib.suppress(BrokerUnavailableError):
+                return await topic_ids(settings, kafka.topics_of(settings, MISSIONS))
+            await asyncio.sleep(0.05)
+
+
+async def test_a_topic_made_anew_has_another_id(log):
+    before = await ids_of(log.settings)
+    assert set(before) == set(kafka.topics_of(log.settings, MISSIONS))
+    assert await ids_of(log.settings) == before
+    await delete(log.settings)
+    with pytest.raises(BrokerUnavailableError, match=r"knows no topic .*\.ai"):
+        await topic_ids(log.settings, before)
+    await create(log.settings)
+    after = await ids_of(log.settings)
+    assert set(after) == set(before)
+    assert after != before
+
+
+async def test_a_view_stops_at_a_topic_made_anew_that_reaches_beyond_its_position(log):
+    await log.write([row("insert", "m1", 1, {"title": "t"})])
+    async with running(log.settings):
+        await log.caught_up()
+    await delete(log.settings)
+    await create(log.settings)
+    await log.publish([row("insert", f"x{n}", n, {"title": "of another log"}) for n in range(5)])
+    with pytest.raises(TopicRecreatedError, match=r"goes on at offset 1 of .*, and the topic was made anew"):
+        await asyncio.wait_for(consume(log.settings, MISSIONS, Staleness(MISSIONS), asyncio.Event()), 20)
+    assert await (await log.admin.execute("select count(*) from mana_ai.mission_snapshots")).fetchone() == (1,)
+
+
+async def test_positions_take_over_the_id_only_where_it_is_unknown_or_nothing_was_applied(settings):
+    positions = Positions("missions", "cluster")
+    fresh, begun = Partition("t", 0), Partition("t", 1)
+    old, new = {"t": uuid4()}, {"t": uuid4()}
+    async with await connect(settings, "projector_engine") as conn:
+        known = await positions.load(conn, [fresh, begun])
+        await positions.swap(conn, {begun: known[begun]}, {begun: 3})
+        await positions.load(conn, [fresh, begun], old)
+        await positions.load(conn, [fresh], new)
+        with pytest.raises(TopicRecreatedError, match="at offset 3 of t-1"):
+            await positions.load(conn, [begun], new)
+        async with await connect(settings, "projector_cdc") as cdc:
+            await cdc.execute(query("cdc/take_positions_back"), ['{"t": [0, 2]}'])
+        # An engine at work comes to know of it when it loses the swap, and goes on at once.
+        assert (await positions.load(conn, [begun]))[begun].next_offset == 2
+        await positions.load(conn, [fresh, begun], new)
+        with pytest.raises(TopicRecreatedError):
+            await positions.load(conn, [begun], old)
+
+
+async def noticed(sync, ends):
+    """Waits until a watermark tells of that many records in one partition, so that their loss is seen."""
+    async with asyncio.timeout(10):
+        while not sync.execute(
+            "select 1 from mana_ai.cdc_watermarks where jsonb_path_exists(ends, '$.*[*] ? (@ >= $n)', %s)",
+            [Jsonb({"n": ends})],
+        ).fetchone():
+            await asyncio.sleep(0.05)
+
+
+async def caught_up(settings):
+    """Waits for the views to have applied what the topics hold now."""
+    ends = {}
+    for record in await support.read(settings):
+        ends[record.topic, record.partition] = record.offset + 1
+    async with await connect(settings, "projector_reader") as conn:
+        for view in VIEWS.values():
+            topics = kafka.topics_of(settings, view)
+            wanted = {place: end for place, end in ends.items() if place[0] in topics}
+            await wait_for_offset(conn, view, wanted, 20)
+
+
+async def test_the_change_stream_fills_a_deleted_topic_again_and_the_views_go_on_in_it(settings, sync):
+    users = ["anna", "bertha", "carla"]
+    async with support.running(settings):
+        for number in range(30):
+            support.insert(sync, record_id=f"m{number}", user_id=users[number % 3])
+        await support.read_until(settings, 30)
+        async with running(settings):
+            await caught_up(settings)
+        await noticed(sync, 10)
+    await delete(settings)
+    async with support.running(settings):
+        support.insert(sync, record_id="after", user_id="anna")
+        assert len(await support.read_until(settings, 31)) == 31
+        async with running(settings):
+            await caught_up(settings)
+            reports = [await verify(settings, view) for view in VIEWS.values()]
+    assert [(report.rows, report.differences) for report in reports] == [(31, 0), (0, 0), (0, 0)]
+
+
+async def test_a_topic_made_anew_under_a_stream_at_work_loses_nothing(settings, sync):
+    async with support.running(settings):
+        written = [support.insert(sync, record_id=f"m{n}", user_id="anna") for n in range(10)]
+        await support.read_until(settings, 10)
+        await noticed(sync, 10)
+        await delete(settings)
+        await create(settings)
+        written.append(support.insert(sync, record_id="after", user_id="anna"))
+        records = await support.read_until(settings, 11, 40)
+    assert sorted(record.headers["id"].decode() for record in records) == sorted(written)
