@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any
 
 from projector.fold.grants import effective_grant
@@ -10,6 +11,8 @@ from projector.fold.paths import DELETED_AT, Path
 from projector.fold.stamps import NO_INSTANT, Order, Write, parse_instant
 from projector.fold.state import State
 from projector.fold.values import copy_json, is_falsy
+
+_INSTANT = itemgetter(0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +37,7 @@ def derive(state: State, *, share: bool = False) -> Record:
     """The record shown. With `share` its values belong to the state: read them, do not alter them."""
     fields = _show_tree(state.writes) if state.deep else {path[0]: write.value for path, write in state.writes.items()}
     deleted_at_us = _deleted_at(state, fields)
-    newest = max((write.instant for write in state.writes.values()), default=NO_INSTANT)
+    newest = max(state.writes.values(), key=_INSTANT)[0] if state.writes else NO_INSTANT
     return Record(
         fields=fields if share else copy_json(fields),
         deleted=deleted_at_us is not None,
@@ -48,10 +51,10 @@ def derive(state: State, *, share: bool = False) -> Record:
 
 def replaced_by(writes: dict[Path, Write], path: Path) -> Path | None:
     """The ancestor whose winning write came no earlier than that of `path`, and therefore hides it."""
-    write = writes[path]
+    order = writes[path][1:3]
     for depth in range(1, len(path)):
         ancestor = writes.get(path[:depth])
-        if ancestor is not None and ancestor.order >= write.order:
+        if ancestor is not None and ancestor[1:3] >= order:
             return path[:depth]
     return None
 

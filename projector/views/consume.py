@@ -27,8 +27,8 @@ POLL_MS = 500
 """How late an idle view notices that it is to stop."""
 FETCH_RECORDS = 2_000
 """At most so many records are folded before the group's heartbeat may have its turn."""
-BATCH_BYTES = 16 * 1024 * 1024
-BATCH_S = 0.5
+BATCH_BYTES = 48 * 1024 * 1024
+BATCH_S = 2.0
 """A view that is behind gathers changes up to these limits, so that many changes of a record become one row."""
 GROUP_COMMIT_S = 1.0
 

@@ -29,7 +29,7 @@ class Message(Protocol):
     timestamp: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen, which would take longer to make than all that is in it to read
 class Fold:
     """A change for the record `identity`; `filled` when it came out of the table, long after its commit perhaps."""
 

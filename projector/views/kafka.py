@@ -51,6 +51,9 @@ async def consumer(settings: Settings, group: str | None = None) -> AsyncIterato
     except KafkaConnectionError as error:
         await client.stop()
         raise await explain_failure(settings, error, "cannot connect to Kafka") from error
+    # A task that it made has to have begun: stopped before, its end would look like a cancellation of ours, and hide
+    # what went wrong.
+    await asyncio.sleep(0)
     try:
         yield client
     finally:

@@ -174,6 +174,29 @@ async def _devices_disagree(
     if set(shown.values()) != {row[0]}:
         raise DifferencesError(f"the row shows {row[0]!r}, the devices {shown}")
     show.fact("row", f"shows “{row[0]}” at {row[1]}:00 as well: the later edit won, though it was pushed first")
+    await _explain(env, show, mission_id)
+
+
+async def _explain(env: Environment, show: Show, mission_id: str) -> None:
+    """As `projector explain mission …` and `projector show mission … --as-of OFFSET` do."""
+    from projector.fold import derive, fold, format_instant
+    from projector.views.asof import AtOffset, select
+    from projector.views.explain import explain
+    from projector.views.history import read_history
+
+    history = await read_history(env.settings, (ADA, MISSIONS.app_id, MISSIONS.table, mission_id), lambda _: None)
+    [title] = [one for one in explain(history.entries).fields if one.path == ("title",)]
+    if history.standing != "equal" or not title.beaten or title.entry.offset is None:
+        raise DifferencesError(f"the row of mission {mission_id} is not explained by its changes: {history.standing}")
+    lost = title.beaten[0].write
+    show.fact(
+        "explain",
+        f"title: “{title.write.value}” of {format_instant(title.write.instant)[11:23]}, change {title.write.change_id}"
+        f" at offset {title.entry.offset},",
+    )
+    show.fact("", f"beat “{lost.value}” of {format_instant(lost.instant)[11:23]}, change {lost.change_id}")
+    before = derive(fold(e.change for e in select(history.entries, AtOffset(title.entry.offset), history.reach)))
+    show.fact("as of", f"offset {title.entry.offset}, before the laptop pushed, the title was “{before.fields['title']}”")
 
 
 async def _prove(env: Environment, show: Show) -> None:
@@ -181,7 +204,7 @@ async def _prove(env: Environment, show: Show) -> None:
     from projector.views.rebuild import rebuild_and_compare
     from projector.views.verify import verify
 
-    show.act("The views are thrown into shadow tables, rebuilt from offset 0, and compared")
+    show.act("Each view is folded anew into its spare table from offset 0, and compared")
     rebuilt = {d.view: d for d in await rebuild_and_compare(env.settings, tuple(VIEWS.values()))}
     rows = []
     for name, view in VIEWS.items():
