@@ -109,6 +109,7 @@ class Engine:
         for partition, position in positions.items():
             self._owned[partition] = Owned(position, position.next_offset, Cache(self._cache_bytes))
             self.applied_to[partition] = position.next_offset
+        crash.point("views.opened")
         return {partition: position.next_offset for partition, position in positions.items()}
 
     def release(self, partitions: Iterable[Partition]) -> None:
@@ -150,6 +151,8 @@ class Engine:
         await self._load(events)
         for identity, its_events in events.items():
             await self._fold(identity, its_events)
+        if events:
+            crash.point("views.taken")
         return seek
 
     async def commit(self, *, flush: bool = False, wait: bool = True) -> Applied:
@@ -279,6 +282,7 @@ class Engine:
         async with self._conn.transaction():
             # First, because it makes rivals wait before they touch a row.
             await self._positions.swap(self._conn, known, ahead)
+            crash.point("views.swapped")
             gone = batch.gone
             await self._store.write(self._conn, rows, len(batch.held) - len(gone), new=self._empty)
             await self._store.delete(self._conn, gone)

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from projector.views.declared import MISSIONS
+from projector.views.declared import MISSION_ITERATIONS, MISSIONS
 from projector.views.rebuild import rebuild_and_compare
 from projector.views.verify import verify
 from tests.views.log import row, running
@@ -18,28 +18,50 @@ from projector.config import load_settings
 from streams.views import run
 asyncio.run(run(load_settings(), asyncio.Event()))
 """
+USERS = 12
 
 
-@pytest.mark.parametrize("point", ["views.before_commit", "views.mid_copy", "views.after_commit"])
-async def test_killed_anywhere_the_views_go_on_as_if_nothing_had_been(log, point):
-    await log.write([row("insert", f"m{n}", n, {"title": "t", "n": n}) for n in range(80)])
-    environment = {**os.environ, **log.settings.environment(), "PROJECTOR_CRASH_AT": f"{point}:2"}
-    child = await asyncio.create_subprocess_exec(sys.executable, "-c", STREAM, env=environment)
-    try:
-        for burst in range(100):
-            await log.write([row("update", f"m{n}", 100 + burst, {"n": burst}) for n in range(80)])
-            if child.returncode is not None:
-                break
-            await asyncio.sleep(0.1)
-        assert await asyncio.wait_for(child.wait(), 20) == -signal.SIGKILL
-    finally:
-        if child.returncode is None:
-            child.kill()
-            await child.wait()
-    await log.poison(b"[]")
+@pytest.mark.parametrize(
+    "points",
+    [
+        ("views.opened", "views.taken", "views.swapped"),
+        ("views.mid_copy", "views.before_commit", "views.after_commit"),
+    ],
+)
+async def test_workers_killed_at_any_point_leave_their_partitions_to_one_that_lives(log, points):
+    def burst(number):
+        return [
+            row("update", f"m{n}", 100 + number, {"n": number, "iterations": [{"id": f"i{number}"}]}, user_id=user(n))
+            for n in range(240)
+        ]
+
+    def user(n):
+        return f"u{n % USERS}"
+
+    await log.write([row("insert", f"m{n}", n, {"title": "t", "n": n}, user_id=user(n)) for n in range(240)])
+    children = []
     async with running(log.settings):
-        await log.caught_up(MISSIONS)
-        report = await verify(log.settings, MISSIONS)
-        [rebuilt] = await rebuild_and_compare(log.settings, [MISSIONS])
-    assert (report.rows, report.examples) == (80, ())
-    assert (rebuilt.rows, rebuilt.examples) == (80, ())
+        for point in points:
+            environment = {**os.environ, **log.settings.environment(), "PROJECTOR_CRASH_AT": point}
+            children.append(await asyncio.create_subprocess_exec(sys.executable, "-c", STREAM, env=environment))
+        try:
+            number = 0
+            async with asyncio.timeout(40):
+                # Those that have no partition yet get one when another has died.
+                while any(child.returncode is None for child in children):
+                    await log.write(burst(number := number + 1))
+                    await asyncio.sleep(0.1)
+            assert [child.returncode for child in children] == [-signal.SIGKILL] * len(points)
+        finally:
+            for child in children:
+                if child.returncode is None:
+                    child.kill()
+                    await child.wait()
+        await log.write(burst(number + 1))
+        await log.poison(b"[]")
+        await log.caught_up(MISSIONS, MISSION_ITERATIONS, timeout=40)
+        for view in (MISSIONS, MISSION_ITERATIONS):
+            report = await verify(log.settings, view)
+            [rebuilt] = await rebuild_and_compare(log.settings, [view])
+            assert (report.rows, report.examples) == (240, ())
+            assert (rebuilt.rows, rebuilt.examples) == (240, ())

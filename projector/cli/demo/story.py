@@ -196,7 +196,9 @@ async def _explain(env: Environment, show: Show, mission_id: str) -> None:
     )
     show.fact("", f"beat “{lost.value}” of {format_instant(lost.instant)[11:23]}, change {lost.change_id}")
     before = derive(fold(e.change for e in select(history.entries, AtOffset(title.entry.offset), history.reach)))
-    show.fact("as of", f"offset {title.entry.offset}, before the laptop pushed, the title was “{before.fields['title']}”")
+    show.fact(
+        "as of", f"offset {title.entry.offset}, before the laptop pushed, the title was “{before.fields['title']}”"
+    )
 
 
 async def _prove(env: Environment, show: Show) -> None:
