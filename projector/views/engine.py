@@ -10,6 +10,7 @@ import asyncio
 import time
 from asyncio import Task, create_task
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any
 from uuid import UUID
@@ -27,7 +28,7 @@ from projector.views.held import Row, nothing
 from projector.views.inbox import DeadLetter, Fold, Message, Reload, Truncation, sort
 from projector.views.positions import Partition, Position, Positions, SwapLostError
 from projector.views.reload import reload
-from projector.views.store import Store
+from projector.views.store import SMALL_BATCH, Store
 from projector.views.truncate import reload_partition
 
 IDLE_ADVANCE_S = 1.0
@@ -279,12 +280,17 @@ class Engine:
     async def _commit(self, batch: Batch, rows: Iterable[Row], ahead: Mapping[Partition, int]) -> None:
         assert self._store is not None, "nothing is ahead of its position before `open`"
         known = {partition: self._owned[partition].position for partition in ahead}
-        async with self._conn.transaction():
+        gone = batch.gone
+        count = len(batch.held) - len(gone)
+        # What fits into statements is sent at once, and the server is waited for twice instead of once for each.
+        at_once = count <= SMALL_BATCH and not self._empty and not batch.truncated
+        async with self._conn.pipeline() if at_once else nullcontext() as pipeline, self._conn.transaction():
             # First, because it makes rivals wait before they touch a row.
-            await self._positions.swap(self._conn, known, ahead)
+            swap = await self._positions.swap(self._conn, known, ahead)
+            if pipeline is None:
+                swap.check()
             crash.point("views.swapped")
-            gone = batch.gone
-            await self._store.write(self._conn, rows, len(batch.held) - len(gone), new=self._empty)
+            await self._store.write(self._conn, rows, count, new=self._empty)
             await self._store.delete(self._conn, gone)
             if batch.erased:
                 await deadletters.erase(self._conn, self._positions.name, batch.erased)
@@ -293,6 +299,9 @@ class Engine:
             # What followed in the same batch is in the log by now, so it is reloaded too.
             for partition, truncation in batch.truncated.items():
                 await self._truncate(self._store, partition, truncation)
+            if pipeline is not None:
+                await pipeline.sync()
+                swap.check()
             crash.point("views.before_commit")
         crash.point("views.after_commit")
 

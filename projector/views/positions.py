@@ -43,6 +43,19 @@ class SwapLostError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
+class Swap:
+    """A swap that was asked for; in a pipeline its outcome is there after the next sync."""
+
+    cursor: psycopg.AsyncCursor[Any]
+    positions: int
+
+    def check(self) -> None:
+        """Raises SwapLostError unless every position was moved; the transaction must not commit then."""
+        if self.cursor.rowcount != self.positions:
+            raise SwapLostError
+
+
+@dataclass(frozen=True, slots=True)
 class Positions:
     """The rows of `stream_positions` of one view on one cluster, those of its serving or of its spare generation."""
 
@@ -120,8 +133,8 @@ class Positions:
         conn: psycopg.AsyncConnection[Any],
         known: Mapping[Partition, Position],
         next_offsets: Mapping[Partition, int],
-    ) -> None:
-        """Moves the positions to `next_offsets` if all are still as `known`; raises SwapLostError otherwise."""
+    ) -> Swap:
+        """Moves the positions to `next_offsets` as far as they are still as `known`; `check` what is returned."""
         # Always in the same order, so that two workers never wait for each other.
         moved = sorted(next_offsets)
         parameters = self._parameters(moved) | {
@@ -129,9 +142,7 @@ class Positions:
             "revisions": [known[partition].revision for partition in moved],
             "next_offsets": [next_offsets[partition] for partition in moved],
         }
-        cursor = await conn.execute(query("views/position_swap"), parameters)
-        if cursor.rowcount != len(moved):
-            raise SwapLostError
+        return Swap(await conn.execute(query("views/position_swap"), parameters), len(moved))
 
     async def bump(
         self, conn: psycopg.AsyncConnection[Any], partitions: Iterable[Partition] | None = None
