@@ -5,6 +5,7 @@ A point that did not fire fails the test: it would show nothing.
 
 from __future__ import annotations
 
+import asyncio
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,10 +13,13 @@ from pathlib import Path
 import pytest
 
 from projector.embedded.servers import Servers
+from projector.views import rebuild
+from projector.views.declared import VIEWS
 from tests.fixtures.settings import Template, settings_for
 from tests.invariants.world import World
 
 FIRE_LIMIT_S = 20.0
+RUNS = "select run_id, state from mana_ai.mission_runs order by 1"
 LOST_ANSWER = "planner.after_llm_before_store"
 
 POINTS = [
@@ -72,6 +76,26 @@ async def test_all_streams_at_once_lose_nothing(world: World) -> None:
     world.make_missions_due()
     world.write_rows_in_one_transaction(3)
     world.pipeline.start_all()
+    await world.settle()
+    await world.check_everything()
+
+
+async def test_views_rebuilt_and_promoted_under_the_running_streams_fire_no_effect(world: World) -> None:
+    """Every mission ran when it was due: folded anew, none may run again."""
+    await world.settle()
+    runs, asked, changes = world.ask(RUNS), world.calls_of_runs(), world.change_ids()
+    for turn in (rebuild.promote, rebuild.rollback):
+        for view in VIEWS.values():
+            if turn is rebuild.promote:
+                await rebuild.start(world.settings, view)
+            await turn(world.settings, view)
+    assert [serving for (serving,) in world.ask("select serving from mana_ai.view_generations")] == [1] * len(VIEWS)
+    for view in VIEWS.values():
+        await rebuild.rollback(world.settings, view)
+    # Time enough for the scheduler and the announcements to look several times.
+    await asyncio.sleep(2)
+    assert (world.ask(RUNS), world.calls_of_runs(), world.change_ids()) == (runs, asked, changes)
+    world.make_missions_due()
     await world.settle()
     await world.check_everything()
 
