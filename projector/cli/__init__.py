@@ -8,6 +8,7 @@ import typer
 
 from projector.cli import cdc, demo, dev, dlq, erase, explain, rebuild, run, servers, slot, status, verify, wait
 from projector.errors import ProjectorError
+from projector.logging import configure_command
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -21,6 +22,7 @@ for group in (demo, dev, run, servers, status, slot, cdc, verify, rebuild, expla
 
 def main() -> None:
     """Runs the command line; an error that a person can act on is one line, not a traceback."""
+    configure_command()
     try:
         app()
     except ProjectorError as error:

@@ -104,7 +104,7 @@ def rollback(views: Some, as_json: AsJson = False) -> None:
     settings = load_settings()
     for view in chosen(views):
         asyncio.run(rebuild.rollback(settings, view, report=_report(as_json)))
-        _done(as_json, "rolled-back", view.name, "serves from the rows that served before the promotion")
+        _done(as_json, "rolled-back", view.name, "serves from the rows that served before")
 
 
 @app.command()
