@@ -34,9 +34,9 @@ QUIET_S = 2.0
 MISSIONS_READ = 500
 TIMEOUT_S = 3600.0
 
-START = ("rebuild", "start", "--wait", "--json")
+START = ("rebuild", "start", "--json")
 DIFF = ("rebuild", "diff", "--json")
-PROMOTE = ("rebuild", "promote", "--json")
+PROMOTE = ("rebuild", "promote", "missions", "--json")
 
 POINT_READ = "select record from mana_ai.mission_snapshots where user_id = %s and mission_id = %s"
 LONG_READ = "select count(*) from mana_ai.mission_snapshots"
