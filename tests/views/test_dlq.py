@@ -37,7 +37,7 @@ def too_old(monkeypatch):
 
 
 async def retried(log, selection=EVERY, *, rehearsed=True):
-    """What became of the letters, by offset, the same in every view; a rehearsal must have told it, changing nothing."""
+    """What became of the letters, by offset, alike in every view; a rehearsal must have told it, changing nothing."""
     offsets = dict(await (await log.admin.execute('select id, "offset" from mana_ai.dead_letters')).fetchall())
     async with await connect(log.settings, "projector_engine") as conn:
         if rehearsed:
@@ -98,7 +98,8 @@ async def test_what_an_older_program_laid_aside_a_newer_one_folds_beside_the_eng
 
 
 async def test_what_is_folded_late_is_in_the_generation_that_a_rebuild_has_filled_too(log, too_old):
-    await log.write([row("insert", "m1", 1, {"title": "t", "note": "n"}), row("update", "m1", 2, {"title": "u"}, **OLD)])
+    fields = {"title": "t", "note": "n"}
+    await log.write([row("insert", "m1", 1, fields), row("update", "m1", 2, {"title": "u"}, **OLD)])
     async with running(log.settings):
         await log.caught_up()
         await rebuild.start(log.settings, MISSIONS)
