@@ -24,11 +24,12 @@ LETTERS = UserTable(
     "dead_letters",
     "user_id = %(user)s or position(convert_to(%(member)s, 'UTF8') in value) > 0",
 )
-# Examples of differences show values of rows.
+# Examples of differences show values of rows, and an unfinished run names the user whom it has come to.
 RUNS = UserTable(
     "projector_engine",
     "verify_runs",
-    "exists (select from jsonb_array_elements(examples) as example where example -> 'identity' ->> 0 = %(user)s)",
+    "%(user)s in (after_user, after_record[1])"
+    " or exists (select from jsonb_array_elements(examples) as example where example -> 'identity' ->> 0 = %(user)s)",
 )
 
 log = get("views")

@@ -45,7 +45,7 @@ def test_the_demo_shows_every_stage_proves_the_views_and_leaves_nothing_behind(t
     waited_for = [ms for name, ms in stages if name != "topic"]
     assert waited_for == sorted(waited_for)
     proof = [entry for entry in told if entry["event"] == "proof"]
-    assert [entry["view"] for entry in proof] == ["missions", "agents", "records"]
+    assert [entry["view"] for entry in proof] == ["missions", "agents", "iterations", "records"]
     assert all(entry["rows"] > 0 for entry in proof)
     assert {(entry["differ_from_rebuild"], entry["differ_from_sql"]) for entry in proof} == {(0, 0)}
     assert told[-1]["event"] == "end"

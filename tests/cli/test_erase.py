@@ -14,6 +14,9 @@ import pytest
 from projector.cli.erase import erase
 from projector.config import Settings
 from projector.errors import ConfigError
+from projector.views import rebuild
+from projector.views.declared import MISSIONS, VIEWS
+from projector.views.verify import verify
 from tests.cli.test_servers import run
 from tests.views.log import Log, at, open_log, row, running
 
@@ -122,8 +125,11 @@ async def test_no_byte_of_an_erased_user_stays_in_the_database(log):
     await work(log, "bertha", "other")
     async with running(settings):
         await log.caught_up()
+    await rebuild.start(settings, MISSIONS)
+    await log.admin.execute("update mana_ai.mission_snapshots_1 set status = 'odd' where user_id = %s", [USER])
+    assert (await verify(settings, MISSIONS, settle_s=0)).differences == 1
     await log.admin.execute("analyze")
-    tables = {"mission_snapshots", "agent_snapshots", "record_snapshots", "dead_letters"}
+    tables = {f"{view.table}_1" for view in VIEWS.values()} | {"mission_snapshots_2", "dead_letters", "verify_runs"}
     tables |= {"mission_runs", "run_steps", "token_usage", "cdc_dead_letters", "cdc_fill_rows"}
     assert tables | {"sync_changes", "pg_statistic", "record_snapshots_pkey"} <= files_with(settings, MARK)
     for one in rows:
@@ -140,7 +146,7 @@ async def test_no_byte_of_an_erased_user_stays_in_the_database(log):
     await log.admin.execute("vacuum (full, analyze) sync_changes")
     await log.admin.execute(end["rewrite"])
     assert files_with(settings, MARK) == set()
-    assert files_with(settings, "bertha") >= tables - {"agent_snapshots"}
+    assert files_with(settings, "bertha") >= tables - {"agent_snapshots_1", "verify_runs"}
 
 
 async def test_without_yes_or_with_rows_in_the_log_everything_is_listed_and_nothing_erased(log):
@@ -152,13 +158,13 @@ async def test_without_yes_or_with_rows_in_the_log_everything_is_listed_and_noth
     refused = run(settings, "erase", USER, "--yes", "--json")
     assert refused.returncode == 1
     assert "sync_changes holds 25 rows of this user" in refused.stderr
-    assert places(refused, "before")["mana_ai.mission_snapshots"] == 1
+    assert places(refused, "before")["mana_ai.mission_snapshots_1"] == 1
     await log.admin.execute("delete from sync_changes where record_id <> 'm1'")
     done = run(settings, "erase", USER)
     assert done.returncode == 2
     assert "--yes is missing, and the sync server has to erase the user first" in done.stderr
     named = {line.split()[1] for line in done.stdout.splitlines()}
-    assert {"mana_ai.mission_snapshots", "mana_ai.run_steps", "mana_ai.cdc_fill_rows", "sync_changes,"} <= named
+    assert {"mana_ai.mission_snapshots_1", "mana_ai.run_steps", "mana_ai.cdc_fill_rows", "sync_changes,"} <= named
     assert await (await log.admin.execute("select count(*) from mana_ai.mission_runs")).fetchone() == (1,)
 
 

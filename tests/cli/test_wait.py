@@ -12,7 +12,7 @@ import pytest
 from projector.errors import ConfigError, NotReachedError
 from projector.log.place import lsn_text
 from projector.sql.connection import connect
-from projector.views.declared import AGENTS, MISSIONS
+from projector.views.declared import AGENTS, MISSIONS, VIEWS
 from projector.views.wait import wait_for_lsn, wal_end
 from tests.views.log import open_log, row, running
 
@@ -61,7 +61,7 @@ async def test_a_script_writes_and_waits_and_then_reads_what_it_wrote(log, reade
         done = await waiting
         assert (done.status, done.error) == (0, "")
         told = [orjson.loads(line) for line in done.lines]
-        assert [one["view"] for one in told] == ["missions", "agents", "records"]
+        assert [one["view"] for one in told] == list(VIEWS)
         assert all(one["seconds"] < 30 for one in told)
         rows = await log.admin.execute("select record from mana_ai.mission_snapshots")
         assert await rows.fetchall() == [({"title": "t"},)]
@@ -136,4 +136,4 @@ async def test_what_is_no_lsn_is_named_with_an_example(settings, words):
 async def test_an_unknown_view_is_answered_with_those_there_are(settings):
     done = await projector(settings, "wait", "--view", "goals")
     assert done.status == 2
-    assert "missions, agents, records" in done.error
+    assert ", ".join(VIEWS) in done.error

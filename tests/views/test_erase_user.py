@@ -6,10 +6,9 @@ from projector.cdc import user_tables as cdc
 from projector.errors import UserInLogError
 from projector.planner import user_tables as planner
 from projector.sql.connection import connect
-from projector.views import erase, kafka
-from projector.views.declared import MISSIONS, RECORDS, VIEWS
+from projector.views import erase, kafka, rebuild
+from projector.views.declared import AGENTS, MISSIONS, RECORDS, VIEWS
 from projector.views.positions import widths_of
-from projector.views.rebuild import rebuild_and_compare
 from projector.views.user_records import find_user_records
 from projector.views.verify import verify
 from tests.views.log import row, running, value_of
@@ -48,9 +47,12 @@ async def test_engines_at_work_forget_an_erased_user_and_nobody_else(log):
     await log.write([*mine, *others])
     async with running(log.settings):
         await log.caught_up()
+        for view in VIEWS.values():
+            await rebuild.start(log.settings, view)
         kept = await counts(log, "bertha")
         assert await counts(log, USER) == kept
-        assert kept == {"mission_snapshots": 1, "agent_snapshots": 1, "record_snapshots": 1, "dead_letters": 1}
+        both = {f"{view.table}_{generation}": 1 for view in VIEWS.values() for generation in (1, 2)}
+        assert kept == {**both, "dead_letters": 2, "verify_runs": 0}
         await log.admin.execute("delete from sync_changes where user_id = %s", [USER])
         await erase_user(log)
         assert set((await counts(log, USER)).values()) == {0}
@@ -64,6 +66,7 @@ async def test_engines_at_work_forget_an_erased_user_and_nobody_else(log):
         assert record == {"title": "back"}
         for view in VIEWS.values():
             assert (await verify(log.settings, view)).examples == ()
+            assert (await rebuild.promote(log.settings, view)).examples == ()
 
 
 async def test_nothing_is_erased_while_the_log_could_bring_it_back(log):
@@ -82,11 +85,29 @@ async def test_a_letter_that_came_under_another_key_goes_with_the_user_whom_its_
     for one in (stray, alike):
         await log._settle([await log.send("ai", "bertha", value_of(one), "insert", "aiMissions", one["id"])])
     async with running(log.settings):
-        await log.caught_up(MISSIONS)
-        assert (await counts(log, "bertha"))["dead_letters"] == 2
+        await log.caught_up()
+        assert (await counts(log, "bertha"))["dead_letters"] == 4
         await erase_user(log, 'an"na')
-        assert (await counts(log, "bertha"))["dead_letters"] == 1
-        assert (await counts(log, 'an"na2'))["dead_letters"] == 1
+        assert (await counts(log, "bertha"))["dead_letters"] == 2
+        assert (await counts(log, 'an"na2'))["dead_letters"] == 2
+
+
+async def test_a_run_of_verify_that_names_a_user_goes_with_them(log):
+    await log.write([*rows_of(USER), *rows_of("bertha")])
+    async with running(log.settings):
+        await log.caught_up()
+        await log.admin.execute("update mana_ai.mission_snapshots_1 set status = 'odd' where user_id = %s", [USER])
+        for view in (MISSIONS, AGENTS):
+            await verify(log.settings, view, settle_s=0)
+        for column, value in (("after_user", USER), ("after_record", [USER, "ai", "aiMissions", "m1"])):
+            unfinished = "insert into mana_ai.verify_runs (view, total, {}) values ('missions', 9, %s)"
+            await log.admin.execute(unfinished.format(column), [value])
+        assert (await counts(log, USER))["verify_runs"] == 3
+        await log.admin.execute("delete from sync_changes where user_id = %s", [USER])
+        await erase_user(log)
+        left = await log.admin.execute("select view, after_user, after_record from mana_ai.verify_runs")
+        # That of agents named users only until it was finished.
+        assert await left.fetchall() == [("agents", None, None)]
 
 
 async def test_the_topics_tell_which_changes_a_rebuild_would_fold_again(log):
@@ -120,7 +141,7 @@ async def test_a_rebuild_after_an_erasure_that_the_topics_tell_of_shows_nothing(
             await log.erase(one)
         await erase_user(log)
         await log.caught_up()
-        for difference in await rebuild_and_compare(log.settings, VIEWS.values()):
+        for difference in await rebuild.rebuild_and_compare(log.settings, VIEWS.values()):
             assert (difference.rows, difference.examples) == (1, ())
 
 
@@ -128,8 +149,8 @@ async def test_every_table_that_names_users_is_erased_or_has_a_reason_not_to_be(
     found = await log.admin.execute(
         "select distinct c.table_name from information_schema.columns c"
         " join information_schema.tables t using (table_schema, table_name)"
-        " where c.table_schema = 'mana_ai' and c.column_name = 'user_id' and t.table_type = 'BASE TABLE'"
+        " where c.table_schema = 'mana_ai' and c.column_name ~ 'user' and t.table_type = 'BASE TABLE'"
     )
     erased = {table.table for table in (*erase.TABLES, *cdc.TABLES, *planner.TABLES)}
-    # A fill names the user it has come to, and nobody once it is finished.
-    assert {name for (name,) in await found.fetchall()} == erased | {"cdc_fills"}
+    # A fill, and a rebuild from the log, name the user they have come to, and nobody once they are finished.
+    assert {name for (name,) in await found.fetchall()} == erased | {"cdc_fills", "view_rebuilds"}

@@ -20,12 +20,16 @@ from psycopg import sql
 from psycopg.rows import dict_row
 
 from projector.sql.connection import STREAM_ROLES, connect, connect_sync
+from projector.views.declared import VIEWS
 from tests.fixtures.settings import settings_for
 from tests.views.log import row, running
 
 CROSSING = {"projector_cdc", "projector_engine", "projector_planner"}
 """Roles that work for all users. Whoever else reads is bound to the user it names."""
 ONE_USER = sorted(set(STREAM_ROLES) - CROSSING)
+
+SHOWN = {*(view.table for view in VIEWS.values()), "mission_iteration_list"}
+"""What readers name: what shows the serving generation of each view, and what lists of it."""
 
 TENANTS = st.text(
     st.characters(codec="utf-8", exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=12
@@ -34,6 +38,8 @@ TENANTS = st.text(
 # What columns need whose values are not free; others that must have one are filled by their types.
 VALUES: dict[tuple[str, str], Any] = {
     ("cdc_fills", "reason"): "app",
+    # What lists iterations shows a row for each.
+    **{(f"mission_iterations_{generation}", "record"): '{"iterations": [{}]}' for generation in (1, 2)},
     ("run_steps", "kind"): "llm",
     ("sync_changes", "op"): "insert",
 }
@@ -197,7 +203,7 @@ def test_a_role_that_serves_one_user_reads_exactly_that_users_rows(world, rows):
                 assert seen == [user] * rows.get(user, 0), (role, table.relname)
             conn.execute("reset app.current_user_id")
             assert conn.execute(select).fetchall() == [], (role, table.relname)
-    assert read >= {"mission_snapshots", "agent_snapshots", "record_snapshots", "mission_runs", "run_steps"}
+    assert read >= {*SHOWN, "mission_runs", "run_steps"}
 
 
 async def test_records_of_one_name_of_two_users_and_of_two_apps_are_different_records(log):
@@ -271,5 +277,5 @@ def test_the_planner_reads_the_missions_of_all_and_nothing_of_the_log(world):
             with pytest.raises(psycopg.errors.InsufficientPrivilege):
                 planner.execute(select)
     readable = {t.relname for t in world.tables if "select" in world.rights("projector_planner", t)}
-    assert readable >= {"mission_snapshots", "agent_snapshots", "record_snapshots", "mission_runs"}
+    assert readable >= {*SHOWN, "mission_runs"}
     assert not readable & {"sync_changes", "dead_letters", "cdc_dead_letters", "cdc_fills", "cdc_fill_rows"}

@@ -33,6 +33,7 @@ async def test_a_rebuild_finds_a_corrupted_column_and_leaves_nothing_behind(serv
     assert [(one.view, one.rows, one.differences) for one in clean] == [
         ("missions", 2, 0),
         ("agents", 0, 0),
+        ("iterations", 2, 0),
         ("records", 0, 0),
     ]
     assert seen[-1].eta_s in (0.0, None)

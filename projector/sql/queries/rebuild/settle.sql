@@ -1,1 +1,3 @@
-update mana_ai.view_rebuilds set state = %(state)s, error = %(error)s, updated_at = now() where view = %(view)s
+-- Where folding the log had come to is of no use once it has ended, and names a user.
+update mana_ai.view_rebuilds set state = %(state)s, error = %(error)s, after_user = '', updated_at = now()
+where view = %(view)s
