@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from projector.views import kafka
 from projector.views.declared import MISSIONS
 from projector.views.rebuild import rebuild_and_compare
 from projector.views.verify import verify
@@ -21,7 +22,7 @@ asyncio.run(run(load_settings(), asyncio.Event()))
 
 
 @pytest.mark.parametrize("point", ["views.before_commit", "views.mid_copy", "views.after_commit"])
-async def test_killed_anywhere_the_views_go_on_as_if_nothing_had_been(log, point):
+async def test_killed_anywhere_the_views_go_on_as_if_nothing_had_been(log, point, monkeypatch):
     await log.write([row("insert", f"m{n}", n, {"title": "t", "n": n}) for n in range(80)])
     environment = {**os.environ, **log.settings.environment(), "PROJECTOR_CRASH_AT": f"{point}:2"}
     child = await asyncio.create_subprocess_exec(sys.executable, "-c", STREAM, env=environment)
@@ -37,6 +38,9 @@ async def test_killed_anywhere_the_views_go_on_as_if_nothing_had_been(log, point
             child.kill()
             await child.wait()
     await log.poison(b"[]")
+    # In another group: in the same one the dead member would be waited for.
+    consumer = kafka.consumer
+    monkeypatch.setattr(kafka, "consumer", lambda settings, group=None: consumer(settings, group and f"{group}.again"))
     async with running(log.settings):
         await log.caught_up(MISSIONS)
         report = await verify(log.settings, MISSIONS)
