@@ -206,24 +206,44 @@ async def test_a_record_longer_than_what_is_fetched_at_once_is_folded_whole(log,
             assert (await rebuild.promote(log.settings, view)).examples == ()
 
 
-CALL = """
-import asyncio
+# Each call is made in a process of its own, which need not import everything anew.
+CALLS = """
+import asyncio, os, sys
+from projector import crash
 from projector.config import load_settings
 from projector.views import rebuild
 from projector.views.declared import MISSIONS
-asyncio.run(rebuild.{call}(load_settings(), MISSIONS{more}))
+for line in sys.stdin:
+    crash._name, call, more = line.rstrip("\\n").split(";")
+    child = os.fork()
+    if not child:
+        os.dup2(2, 1)
+        asyncio.run(eval(f"rebuild.{call}(load_settings(), MISSIONS{more})"))
+        os._exit(0)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
 
 
-async def killed(log, call, point, more=""):
-    environment = {**os.environ, **log.settings.environment(), "PROJECTOR_CRASH_AT": point}
-    child = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", CALL.format(call=call, more=more), env=environment
+@pytest.fixture
+async def killed(log):
+    """Makes a call, and returns how its process ended."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", CALLS),
+        env={**os.environ, **log.settings.environment()},
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
     )
-    assert await asyncio.wait_for(child.wait(), 30) == -signal.SIGKILL, f"{point} did not fire"
+
+    async def call(name, point, more):
+        process.stdin.write(f"{point};{name};{more}\n".encode())
+        return int(await asyncio.wait_for(process.stdout.readline(), 30))
+
+    yield call
+    process.stdin.close()
+    assert await asyncio.wait_for(process.wait(), 30) == 0
 
 
-async def test_killed_at_any_point_a_rebuild_goes_on_or_begins_anew(served):
+async def test_killed_at_any_point_a_rebuild_goes_on_or_begins_anew(served, killed):
     log = served
     async with running(log.settings):
         for call, point, more, expected in (
@@ -246,7 +266,7 @@ async def test_killed_at_any_point_a_rebuild_goes_on_or_begins_anew(served):
         ):
             await log.write([row("update", "m7", 2000, {"title": f"{call} {point}"}, user_id="u7")])
             if point:
-                await killed(log, call, point, more)
+                assert await killed(call, point, more) == -signal.SIGKILL, f"{point} did not fire"
             else:
                 await rebuild.start(log.settings, MISSIONS)
             assert await state(log) == expected, point

@@ -30,7 +30,7 @@ create table mana_ai.view_rebuilds (
     updated_at timestamptz not null default now()
 );
 
-grant select on mana_ai.view_rebuilds to projector_planner, projector_reader;
+-- `after_user` names users, and nobody but the engine asks.
 grant select, insert, update, delete on mana_ai.view_rebuilds to projector_engine;
 
 -- Turns mana_ai.<target>, with its indexes, policies and grants, into the first generation of `view`, makes a second
