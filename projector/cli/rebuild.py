@@ -40,11 +40,13 @@ def start(
     as_json: AsJson = False,
 ) -> None:
     """Fill the spare generation of each view, as far as the serving one is; goes on where it was interrupted."""
+    from projector import collector
     from projector.views import rebuild
 
     if source not in (None, "topics", "log"):
         raise ConfigError(f"--source {source} is neither topics nor log", "leave it out, or choose one of the two")
     settings = load_settings()
+    collector.relax()
     for view in chosen(views):
         done = asyncio.run(
             rebuild.start(settings, view, replace=yes, workers=workers, source=source, report=_report(as_json))

@@ -16,7 +16,7 @@ from projector.fold import FOLD_VERSION, Counters
 from projector.sql import query
 from projector.views import deadletters
 from projector.views.declared import VIEWS, Identity, View
-from projector.views.generations import load_one
+from projector.views.generations import FILLING, load_one
 from projector.views.held import Held, nothing
 from projector.views.inbox import DeadLetter, Fold, Reload, Truncation, sort
 from projector.views.letters import LetterId, Listed, Selection, change_exists, pages
@@ -163,7 +163,8 @@ async def _retry(conn: Connection, origin: Origin, ids: Sequence[int]) -> list[R
 
 
 async def _hold(conn: Connection, view: View, origin: Origin) -> list[Records]:
-    """Both generations, as far as each is. A spare one that is not past a letter will come by its record itself."""
+    """Both generations, as far as each is. A spare one that is not past a letter will come by its record itself, and
+    one that is being folded from the log by its change."""
     bumped = {
         spare: await Positions(view.name, origin.cluster, spare=spare).bump(conn, [origin.partition])
         for spare in (False, True)
@@ -172,7 +173,7 @@ async def _hold(conn: Connection, view: View, origin: Origin) -> list[Records]:
     return [
         Records(conn, Store(view, found.spare if spare else found.serving), at[origin.partition])
         for spare, at in bumped.items()
-        if at
+        if at and not (spare and found.state == FILLING and found.source == "log")
     ]
 
 

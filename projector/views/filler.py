@@ -56,15 +56,14 @@ class Filler:
             if self._engine.waiting_octets >= WAITING_BYTES or now - committed >= CHECKPOINT_S:
                 seek |= await self._commit()
                 committed = now
-            for partition, offset in seek.items():
-                self._consumer.seek(TopicPartition(*partition), offset)
             self._retire(pending)
             if not pending:
-                # Lost swaps put the engine back: there is more to read then.
-                pending = {p: ends[p] for p in await self._commit()}
-                for partition in pending:
-                    self._consumer.seek(TopicPartition(*partition), self._engine.read_to(partition))
-                    self._consumer.resume(TopicPartition(*partition))
+                seek |= await self._commit()
+            for partition, offset in seek.items():
+                # Also one that was done, when a lost swap has put the engine back.
+                pending[partition] = ends[partition]
+                self._consumer.seek(TopicPartition(*partition), offset)
+                self._consumer.resume(TopicPartition(*partition))
             if now - told >= REPORT_S:
                 told = now
                 self._tell(self._events, self._changes)

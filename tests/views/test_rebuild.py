@@ -13,9 +13,10 @@ from projector.cdc.commands import DUE
 from projector.errors import DifferencesError, NothingRebuiltError, RebuildBusyError, SpareInUseError
 from projector.kafka import admin
 from projector.sql.connection import connect
-from projector.views import generations, rebuild
+from projector.views import generations, kafka, rebuild
 from projector.views.declared import MISSIONS, RECORDS, VIEWS
-from projector.views.positions import Partition
+from projector.views.engine import Engine
+from projector.views.positions import Partition, Positions
 from projector.views.verify import verify
 from tests.views.log import at, row, running
 
@@ -158,6 +159,25 @@ async def test_several_processes_share_the_partitions(served, monkeypatch):
     assert (done.state, done.events, done.total, done.changes) == ("ready", 121, 121, 120)
     assert (await rebuild.promote(served.settings, MISSIONS)).examples == ()
     assert (seen[-1].events, seen[-1].eta_s) == (121, 0.0)
+
+
+async def test_a_fill_that_a_rival_put_back_reads_everything_again(served, monkeypatch):
+    rivals = 2
+    commit = Engine.commit
+
+    async def commit_after_a_rival(engine, **options):
+        nonlocal rivals
+        if rivals:
+            rivals -= 1
+            async with await connect(served.settings, "projector_engine") as conn:
+                await Positions(MISSIONS.name, await kafka.cluster_id(served.settings), spare=True).bump(conn)
+        return await commit(engine, **options)
+
+    monkeypatch.setattr("projector.views.filler.WAITING_BYTES", 1)
+    monkeypatch.setattr(Engine, "commit", commit_after_a_rival)
+    await rebuild.start(served.settings, MISSIONS)
+    assert rivals == 0
+    assert (await rebuild.diff(served.settings, MISSIONS)).examples == ()
 
 
 def test_shares_are_even_and_none_is_left_out():
