@@ -7,6 +7,7 @@ import asyncio
 import psycopg
 from aiokafka.errors import KafkaError
 
+from projector import waiting
 from projector.cdc.session import stream
 from projector.config import Settings
 from projector.errors import (
@@ -46,9 +47,7 @@ async def run(settings: Settings, stop: asyncio.Event, *, adopt: bool = False) -
                 pause = FIRST_PAUSE_S
             CDC_RESTARTS.labels(type(error).__name__).inc()
             log.warning("session ended", reason=type(error).__name__, error=str(error), again_in_s=pause)
-            try:
-                await asyncio.wait_for(stop.wait(), pause)
-            except TimeoutError:
+            if not await waiting.pause(pause, stop):
                 pause = min(pause * 2, LONGEST_PAUSE_S)
 
 

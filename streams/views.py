@@ -9,7 +9,7 @@ from functools import partial
 import psycopg
 from aiokafka.errors import KafkaError
 
-from projector import collector, metrics
+from projector import collector, metrics, waiting
 from projector.config import Settings
 from projector.errors import BrokerUnavailableError, DatabaseUnavailableError, ProjectorError
 from projector.logging import get
@@ -59,7 +59,7 @@ async def keep_up(name: str, session: Callable[[], Awaitable[None]], stop: async
                 pause = FIRST_PAUSE_S
             metrics.VIEW_RESTARTS.labels(name).inc()
             log.warning("view begins again", view=name, error=str(error), pause_s=pause)
-            await _sleep(pause, stop)
+            await waiting.pause(pause, stop)
             pause = min(2 * pause, LONGEST_PAUSE_S)
         except ProjectorError as error:
             log.error("view stopped", view=name, error=error.message, remedy=error.remedy)
@@ -68,10 +68,3 @@ async def keep_up(name: str, session: Callable[[], Awaitable[None]], stop: async
             log.exception("view stopped", view=name)
             return error
     return None
-
-
-async def _sleep(seconds: float, stop: asyncio.Event) -> None:
-    try:
-        await asyncio.wait_for(stop.wait(), seconds)
-    except TimeoutError:
-        return

@@ -19,6 +19,7 @@ from projector.log.place import lsn_text, parse_lsn
 from projector.log.watermark import Ends
 from projector.logging import get
 from projector.sql import query
+from projector.waiting import pause
 
 RETRY_S = 0.5
 FIRST_WITH_FAILOVER = 170_000
@@ -112,10 +113,7 @@ async def start_when_free(replication: Replication, settings: Settings, stop: as
         if not waiting:
             waiting = True
             log.info("slot is active in another session; waiting for it", slot=settings.slot_name)
-        try:
-            await asyncio.wait_for(stop.wait(), RETRY_S)
-        except TimeoutError:
-            continue
+        await pause(RETRY_S, stop)
     return False
 
 

@@ -13,6 +13,7 @@ from projector.config import Settings
 from projector.errors import DatabaseUnavailableError, ReplicationError
 from projector.logging import get
 from projector.sql import query
+from projector.waiting import pause
 
 RETRY_S: Final = 0.5
 DEFAULT_TIMEOUT_S: Final = 60.0
@@ -46,10 +47,7 @@ class Writer:
             if not waiting:
                 waiting = True
                 log.info("another process streams; waiting for it to end", slot=self._slot)
-            try:
-                await asyncio.wait_for(stop.wait(), RETRY_S)
-            except TimeoutError:
-                continue
+            await pause(RETRY_S, stop)
         return False
 
     async def keep(self) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
@@ -15,6 +14,7 @@ from projector.logging import get
 from projector.planner.ledger import Pool
 from projector.planner.pace import Pace
 from projector.planner.writeback import postpone, unwritten, write_back
+from projector.waiting import pause
 
 # A plan that the database refuses is tried again, but never in the way of the others.
 REFUSED_WAIT_S = 60.0
@@ -62,5 +62,4 @@ class Writer:
         """Sweeps until `stop`, with a pause between."""
         while not stop.is_set():
             await self.sweep()
-            with suppress(TimeoutError):
-                await asyncio.wait_for(stop.wait(), self._pace.poll_s)
+            await pause(self._pace.poll_s, stop)

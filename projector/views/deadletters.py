@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import Any
 
 import psycopg
@@ -16,6 +15,7 @@ from projector.sql import query
 from projector.sql.connection import connect
 from projector.views.inbox import DeadLetter
 from projector.views.positions import Partition
+from projector.waiting import pause
 
 LOOK_S = 10.0
 """How often stored letters are counted for the metrics."""
@@ -65,8 +65,7 @@ async def watch(settings: Settings, stop: asyncio.Event) -> None:
     async with await connect(settings, "projector_engine") as conn:
         while not stop.is_set():
             await show_stored(conn)
-            with suppress(TimeoutError):
-                await asyncio.wait_for(stop.wait(), LOOK_S)
+            await pause(LOOK_S, stop)
 
 
 async def show_stored(conn: psycopg.AsyncConnection[Any]) -> None:

@@ -15,6 +15,7 @@ from projector.kafka import admin, client_options, explain_failure
 from projector.log.topics import Topics
 from projector.views.declared import View
 from projector.views.positions import Partition
+from projector.waiting import pause
 
 # A broker answers a fetch as soon as there is anything. This only bounds how long a partition that was drained
 # meanwhile has to wait for the fetch of the others.
@@ -73,10 +74,7 @@ async def wait_for_topics(settings: Settings, topics: Iterable[str], stop: async
         while not stop.is_set():
             if wanted <= set(await client.list_topics()):
                 return True
-            try:
-                await asyncio.wait_for(stop.wait(), TOPIC_POLL_S)
-            except TimeoutError:
-                continue
+            await pause(TOPIC_POLL_S, stop)
     return False
 
 
