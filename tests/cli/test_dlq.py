@@ -52,6 +52,8 @@ class Shelf:
             for name, value in self.settings.environment().items():
                 patch.setenv(name, value)
             patch.setattr("sys.argv", ["projector", "dlq", *words])
+            # It would bind this process's log to the stderr of this test, which ends with it.
+            patch.setattr("projector.cli.configure_command", lambda: None)
             with pytest.raises(SystemExit) as ended:
                 main()
         shown = self.capsys.readouterr()
