@@ -19,6 +19,7 @@ from projector.sql.connection import connect
 from projector.views.declared import IDENTITY, Identity, View
 from projector.views.differences import first_in_rows
 from projector.views.jsondiff import Found, absent
+from projector.views.reload import LOG_VALUE
 from projector.views.store import SCHEMA
 
 _EXTRA = ("effective_grant",)
@@ -140,7 +141,7 @@ class Comparison:
     ) -> dict[Identity, list[Change]]:
         """The rows of the log of these records that the fold admits, in created order."""
         statement = sql.SQL("with chosen as ({}) {}").format(
-            sql.SQL(query("views/verify_scope_keys")), sql.SQL(query("views/verify_changes"))
+            sql.SQL(query("views/verify_scope_keys")), sql.SQL(query("views/verify_changes")).format(value=LOG_VALUE)
         )
         found: dict[Identity, list[Change]] = {identity: [] for identity in identities}
         for (value,) in await self._fetch(conn, statement, Keys(identities)):

@@ -128,12 +128,6 @@ class Engine:
         """How much was taken and not committed."""
         return self._batch.octets
 
-    async def apply(self, messages: Mapping[Partition, Sequence[Message]], *, flush: bool = False) -> Applied:
-        """Takes and commits what was fetched; also to be called without messages, about once a second."""
-        seek = await self.take(messages)
-        applied = await self.commit(flush=flush)
-        return applied + Applied(seek=seek)
-
     async def take(self, messages: Mapping[Partition, Sequence[Message]]) -> dict[Partition, int]:
         """Folds what was fetched, in memory; returns where the caller must fetch from instead.
 

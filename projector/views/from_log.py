@@ -7,6 +7,7 @@ from operator import itemgetter
 from typing import Any
 
 import psycopg
+from psycopg import sql
 
 from projector import crash
 from projector.log.change import BadChange, Change, decode
@@ -16,6 +17,7 @@ from projector.sql import query
 from projector.views.declared import Identity, View
 from projector.views.held import Row, fold_anew
 from projector.views.progress import Tell
+from projector.views.reload import LOG_VALUE
 from projector.views.store import Store
 
 USERS_AT_ONCE = 200
@@ -41,7 +43,9 @@ async def fill_from_log(
             return
         async with conn.transaction():
             async with conn.cursor(name="log_rows") as cursor:
-                await cursor.execute(query("rebuild/log_rows"), {"apps": list(apps), "users": users})
+                await cursor.execute(
+                    sql.SQL(query("rebuild/log_rows")).format(value=LOG_VALUE), {"apps": list(apps), "users": users}
+                )
                 ready: list[Row] = []
                 rest: list[tuple[Any, ...]] = []
                 while found := await cursor.fetchmany(ROWS_AT_ONCE):

@@ -26,6 +26,7 @@ from projector.views.collect import Collector, Erased, Letter
 from projector.views.declared import IDENTITY, VIEWS, Identity, View
 from projector.views.explain import Entry
 from projector.views.positions import Partition
+from projector.views.reload import LOG_VALUE
 from projector.views.scan import Report, Scan
 from projector.views.serving import Position, ServingRow, Standing, read_position, read_row, standing
 
@@ -195,7 +196,7 @@ async def _read_log(
 ) -> _Log:
     parameters: dict[str, Any] = dict(zip(IDENTITY, identity, strict=True)) | {"since": "-infinity"}
     rows = sql.SQL("select value::json ->> 'id', value from ({}) as found (value)").format(
-        sql.SQL(query("views/reload"))
+        sql.SQL(query("views/reload")).format(value=LOG_VALUE)
     )
     good: dict[str, Change] = {}
     bad: dict[str, BadChange] = {}

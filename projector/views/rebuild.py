@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from asyncio import TaskGroup
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -32,7 +32,7 @@ from projector.views.generation_diff import ViewDifference, compare
 from projector.views.generations import EMPTY, FAILED, FILLING, PREVIOUS, READY, Generations
 from projector.views.positions import Partition, Positions
 from projector.views.progress import Ledger, Progress, Report, stored
-from projector.views.spare import open_spare
+from projector.views.spare import Spare, open_spare
 from projector.views.store import Store
 
 PARALLEL_FROM = 50_000
@@ -266,43 +266,55 @@ class _Work:
 
     async def catch_up(self) -> None:
         """Brings the spare generation to where the serving one is now."""
-        await self._fill(await self._ends())
+        async with self._opened() as spare:
+            await self._fill(spare, await self._ends())
 
     async def compare(self, found: Generations) -> ViewDifference:
-        await self.catch_up()
-        async with await connect(self.settings, "projector_engine") as beside:
-            async with beside.transaction():
-                # The serving table stands still from here on, so both can come to the same offsets.
-                await self._fill(await self._ends(await self.serving.hold(beside)))
-                await self.conn.execute("begin isolation level repeatable read")
-                await self.conn.execute("select 1")  # takes the snapshot
-            try:
-                return await compare(self.conn, self.view, found.serving, without_places=found.source == "log")
-            finally:
-                await self.conn.execute("rollback")
+        async with self._level(self.serving.hold):
+            await self.conn.execute("begin isolation level repeatable read")
+            await self.conn.execute("select 1")  # takes the snapshot
+        try:
+            return await compare(self.conn, self.view, found.serving, without_places=found.source == "log")
+        finally:
+            await self.conn.execute("rollback")
 
     async def take_over(self) -> None:
-        await self.catch_up()
-        async with await connect(self.settings, "projector_engine") as beside, beside.transaction():
-            await self._fill(await self._ends(await self.serving.bump(beside)))
+        async with self._level(self.serving.bump) as beside:
             crash.point("rebuild.held")
             await generations.flip(beside, self.view)
             crash.point("rebuild.before_promoted")
         crash.point("rebuild.promoted")
         log.info("promoted", view=self.view.name)
 
-    async def _fill(self, ends: Mapping[Partition, int]) -> None:
-        async with open_spare(
-            self.settings, self.view, tell=lambda *_: None, keep_letters=await self._keeps_letters()
-        ) as spare:
-            behind = sorted(partition for partition, end in ends.items() if spare.positions[partition] > end)
-            if behind:
-                raise NotReachedError(
-                    f"view {self.view.name} is at {ends[behind[0]]} of {behind[0].topic}-{behind[0].partition}, its"
-                    f" spare generation at {spare.positions[behind[0]]}",
-                    "let `projector run views` catch up and try again",
-                )
-            await spare.fill(ends)
+    @asynccontextmanager
+    async def _level(
+        self, hold: Callable[[psycopg.AsyncConnection[Any]], Awaitable[dict[Partition, int]]]
+    ) -> AsyncIterator[psycopg.AsyncConnection[Any]]:
+        """Inside, both generations are at the same offsets, and the transaction given keeps the serving one there.
+
+        What takes long is done before that, because the live view waits meanwhile.
+        """
+        async with self._opened() as spare, await connect(self.settings, "projector_engine") as beside:
+            await self._fill(spare, await self._ends())
+            async with beside.transaction():
+                await self._fill(spare, await self._ends(await hold(beside)))
+                yield beside
+
+    @asynccontextmanager
+    async def _opened(self) -> AsyncIterator[Spare]:
+        letters = await self._keeps_letters()
+        async with open_spare(self.settings, self.view, tell=lambda *_: None, keep_letters=letters) as spare:
+            yield spare
+
+    async def _fill(self, spare: Spare, ends: Mapping[Partition, int]) -> None:
+        behind = sorted(partition for partition, end in ends.items() if spare.position(partition) > end)
+        if behind:
+            raise NotReachedError(
+                f"view {self.view.name} is at {ends[behind[0]]} of {behind[0].topic}-{behind[0].partition}, its"
+                f" spare generation at {spare.position(behind[0])}",
+                "let `projector run views` catch up and try again",
+            )
+        await spare.fill(ends)
 
     async def _keeps_letters(self) -> bool:
         """Whether dead letters are the rebuild's to keep: the live view has kept those that it came by."""

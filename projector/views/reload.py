@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import psycopg
+from psycopg import sql
 
 from projector.fold import Fold
 from projector.log.change import BadChange, Change, decode
@@ -16,6 +17,9 @@ from projector.views.declared import IDENTITY, Identity
 from projector.views.held import Held, fold_anew
 
 log = get("views")
+
+LOG_VALUE = sql.SQL(query("views/log_value"))
+"""A row of the log as its topic carries it, for the `{value}` of a query."""
 
 BEGINNING = datetime.min.replace(tzinfo=UTC)
 
@@ -44,7 +48,10 @@ async def changes_of(
     Rows that are dead letters in the topic are none of the fold's here either: they are judged by the same code.
     """
     found = []
-    cursor = await conn.execute(query("views/reload"), dict(zip(IDENTITY, identity, strict=True)) | {"since": since})
+    cursor = await conn.execute(
+        sql.SQL(query("views/reload")).format(value=LOG_VALUE),
+        dict(zip(IDENTITY, identity, strict=True)) | {"since": since},
+    )
     for (value,) in await cursor.fetchall():
         try:
             found.append(decode(value.encode()))

@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
 
-import psycopg
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import TopicPartition
 
 from projector.config import Settings
 from projector.sql.connection import connect
@@ -25,12 +23,14 @@ CACHE_BYTES = 256 * 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Spare:
-    """`positions` is where each partition was when it was opened."""
+    """May be filled again and again, each time a little further."""
 
-    conn: psycopg.AsyncConnection[Any]
-    consumer: AIOKafkaConsumer
-    positions: Mapping[Partition, int]
+    _engine: Engine
     _filler: Filler
+
+    def position(self, partition: Partition) -> int:
+        """The next offset of a partition that was opened."""
+        return self._engine.read_to(partition)
 
     async def fill(self, ends: Mapping[Partition, int]) -> None:
         """Brings the generation to `ends`, all of them partitions that were opened; see `Filler.fill`."""
@@ -65,6 +65,5 @@ async def open_spare(
             cache_bytes=CACHE_BYTES // max(1, len(chosen)),
         )
         consumer.assign([TopicPartition(*partition) for partition in chosen])
-        opened = await engine.open(chosen)
-        await kafka.check_range(consumer, positions.name, opened)
-        yield Spare(conn, consumer, opened, Filler(engine, consumer, tell))
+        await kafka.check_range(consumer, positions.name, await engine.open(chosen))
+        yield Spare(engine, Filler(engine, consumer, tell))

@@ -6,6 +6,7 @@ from zoneinfo import ZoneInfo
 
 import psycopg
 import pytest
+from psycopg import sql
 
 from projector.config import Settings
 from projector.errors import RowSecurityError
@@ -17,6 +18,7 @@ from projector.planner.writeback import unwritten, write_back
 from projector.planner.writer import Writer
 from projector.sql import query
 from projector.sql.connection import connect, pool
+from projector.views.reload import LOG_VALUE
 from tests.fixtures.settings import Database
 from tests.planner.world import HOUR, World
 
@@ -278,7 +280,7 @@ async def test_the_lookup_of_a_records_rows_is_served_by_an_index(world: World):
     await world.mission()
     world.admin.execute("set enable_seqscan = off")
     plan = world.admin.execute(
-        "explain " + query("views/reload"),
+        sql.SQL("explain " + query("views/reload")).format(value=LOG_VALUE),
         {
             "user_id": "u1",
             "app_id": "ai",

@@ -9,6 +9,7 @@ from aiokafka import TopicPartition
 from projector.errors import FoldVersionError, ForeignClusterError, PositionOutOfRangeError
 from projector.sql.connection import connect
 from projector.views import kafka
+from projector.views.batch import Applied
 from projector.views.declared import MISSIONS, RECORDS
 from projector.views.engine import Engine
 from projector.views.positions import Partition, Positions, widths_of
@@ -29,6 +30,11 @@ async def engine_of(settings, view=MISSIONS):
         consumer = await stack.enter_async_context(kafka.consumer(settings))
         consumer.assign([TopicPartition(*partition) for partition in partitions])
         yield engine, partitions, consumer
+
+
+async def apply(engine, messages):
+    """Takes and commits, as the loop does with what it has fetched."""
+    return Applied(seek=await engine.take(messages)) + await engine.commit()
 
 
 async def fetch(consumer, ends, starts):
@@ -128,7 +134,7 @@ async def test_two_engines_on_the_same_partitions_lose_and_double_nothing(log):
             while any(engine.read_to(Partition(*place)) < end for place, end in log.ends.items()):
                 here = {place: engine.read_to(Partition(*place)) for place in log.ends}
                 ends = {p: min(end, here[p] + size) for p, end in log.ends.items() if here[p] < end}
-                applied = await engine.apply(await fetch(consumer, ends, here))
+                applied = await apply(engine, await fetch(consumer, ends, here))
                 lost += bool(applied.seek)
 
         assert starts[one] == starts[other]
@@ -145,17 +151,17 @@ async def test_a_writer_beside_the_engine_makes_it_forget_what_it_holds(log):
     await log.write([first])
     async with engine_of(log.settings) as (engine, partitions, consumer):
         await engine.open(partitions)
-        await engine.apply(await fetch(consumer, log.ends, {}))
+        await apply(engine, await fetch(consumer, log.ends, {}))
         async with log.admin.transaction():
             await log.admin.execute("delete from mana_ai.mission_snapshots_1")
             await log.admin.execute("update mana_ai.stream_positions set revision = revision + 1")
         starts = dict(log.ends)
         await log.write([second])
         messages = await fetch(consumer, log.ends, starts)
-        applied = await engine.apply(messages)
+        applied = await apply(engine, messages)
         assert applied.rows == 0
         assert dict(applied.seek) == starts
-        assert (await engine.apply(messages)).rows == 1
+        assert (await apply(engine, messages)).rows == 1
     records = await log.admin.execute("select record from mana_ai.mission_snapshots")
     assert await records.fetchall() == [({"note": "n"},)]
 
@@ -166,9 +172,9 @@ async def test_a_batch_that_was_on_its_way_before_the_partition_was_opened_is_as
         await engine.open(partitions)
         [place] = log.ends
         late = await fetch(consumer, log.ends, {place: 1})
-        assert dict((await engine.apply(late)).seek) == {place: 0}
+        assert dict((await apply(engine, late)).seek) == {place: 0}
         with pytest.raises(PositionOutOfRangeError, match="needs offset 0"):
-            await engine.apply(late)
+            await apply(engine, late)
 
 
 async def test_positions_of_another_cluster_or_of_other_rules_stop_the_view(log):

@@ -133,7 +133,7 @@ async def test_an_open_reader_keeps_nothing_and_nobody_waiting(served):
 
 
 async def test_an_engine_that_slept_through_a_promotion_changes_nothing(served):
-    from tests.views.test_engine import engine_of  # the engine without its loop
+    from tests.views.test_engine import apply, engine_of  # the engine without its loop
     from tests.views.test_engine import fetch as messages
 
     async with engine_of(served.settings) as (zombie, partitions, consumer):
@@ -143,9 +143,9 @@ async def test_an_engine_that_slept_through_a_promotion_changes_nothing(served):
         await served.write([row("update", "m1", 5000, {"title": "late"}, user_id="u1")])
         ends = {Partition(*place): end for place, end in served.ends.items() if end > starts[Partition(*place)]}
         fetched = await messages(consumer, ends, starts)
-        lost = await zombie.apply(fetched)
+        lost = await apply(zombie, fetched)
         assert (lost.committed, lost.seek) == ({}, {partition: starts[partition] for partition in ends})
-        await zombie.apply(fetched)
+        await apply(zombie, fetched)
     assert (await verify(served.settings, MISSIONS)).examples == ()
     title = "select record ->> 'title' from mana_ai.mission_snapshots_{} where mission_id = 'm1'"
     assert await fetch(served, title.format(1)) == [("t1",)]
