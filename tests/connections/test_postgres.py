@@ -97,7 +97,8 @@ async def test_every_kind_of_connection_shows_the_certificate(settings: Settings
         stack.enter_context(connect_streams(settings))
         stack.enter_context(connect_admin(settings))
         await stack.enter_async_context(await connect(settings, "projector_cdc"))
-        await stack.enter_async_context(pool(settings, "projector_engine", size=1))
+        opened = await stack.enter_async_context(pool(settings, "projector_engine", size=1))
+        await opened.wait()
         stack.push_async_callback((await Replication.connect(settings)).close)
         with psycopg.connect(admin_url) as admin:
             sessions = admin.execute(
