@@ -115,4 +115,7 @@ LLM_SECONDS = Histogram(
 )
 LLM_TOKENS = Counter("mana_ai_llm_tokens_total", "Tokens that the endpoint reported", ["kind"])
 TOOL_CALLS = Counter("mana_ai_tool_calls_total", "Calls of tools by the model", ["tool", "outcome"])
+ITERATIONS_RESTORED = Counter(
+    "mana_ai_iterations_restored_total", "Iterations put back that a device had dropped from its mission"
+)
 WRITEBACK_REFUSED = Counter("mana_ai_writeback_refused_total", "Plans that the database refused to store")

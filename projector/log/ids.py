@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from uuid import UUID, uuid5
 
 NAMESPACE = UUID("6f5f7c1e-3d0b-5c53-9d6b-6a1f0f6c2b10")
@@ -25,3 +26,8 @@ def iteration_id(run: UUID) -> UUID:
 def iteration_change_id(iteration: UUID) -> UUID:
     """The row of `sync_changes` that carries an iteration."""
     return _named("change", str(iteration))
+
+
+def restored_change_id(runs: Iterable[UUID], time: int) -> UUID:
+    """The row that brings the iterations of these runs back, for the `time`-th time."""
+    return _named("restore", *sorted(map(str, runs)), str(time))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any, Literal
 from uuid import UUID
 from zoneinfo import ZoneInfo
@@ -13,25 +13,22 @@ from psycopg.rows import class_row
 from psycopg.types.json import Jsonb
 
 from projector import crash, metrics
-from projector.errors import RowSecurityError
-from projector.fold import Record, State, apply, derive, following_stamp, format_instant, load, parse_instant
-from projector.log.actor import Actor, agent
+from projector.fold import Record, State, derive, following_stamp, format_instant, parse_instant
+from projector.log.actor import Actor, agent, origin_from_actor
 from projector.log.clock import to_datetime
 from projector.log.ids import iteration_change_id
 from projector.logging import get
 from projector.planner.cadence import InvalidCadence, next_run
+from projector.planner.history import capped
 from projector.planner.iteration import iteration_of
 from projector.planner.mission import mission_of
+from projector.planner.mission_state import enter_user, in_log, lock_mission, newest_state, server_clock
 from projector.planner.pace import Pace
 from projector.sql import query
-from projector.views.declared import IDENTITY, MISSIONS, Identity
-from projector.views.reload import BEGINNING, changes_of
 
 Connection = AsyncConnection[tuple[Any, ...]]
 Result = Literal["written", "refused", "nothing-to-do"]
 
-# A row may commit long after its created_at was taken; a transaction older than this is not waited for.
-LATEST_COMMIT = timedelta(days=1)
 SWEEP_BATCH = 100
 
 log = get("sink")
@@ -68,20 +65,20 @@ async def write_back(conn: Connection, run_id: UUID, user_id: str, *, zone: Zone
     one user's rows, psycopg.Error when the database refuses.
     """
     async with conn.transaction():
-        await _enter_user(conn, user_id)
+        await enter_user(conn, user_id)
         cursor = conn.cursor(row_factory=class_row(StoredPlan))
         await cursor.execute(query("planner/lock_plan"), {"run_id": run_id, "user_id": user_id})
         run = await cursor.fetchone()
         if run is None:
             return "nothing-to-do"
         mission = {"user_id": user_id, "mission_id": run.mission_id}
-        await conn.execute(query("planner/lock_mission"), mission)
-        state = await _newest_state(conn, mission)
+        await lock_mission(conn, mission)
+        state = await newest_state(conn, mission)
         record = derive(state)
-        refusal = _refusal(record, run.agent_id) if await _in_log(conn, mission) else _ERASED
+        refusal = _refusal(record, run.agent_id) if await in_log(conn, mission) else _ERASED
         if refusal is None:
             change_id = iteration_change_id(run.iteration_id)
-            now_us = await _server_clock(conn)
+            now_us = await server_clock(conn)
             await conn.execute(
                 query("planner/write_iteration"), _row(run, user_id, change_id, state, record, now_us, zone)
             )
@@ -107,7 +104,7 @@ async def write_back(conn: Connection, run_id: UUID, user_id: str, *, zone: Zone
 async def postpone(conn: Connection, run_id: UUID, user_id: str, *, wait_s: float) -> None:
     """Lets a plan that could not be written wait, so that others come first."""
     async with conn.transaction():
-        await _enter_user(conn, user_id)
+        await enter_user(conn, user_id)
         await conn.execute(query("planner/postpone_plan"), {"run_id": run_id, "wait_s": wait_s})
 
 
@@ -118,34 +115,6 @@ async def unwritten(conn: Connection, *, limit: int = SWEEP_BATCH) -> list[tuple
     """
     cursor = await conn.execute(query("planner/unwritten"), {"limit": limit})
     return [(run_id, user_id) for run_id, user_id in await cursor.fetchall()]
-
-
-async def _enter_user(conn: Connection, user_id: str) -> None:
-    cursor = await conn.execute(query("planner/enter_user"), {"user_id": user_id})
-    row = await cursor.fetchone()
-    if row is None or row[1] is not True:
-        raise RowSecurityError("row-level security does not hold for the role projector_sink")
-
-
-async def _in_log(conn: Connection, mission: dict[str, str]) -> bool:
-    """False once the mission was erased: a write from what the view has not let go of yet would bring it back."""
-    identity = dict(zip(IDENTITY, _identity(mission), strict=True))
-    row = await (await conn.execute(query("planner/in_log"), identity)).fetchone()
-    return row == (True,)
-
-
-def _identity(mission: dict[str, str]) -> Identity:
-    return (mission["user_id"], *MISSIONS.sources[0], mission["mission_id"])
-
-
-async def _newest_state(conn: Connection, mission: dict[str, str]) -> State:
-    """What the view stored, and on top what the log holds beyond it. Taking a row in twice is harmless."""
-    row = await (await conn.execute(query("planner/stored_mission"), mission)).fetchone()
-    state = load(row[0]) if row is not None else State()
-    since = BEGINNING if state.newest_us is None else to_datetime(state.newest_us) - LATEST_COMMIT
-    for change in await changes_of(conn, _identity(mission), since):
-        apply(state, change)
-    return state
 
 
 def _refusal(record: Record, agent_id: str) -> Refusal | None:
@@ -161,12 +130,6 @@ def _refusal(record: Record, agent_id: str) -> Refusal | None:
     return None
 
 
-async def _server_clock(conn: Connection) -> int:
-    row = await (await conn.execute(query("planner/server_clock"))).fetchone()
-    assert row is not None, "a clock always answers"
-    return int(row[0])
-
-
 def _row(
     run: StoredPlan, user_id: str, change_id: UUID, state: State, record: Record, now_us: int, zone: ZoneInfo
 ) -> dict[str, Any]:
@@ -175,18 +138,20 @@ def _row(
     known = record.fields.get("iterations")
     kept = [i for i in known if not _is(i, run.iteration_id)] if isinstance(known, list) else []
     iteration = iteration_of(run.plan, run.iteration_id, started_at=run.started_at, finished_at=run.planned_at)
+    actor = _actor(run)
     return {
         "id": change_id,
         "user_id": user_id,
         "mission_id": run.mission_id,
         "data": Jsonb(
             {
-                "iterations": [*kept, iteration],
+                "iterations": capped([*kept, iteration], stamp),
                 "nextRunAt": _next_run_at(record, run.due_at, to_datetime(now_us), zone),
             }
         ),
         "field_meta": Jsonb({"iterations": stamp, "nextRunAt": stamp}),
-        "actor": Jsonb(_actor(run).to_json()),
+        "actor": Jsonb(actor.to_json()),
+        "origin": origin_from_actor(actor),
     }
 
 

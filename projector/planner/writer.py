@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
@@ -13,6 +14,7 @@ from projector.config import Settings
 from projector.logging import get
 from projector.planner.ledger import Pool
 from projector.planner.pace import Pace
+from projector.planner.restore import missions_with_dropped, restore
 from projector.planner.writeback import postpone, unwritten, write_back
 from projector.waiting import pause
 
@@ -58,8 +60,27 @@ class Writer:
             await self.write(run_id, user_id)
         return len(waiting)
 
+    async def restore_dropped(self) -> int:
+        """Puts back what devices dropped; returns how many iterations. What fails is found again by the next pass."""
+        rest_s = self._pace.restore_rest_s
+        restored = 0
+        try:
+            async with self._ledger.connection() as conn:
+                missions = await missions_with_dropped(conn, rest_s=rest_s)
+            for user_id, mission_id in missions:
+                async with self._pool.connection() as conn:
+                    restored += await restore(conn, user_id, mission_id, rest_s=rest_s)
+        except psycopg.Error as error:
+            metrics.PLANNER_DATABASE_ERRORS.inc()
+            log.warning("cannot restore iterations", error=str(error), code=error.sqlstate)
+        return restored
+
     async def sweep_for_ever(self, stop: asyncio.Event) -> None:
-        """Sweeps until `stop`, with a pause between."""
+        """Sweeps and restores until `stop`, with a pause between."""
+        restored_at = time.monotonic()
         while not stop.is_set():
             await self.sweep()
+            if time.monotonic() - restored_at >= self._pace.restore_every_s:
+                await self.restore_dropped()
+                restored_at = time.monotonic()
             await pause(self._pace.poll_s, stop)
