@@ -23,7 +23,7 @@ def test_the_layout_of_a_dumped_state_belongs_to_its_version():
     ]
     ids = {number: f"00000000-0000-0000-0000-00000000000{number}" for number in range(7)}
     grant = {"wrappedKey": "k", "expiresAt": at(90)}
-    assert FOLD_VERSION == 2
+    assert FOLD_VERSION == 3
     assert orjson.loads(orjson.dumps(dump(fold(changes)))) == {
         "w": [
             [["cadence", "atHour"], 7, us(1), us(1), ids[2]],
