@@ -127,10 +127,9 @@ def explain(entries: Iterable[Entry], *, keep: int = BEATEN) -> Explanation:
     over = [one for one in by_id.values() if one.change.op == "delete" and passed_over(state, _order(one.change))]
     for entry in by_id.values():
         alone = fold([entry.change])
-        for path, write in alone.writes.items():
+        counting = alone.early if state.first is not None and entry not in over else ()
+        for path, write in (*alone.writes.items(), *((DELETED_AT, write) for write in counting)):
             written[path].append(Beaten(write, entry))
-        if state.first is not None and entry not in over:
-            written[DELETED_AT] += (Beaten(write, entry) for write in alone.early)
     record = derive(state)
     for every in written.values():
         every.sort(key=lambda one: one.write[:3], reverse=True)
