@@ -42,6 +42,16 @@ def test_the_layout_of_a_dumped_state_belongs_to_its_version():
     }
 
 
+def test_a_row_that_made_the_record_is_named_when_it_is_not_the_latest_insert_and_so_are_deletes_before_it():
+    early, made, again = delete(0, at(9), number=1), insert(1, {"a": 1}, number=2), insert(2, {"a": 1}, number=3)
+    usual = dump(fold([made, delete(2, at(2)), update(3, {"a": 2})]))
+    assert usual.keys() == {"w", "i", "c", "n"}
+    dumped = dump(fold([early, made, again]))
+    assert dumped["f"] == [us(1), made.id]
+    assert dumped["d"] == [[at(9), us(9), us(0), early.id]]
+    assert dump(fold([early])) == {"w": [], "d": dumped["d"], "n": us(0)}
+
+
 def test_a_state_survives_its_text():
     changes = [
         insert(0, {"a": {"b": [1, {"c": None}]}, "createdAt": at(0)}),
