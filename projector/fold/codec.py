@@ -64,9 +64,8 @@ def load(dumped: dict[str, Any]) -> State:
             state.deep = True
     state.insert = _order(dumped.get("i"))
     state.first = _order(dumped["f"]) if "f" in dumped else state.insert
-    state.early = tuple(
-        Write(_in(instant), created_us, change_id, text) for text, instant, created_us, change_id in dumped.get("d", ())
-    )
+    if (early := dumped.get("d")) is not None:
+        state.early = tuple(Write(_in(instant), created_us, key, text) for text, instant, created_us, key in early)
     state.tombstone = _order(dumped.get("t"))
     state.complete = dumped.get("c", False)
     state.newest_us = dumped.get("n")
