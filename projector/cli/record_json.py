@@ -32,6 +32,9 @@ def as_object(history: History, explanation: Explanation, fields: Sequence[Field
         "restored": explanation.restored,
         "tombstone": _optional(explanation.tombstone),
         "tombstone_stands": explanation.tombstone_stands,
+        "deleted_by": _optional(explanation.deleted_by),
+        "made": _optional(explanation.made),
+        "passed_over": [entry_of(entry) for entry in explanation.passed_over],
         "insert": _optional(explanation.insert),
         "complete": record.complete,
         "updated_at": instant_text(record.updated_at_us),
@@ -126,8 +129,11 @@ def notes(history: History, explanation: Explanation) -> list[str]:
     found = [*_log_notes(history)]
     if not explanation.record.complete and history.entries:
         found.append("the record is partial: no insert with data was found, so it is kept, and never due")
-    if explanation.tombstone is not None and not explanation.tombstone_stands:
+    tombstone, over = explanation.tombstone, explanation.passed_over
+    if tombstone is not None and not explanation.tombstone_stands and tombstone not in over:
         found.append("it was deleted outright, and an insert of later order brought it back")
+    if over:
+        found.append(f"deletes of earlier order than the row that made it: {len(over)}; devices pass over them")
     return found
 
 

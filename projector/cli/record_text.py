@@ -40,12 +40,17 @@ def print_explanation(out: Console, history: History, explanation: Explanation, 
             table.add_row(Text(f"  and {one.beaten_more} more", "dim"))
     out.print(table)
     for title, entry in (
+        ("deleted", explanation.deleted_by),
         ("tombstone", explanation.tombstone),
         ("latest insert", explanation.insert),
         ("space", explanation.space),
     ):
         if entry is not None:
             _line(out, f"{title}: {_by(entry)}")
+    for entry in explanation.passed_over:
+        _line(out, f"delete passed over: {_by(entry)}")
+    if explanation.passed_over and explanation.made is not None:
+        _line(out, f"made: {_by(explanation.made)}")
     if explanation.grant is not None:
         _print_grant(out, explanation)
     for path, unstamped in explanation.unstamped:

@@ -136,14 +136,13 @@ class Replica:
     def apply(self, change: Change) -> None:
         """Merges one row of another writer as a client does when it pulls it.
 
-        An insert without data is passed over; real clients store the envelope's own keys as a record then.
+        An insert without data makes a record without fields; real clients store the envelope's own keys as its fields.
         """
         key = Key(change.app_id, change.table, change.record_id)
         if change.op == "delete":
             self._apply_delete(key, change.data.get("deletedAt"))
         elif change.op == "insert":
-            if change.data:
-                self._apply_insert(key, change.data)
+            self._apply_insert(key, change.data)
         else:
             fields = {
                 name: (value, _slot_text(change.field_meta[name]))

@@ -13,7 +13,7 @@ from projector.fold.codec import dump, load
 from projector.fold.counters import Counters
 from projector.fold.folds import ITERATIONS_FOLD, RECORD_FOLD, Fold
 from projector.fold.paths import Path
-from projector.fold.record import Record, derive, replaced_by, standing_tombstone
+from projector.fold.record import Record, derive, passed_over, replaced_by, standing_tombstone
 from projector.fold.stamps import (
     FUTURE_TOLERANCE_US,
     NO_INSTANT,
@@ -25,7 +25,7 @@ from projector.fold.stamps import (
 )
 from projector.fold.state import ChangeLike, State, apply, fold, merge
 
-FOLD_VERSION = 2
+FOLD_VERSION = 3
 """Raised whenever the same log would give another state or record: views then have to be rebuilt."""
 
 __all__ = [
@@ -51,6 +51,7 @@ __all__ = [
     "load",
     "merge",
     "parse_instant",
+    "passed_over",
     "replaced_by",
     "standing_tombstone",
 ]

@@ -2,6 +2,8 @@
 
     {"w": [[path, value, instant, created_us, change_id], ...],   sorted by path
      "i": [created_us, change_id],        latest insert
+     "f": [created_us, change_id],        row that made the record; left out when it is the latest insert
+     "d": [[text, instant, created_us, change_id], ...],   deletes before that row, latest first
      "t": [created_us, change_id],        latest delete without a time
      "c": true,                           an insert with data was seen
      "n": created_us,                     newest row applied
@@ -32,6 +34,10 @@ def dump(state: State) -> dict[str, Any]:
     }
     if state.insert is not None:
         out["i"] = list(state.insert)
+    if state.first is not None and state.first != state.insert:
+        out["f"] = list(state.first)
+    if state.early:
+        out["d"] = [[write.value, _out(write.instant), write.created_us, write.change_id] for write in state.early]
     if state.tombstone is not None:
         out["t"] = list(state.tombstone)
     if state.complete:
@@ -57,6 +63,9 @@ def load(dumped: dict[str, Any]) -> State:
         if len(path) > 1:
             state.deep = True
     state.insert = _order(dumped.get("i"))
+    state.first = _order(dumped["f"]) if "f" in dumped else state.insert
+    if (early := dumped.get("d")) is not None:
+        state.early = tuple(Write(_in(instant), created_us, key, text) for text, instant, created_us, key in early)
     state.tombstone = _order(dumped.get("t"))
     state.complete = dumped.get("c", False)
     state.newest_us = dumped.get("n")

@@ -96,17 +96,25 @@ def _show(fields: dict[str, Any], path: Path, value: Any, own: set[int], keep: l
 
 
 def standing_tombstone(state: State) -> Order | None:
-    """The tombstone that no later insert has undone."""
+    """The tombstone that no later insert has undone, and that the record was there for."""
     tombstone = state.tombstone
-    if tombstone is None or (state.insert is not None and state.insert >= tombstone):
+    if tombstone is None or (state.insert is not None and state.insert >= tombstone) or passed_over(state, tombstone):
         return None
     return tombstone
+
+
+def passed_over(state: State, delete: Order) -> bool:
+    """Whether the delete came before the row that made the record; while nothing made it, its deletes count."""
+    return state.first is not None and delete < state.first
 
 
 def _deleted_at(state: State, fields: dict[str, Any]) -> int | None:
     tombstone = standing_tombstone(state)
     if tombstone is not None:
         return tombstone.created_us
+    if state.first is None and state.early:
+        newest = state.early[-1]
+        return newest.created_us if newest.instant == NO_INSTANT else newest.instant
     text = fields.get("deletedAt")
     if not isinstance(text, str) or not text:
         return None

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from typing import Any, Protocol
 
 from projector.fold.counters import Counters
+from projector.fold.deletes import settle
 from projector.fold.grants import GRANT, GrantRegister, join, observe
 from projector.fold.paths import DELETED_AT, Path, insert_path, update_path
 from projector.fold.stamps import FUTURE_TOLERANCE_US, NO_INSTANT, Order, Write, parse_instant
@@ -41,13 +42,17 @@ class ChangeLike(Protocol):
 class State:
     """All that is known of one record. Values in it are shared with the changes they came from, and never altered."""
 
-    __slots__ = ("complete", "deep", "grant", "insert", "newest_us", "space", "tombstone", "writes")
+    __slots__ = ("complete", "deep", "early", "first", "grant", "insert", "newest_us", "space", "tombstone", "writes")
 
     def __init__(self) -> None:
         self.writes: dict[Path, Write] = {}
         """For each path the write with the largest stamp."""
         self.insert: Order | None = None
         """The latest insert."""
+        self.first: Order | None = None
+        """The earliest row that makes the record on a device: an insert, or an update with a stamp."""
+        self.early: tuple[Write, ...] = ()
+        """Deletes before `first`: devices pass over them. Those that could still win, the largest stamp last."""
         self.tombstone: Order | None = None
         """The latest delete that named no `deletedAt`."""
         self.complete = False
@@ -87,6 +92,10 @@ def apply(state: State, change: ChangeLike, counters: Counters | None = None) ->
     else:
         raise ValueError(f"op of change {change.id} is {op!r}")
     created_us = change.created_at_us
+    if state.first is None or created_us <= state.first.created_us:
+        changed |= _begin(state, change)
+    if state.early:
+        changed |= _settle(state, state.early)
     if state.newest_us is None or created_us > state.newest_us:
         state.newest_us = created_us
         changed = True
@@ -113,6 +122,9 @@ def merge(one: State, other: State) -> State:
     for path, write in other.writes.items():
         _put(merged, path, write)
     merged.insert = _later(one.insert, other.insert)
+    merged.first = min((first for first in (one.first, other.first) if first is not None), default=None)
+    if one.early or other.early:
+        _settle(merged, (*one.early, *other.early))
     merged.tombstone = _later(one.tombstone, other.tombstone)
     merged.complete = one.complete or other.complete
     if one.newest_us is None or other.newest_us is None:
@@ -205,12 +217,34 @@ def _apply_delete(state: State, change: ChangeLike, counters: Counters) -> bool:
         instant = _instant_of(deleted_at, counters)
         if instant > change.created_at_us + FUTURE_TOLERANCE_US:
             counters.future_stamps += 1
-        return _put(state, DELETED_AT, Write(instant, change.created_at_us, change.id, deleted_at))
+        return _settle(state, (*state.early, Write(instant, change.created_at_us, change.id, deleted_at)))
     order = Order(change.created_at_us, change.id)
     if state.tombstone is None or order > state.tombstone:
         state.tombstone = order
         return True
     return False
+
+
+def _begin(state: State, change: ChangeLike) -> bool:
+    """Takes the change as the one that made the record, if it did."""
+    if change.op == "delete" or (change.op == "update" and change.data.keys().isdisjoint(change.field_meta)):
+        return False
+    order = Order(change.created_at_us, change.id)
+    if state.first is not None and order >= state.first:
+        return False
+    state.first = order
+    return True
+
+
+def _settle(state: State, deletes: Iterable[Write]) -> bool:
+    known = state.writes.get(DELETED_AT)
+    winner, early = settle(state.first, known, deletes)
+    if winner is known and early == state.early:
+        return False
+    if winner is not None:
+        state.writes[DELETED_AT] = winner
+    state.early = early
+    return True
 
 
 def _put(state: State, path: Path, write: Write) -> bool:

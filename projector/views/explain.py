@@ -11,7 +11,20 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
-from projector.fold import Path, Record, State, Write, apply, derive, fold, replaced_by, standing_tombstone
+from projector.fold import (
+    Order,
+    Path,
+    Record,
+    State,
+    Write,
+    apply,
+    derive,
+    fold,
+    passed_over,
+    replaced_by,
+    standing_tombstone,
+)
+from projector.fold.paths import DELETED_AT
 from projector.log.change import Change
 from projector.log.place import Place
 
@@ -79,6 +92,9 @@ class Grant:
 class Explanation:
     """`fields` in order of their paths. `insert` and `tombstone` are the latest of their kind.
 
+    `passed_over` are the deletes, of both kinds, that the log has before `made`, the row that made the record: as on a
+    device, they do not count. While nothing made it, `deleted_by` is the delete that does.
+
     `unstamped` are the losing writes that carried no instant, newest row first: each lost against any stamped one.
     """
 
@@ -88,6 +104,9 @@ class Explanation:
     insert: Entry | None
     tombstone: Entry | None
     tombstone_stands: bool
+    made: Entry | None
+    passed_over: tuple[Entry, ...]
+    deleted_by: Entry | None
     grant: Grant | None
     space: Entry | None
     unstamped: tuple[tuple[Path, Beaten], ...]
@@ -105,7 +124,11 @@ def explain(entries: Iterable[Entry], *, keep: int = BEATEN) -> Explanation:
         if by_id.setdefault(entry.change.id, entry) is not entry:
             continue
         apply(state, entry.change)
-        for path, write in fold([entry.change]).writes.items():
+    over = [one for one in by_id.values() if one.change.op == "delete" and passed_over(state, _order(one.change))]
+    for entry in by_id.values():
+        alone = fold([entry.change])
+        counting = alone.early if state.first is not None and entry not in over else ()
+        for path, write in (*alone.writes.items(), *((DELETED_AT, write) for write in counting)):
             written[path].append(Beaten(write, entry))
     record = derive(state)
     for every in written.values():
@@ -122,6 +145,9 @@ def explain(entries: Iterable[Entry], *, keep: int = BEATEN) -> Explanation:
         insert=None if state.insert is None else by_id[state.insert.change_id],
         tombstone=None if state.tombstone is None else by_id[state.tombstone.change_id],
         tombstone_stands=standing_tombstone(state) is not None,
+        made=None if state.first is None else by_id[state.first.change_id],
+        passed_over=tuple(sorted(over, key=lambda one: _order(one.change))),
+        deleted_by=by_id[state.early[-1].change_id] if state.first is None and state.early else None,
         grant=_grant(state, record, by_id),
         space=None if state.space is None else by_id[state.space[0].change_id],
         unstamped=tuple(unstamped[:LISTED]),
@@ -171,5 +197,11 @@ def _grant(state: State, record: Record, by_id: dict[str, Entry]) -> Grant | Non
 
 
 def _was_deleted(state: State, written: dict[Path, list[Beaten]]) -> bool:
-    times = (one.write.value for one in written.get(("deletedAt",), ()))
-    return state.tombstone is not None or any(isinstance(value, str) and value for value in times)
+    times = (one.write.value for one in written.get(DELETED_AT, ()))
+    if state.tombstone is not None and not passed_over(state, state.tombstone):
+        return True
+    return any(isinstance(value, str) and value for value in times)
+
+
+def _order(change: Change) -> Order:
+    return Order(change.created_at_us, change.id)

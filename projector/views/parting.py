@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from projector.fold import Path, State, fold, merge
+from projector.fold import Path, State, Write, fold, merge, standing_tombstone
 from projector.fold.paths import DELETED_AT
 from projector.fold.record import replaced_by
 from projector.log.change import Change
@@ -47,11 +47,11 @@ def part(state: State | None, changes: Sequence[Change], path: Path = ()) -> Par
     for change in changes:
         if _contradicts(held, change):
             return Parting(change.id, "changed in the row")
-    for place, write in sorted(held.writes.items()):
+    for place, write in _writes(held):
         if write.change_id not in known:
-            original = log.writes.get(place)
-            if original is not None and original[:2] == write[:2] and _same(original.value, write.value):
-                return _changed(original.change_id)
+            for path_of, original in _writes(log):
+                if path_of == place and original[:2] == write[:2] and _same(original.value, write.value):
+                    return _changed(original.change_id)
             return Parting(write.change_id, "not in the log")
     for change in changes:
         if not contains(held, change):
@@ -68,13 +68,19 @@ def _changed(change_id: str) -> Parting:
 
 
 def _parts(state: State) -> tuple[object, ...]:
-    return state.writes, state.insert, state.tombstone, state.complete, state.newest_us, state.space
+    made = state.insert, state.first, state.tombstone, state.complete
+    return state.writes, state.early, made, state.newest_us, state.space
+
+
+def _writes(state: State) -> list[tuple[Path, Write]]:
+    """Those that win, in order of their paths, and the deletes passed over."""
+    return [*sorted(state.writes.items()), *((DELETED_AT, write) for write in state.early)]
 
 
 def _named(state: State) -> set[str]:
     """The ids of the changes that the state says it has something from."""
-    named = {write.change_id for write in state.writes.values()}
-    named |= {order.change_id for order in (state.insert, state.tombstone) if order is not None}
+    named = {write.change_id for _, write in _writes(state)}
+    named |= {order.change_id for order in (state.insert, state.first, state.tombstone) if order is not None}
     if state.space is not None:
         named.add(state.space[0].change_id)
     if state.grant is not None:
@@ -87,13 +93,15 @@ def _named(state: State) -> set[str]:
 def _contradicts(state: State, change: Change) -> bool:
     """Whether the state has something in the name of this change that is not in it."""
     own = fold([change])
-    for path, write in state.writes.items():
+    own_writes = dict(_writes(own))
+    for path, write in _writes(state):
         if write.change_id == change.id:
-            said = own.writes.get(path)
+            said = own_writes.get(path)
             if said is None or said[:3] != write[:3] or not _same(said.value, write.value):
                 return True
     for held, order in (
         (state.insert, own.insert),
+        (state.first, own.first),
         (state.tombstone, own.tombstone),
         (None if state.space is None else state.space[0], None if own.space is None else own.space[0]),
     ):
@@ -123,8 +131,10 @@ def _derived_from(changes: Sequence[Change], log: State, path: Path) -> str | No
     match path:
         case ("record", *rest):
             return _winner(log, tuple(rest))
-        case ("deleted" | "deleted_at", *_) if log.tombstone is not None and log.tombstone > (log.insert or (0, "")):
-            return log.tombstone.change_id
+        case ("deleted" | "deleted_at", *_) if (tombstone := standing_tombstone(log)) is not None:
+            return tombstone.change_id
+        case ("deleted" | "deleted_at", *_) if log.first is None and log.early:
+            return log.early[-1].change_id
         case ("deleted" | "deleted_at", *_):
             return _winner(log, DELETED_AT) or (None if log.insert is None else log.insert.change_id)
         case ("complete", *_):

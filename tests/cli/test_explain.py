@@ -105,6 +105,20 @@ async def test_explain_names_winner_and_loser_and_says_that_the_row_is_the_fold(
         await told("explain", *MISSION, "--field", "titel")
 
 
+async def test_a_delete_that_was_passed_over_is_named_with_the_row_that_made_the_record(log, told):
+    made = row("insert", "m1", 2, {"title": "t", "createdAt": at(2)})
+    early = row("delete", "m1", 1, {"deletedAt": at(9)})
+    await log.write([made, early])
+    async with running(log.settings):
+        await log.caught_up(MISSIONS)
+    found = orjson.loads(await told("explain", *MISSION, "--json"))
+    assert (found["deleted"], found["restored"], found["deleted_by"]) == (False, False, None)
+    assert (found["made"]["id"], [over["id"] for over in found["passed_over"]]) == (made["id"], [early["id"]])
+    text = await told("explain", *MISSION)
+    assert re.search(f"delete passed over: .*{early['id']}", text)
+    assert re.search(f"made: .*{made['id']}", text)
+
+
 async def test_show_gives_the_serving_row_or_the_record_as_it_was(log, told):
     data = {"title": "t", "grant": GRANT, "note": SECRET}
     await log.write([row("insert", "m1", 1, data), row("update", "m1", 2, {"title": "u"})])

@@ -22,7 +22,7 @@ SPACE = "shared"
 INGREDIENTS = (
     *("clock set", "clock set back", "offline spell", "concurrent nested edit", "delete", "restore"),
     *("update before insert", "batch stored twice", "second insert", "empty update", "tombstone"),
-    *("written again after a tombstone", "another member's change"),
+    *("written again after a tombstone", "another member's change", "delete passed over", "delete that would have won"),
 )
 
 CADENCES = [
@@ -66,6 +66,12 @@ def drive(seed: int, *, rough: bool, steps: int = 90, user_id: str = "u1") -> Hi
     for step in range(steps):
         fleet.step(step)
     return fleet.finish()
+
+
+def made(rows: list[Change]) -> list[Change]:
+    """From the first row that makes a record: a device passes over what comes before."""
+    first = next((n for n, row in enumerate(rows) if row.op == "insert" or row.field_meta), len(rows))
+    return rows[first:]
 
 
 class _Fleet:
@@ -120,8 +126,19 @@ class _Fleet:
             self._found["update before insert"] += bool(inserts) and rows[0].op == "update"
             gone = next((n for n, c in enumerate(rows) if c.op == "delete" and not c.data), None)
             self._found["written again after a tombstone"] += gone is not None and gone + 1 < len(rows)
+            self._count_passed_over(sorted(rows, key=lambda change: (change.created_at_us, change.id)))
         self._found["another member's change"] = sum(change.user_id != self._user for change in history.changes)
         return history
+
+    def _count_passed_over(self, rows: list[Change]) -> None:
+        known = made(rows)
+        passed = [row.data["deletedAt"] for row in rows[: -len(known)] if row.op == "delete" and row.data]
+        if known and passed:
+            later = [
+                row.field_meta.get("deletedAt") or row.data["deletedAt"] for row in known if "deletedAt" in row.data
+            ]
+            self._found["delete passed over"] += 1
+            self._found["delete that would have won"] += max(passed) > max(later, default="")
 
     def _edit(self, device: Replica, step: int, doing: float) -> None:
         dice = self._dice
@@ -146,6 +163,9 @@ class _Fleet:
         if what == "edit":
             device.edit(collection, key.record_id, self._dice.choice(EDITS))
         elif what == "delete":
+            if self._rough and self._dice.random() < 0.5:
+                device.clock.offset_us -= 60_000_000
+                self._found["clock set back"] += 1
             device.delete(collection, key.record_id)
         elif record.get("deletedAt"):
             device.restore(collection, key.record_id)

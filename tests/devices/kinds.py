@@ -12,15 +12,12 @@ from typing import Any
 from projector.devices import Key, Replica, comparable
 from projector.fold import Record, derive, fold
 from projector.log.change import Change
-from tests.devices.fleet import History
+from tests.devices.fleet import History, made
 
 LITERAL = "a: literal dotted keys of a record whose insert came after updates"
 FORGOTTEN = "b: fields that devices forgot at a tombstone"
 FOREIGN = "c: changes of other members of a space"
-# A clock was set back between a creation and a deletion that were pushed together. A new device passes over a delete of
-# what it does not have yet, and shows what its user deleted; the row stays deleted, as on the device that deleted it.
-EARLY_DELETE = "d: deletes stored before the first row of their record"
-KINDS = (LITERAL, FORGOTTEN, FOREIGN, EARLY_DELETE)
+KINDS = (LITERAL, FORGOTTEN, FOREIGN)
 
 Path = tuple[str, ...]
 _MISSING = object()
@@ -62,27 +59,20 @@ def _kind(
     device = _flat(comparable(alone))
     if alone != everything and _same(path, device, ours):
         return FOREIGN
-    tombstones = [n for n, row in enumerate(rows) if row.op == "delete" and not row.data.get("deletedAt")]
-    later = rows[tombstones[-1] + 1 :] if tombstones else rows
-    known = _known(later)
-    kept = _flat(comparable(_fields(derive(fold(known))) if known else None))
-    explained = _same(path, kept, device)
+    known = made(rows)
+    tombstones = [n for n, row in enumerate(known) if row.op == "delete" and not row.data.get("deletedAt")]
     if tombstones:
-        literal = known and known[0].op == "update" and _literal(path, alone)
-        return FORGOTTEN if explained or literal else None
-    if len(known) < len(rows) and explained:
-        return EARLY_DELETE
-    return LITERAL if known[0].op == "update" and _literal(path, alone) else None
+        known = made(known[tombstones[-1] + 1 :])
+        kept = _flat(comparable(_fields(derive(fold(known))) if known else None))
+        if _same(path, kept, device):
+            return FORGOTTEN
+    if known and known[0].op == "update" and _literal(path, alone):
+        return FORGOTTEN if tombstones else LITERAL
+    return None
 
 
 def _same(path: Path, one: dict[Path, Any], other: dict[Path, Any]) -> bool:
     return bool(one.get(path, _MISSING) == other.get(path, _MISSING))
-
-
-def _known(rows: list[Change]) -> list[Change]:
-    """From the first row that makes a record: a device passes over deletes of what it does not have."""
-    first = next((n for n, row in enumerate(rows) if row.op != "delete" and row.data), len(rows))
-    return rows[first:]
 
 
 def _literal(path: Path, device: dict[str, Any] | None) -> bool:

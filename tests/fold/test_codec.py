@@ -23,7 +23,7 @@ def test_the_layout_of_a_dumped_state_belongs_to_its_version():
     ]
     ids = {number: f"00000000-0000-0000-0000-00000000000{number}" for number in range(7)}
     grant = {"wrappedKey": "k", "expiresAt": at(90)}
-    assert FOLD_VERSION == 2
+    assert FOLD_VERSION == 3
     assert orjson.loads(orjson.dumps(dump(fold(changes)))) == {
         "w": [
             [["cadence", "atHour"], 7, us(1), us(1), ids[2]],
@@ -40,6 +40,16 @@ def test_the_layout_of_a_dumped_state_belongs_to_its_version():
         "s": [us(0), ids[1], "s"],
         "g": [[us(4), us(4), ids[5], grant], [[us(5), us(5), ids[6], at(80)]]],
     }
+
+
+def test_a_row_that_made_the_record_is_named_when_it_is_not_the_latest_insert_and_so_are_deletes_before_it():
+    early, made, again = delete(0, at(9), number=1), insert(1, {"a": 1}, number=2), insert(2, {"a": 1}, number=3)
+    usual = dump(fold([made, delete(2, at(2)), update(3, {"a": 2})]))
+    assert usual.keys() == {"w", "i", "c", "n"}
+    dumped = dump(fold([early, made, again]))
+    assert dumped["f"] == [us(1), made.id]
+    assert dumped["d"] == [[at(9), us(9), us(0), early.id]]
+    assert dump(fold([early])) == {"w": [], "d": dumped["d"], "n": us(0)}
 
 
 def test_a_state_survives_its_text():

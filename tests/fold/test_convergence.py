@@ -8,7 +8,8 @@ import orjson
 from hypothesis import given
 from hypothesis import strategies as st
 
-from projector.fold import Order, State, apply, derive, dump, fold, load, merge, parse_instant
+from projector.devices import Key, comparable, new_device_view
+from projector.fold import Order, State, Write, apply, derive, dump, fold, load, merge, parse_instant
 from projector.fold.stamps import NO_INSTANT
 from projector.log.change import Change
 from tests.fold.rows import at, row
@@ -35,16 +36,18 @@ SLOTS = st.one_of(
     TIMES.map(lambda seconds: {"at": at(seconds), "actor": {"kind": "ai"}}),
     st.sampled_from([None, "", "garbage", 5, {}, {"at": 5}, [], "2026-06-01T12:00:02+02:00"]),
 )
+DELETED_AT = TIMES.map(lambda seconds: {"deletedAt": at(seconds)})
 
 
 @st.composite
 def rows(draw: st.DrawFn) -> list[Change]:
     """Up to a dozen rows of one record: few times, so that instants and `created_at` tie."""
     result = []
+    ops = draw(st.sampled_from([["insert", "update", "update", "update", "delete"], ["insert", *["delete"] * 4]]))
     for number in draw(st.lists(st.integers(1, 40), min_size=1, max_size=12, unique=True)):
-        op = draw(st.sampled_from(["insert", "update", "update", "update", "delete"]))
+        op = draw(st.sampled_from(ops))
         if op == "delete":
-            data = draw(st.sampled_from([None, {}, {"deletedAt": at(2)}, {"deletedAt": at(4)}, {"deletedAt": None}]))
+            data = draw(st.one_of(DELETED_AT, st.sampled_from([None, {}, {"deletedAt": None}, {"deletedAt": "soon"}])))
         else:
             data = draw(st.one_of(st.none(), st.dictionaries(st.sampled_from(KEYS), VALUES, max_size=5)))
         if op == "insert" and data is not None and draw(st.booleans()):
@@ -125,6 +128,55 @@ def test_the_record_is_the_one_that_the_rules_spell_out(changes):
     assert shown.updated_at_us == max(
         (write.instant for write in state.writes.values() if write.instant != NO_INSTANT), default=None
     )
+
+
+@given(rows())
+def test_of_the_deletes_passed_over_those_are_kept_that_would_win_if_an_earlier_row_made_the_record(changes):
+    state = fold(changes)
+    first = min((Order(change.created_at_us, change.id) for change in changes if _makes(change)), default=None)
+    assert state.first == first
+    # Of a delete alone nothing makes the record: it is passed over.
+    deletes = [write for change in changes for write in fold([change]).early]
+    others = [write for change in changes if (write := fold([change]).writes.get(("deletedAt",))) is not None]
+
+    def winner(counting: list[Write]) -> Write | None:
+        return max(others + counting, key=lambda write: write[:3], default=None)
+
+    early = [write for write in deletes if first is None or write.order < first]
+    assert state.writes.get(("deletedAt",)) == winner([write for write in deletes if write not in early])
+    could_win = [winner([other for other in deletes if other.order >= write.order]) for write in early]
+    assert sorted(state.early) == sorted({write for write in early if write in could_win})
+
+
+@given(st.data())
+def test_a_record_is_deleted_when_a_new_device_does_not_have_it(data):
+    changes: list[Change] = []
+    for number in range(data.draw(st.integers(1, 8))):
+        # A tombstone of what the device has makes it forget all fields.
+        early = [] if any(map(_makes, changes)) else ["delete", "tombstone"]
+        kind = data.draw(st.sampled_from(["insert", "empty insert", "update", "unstamped", "delete", *early]))
+        time = data.draw(st.sampled_from([None, *map(at, range(7))]))
+        stamp = at(data.draw(TIMES))
+        op, fields, meta = {
+            "insert": ("insert", {"createdAt": stamp, "deletedAt": time}, {}),
+            "empty insert": ("insert", data.draw(st.sampled_from([None, {}])), {}),
+            "update": ("update", {"deletedAt": time, "title": "t"}, {"deletedAt": stamp, "title": stamp}),
+            "unstamped": ("update", {"title": "t"}, {"state": stamp}),
+            "delete": ("delete", {"deletedAt": time or stamp}, {}),
+            "tombstone": ("delete", {}, {}),
+        }[kind]
+        changes.append(row(op, number // 2, fields, meta, number=number))
+    device = new_device_view(changes).get(Key("ai", "aiMissions", "m1"))
+    assert (device is not None) == any(map(_makes, changes))
+    if device is not None:
+        arrived = data.draw(st.permutations(changes))
+        assert derive(fold(arrived)).deleted == (comparable(device) is None)
+
+
+def _makes(change: Change) -> bool:
+    """Whether a device makes a record that it does not have of the change."""
+    stamped = change.data.keys() & change.field_meta.keys()
+    return change.op == "insert" or (change.op == "update" and bool(stamped))
 
 
 @given(rows())

@@ -59,10 +59,10 @@ def rows(draw):
     chance = random.Random(draw(st.integers(0, 1 << 32)))
     found = []
     for number in draw(st.lists(st.integers(1, 40), min_size=1, max_size=9, unique=True)):
-        op = chance.choice(["insert", "update", "update", "update", "update", "delete"])
+        op = chance.choice(["insert", "update", "update", "update", "delete", "delete"])
         data = {"title": "t"}
         if op == "delete":
-            data = chance.choice([{}, {"deletedAt": at(2)}])
+            data = chance.choice([{}, *({"deletedAt": at(seconds)} for seconds in (2, 4, 6))])
         elif chance.random() < 0.9:
             data["iterations"] = array(chance)
         if chance.random() < 0.2:

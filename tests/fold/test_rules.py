@@ -231,6 +231,34 @@ def test_a_tombstone_and_an_insert_of_one_moment_are_ordered_by_their_ids():
     assert not record(mission(0, title="a"), delete(3, number=1), insert(3, {"title": "b"}, number=2)).deleted
 
 
+def test_a_delete_before_the_row_that_made_the_record_is_passed_over():
+    early = [delete(1, at(9)), delete(2)]
+    assert record(*early).deleted
+    assert record(early[0]).deleted_at_us == us(9)
+    assert record(*early, unstamped(0, {"title": "a"})).deleted
+    for made in (mission(3), insert(3, None), update(3, {"title": "a"}), update(3, {"title": "a"}, "")):
+        assert not record(*early, made).deleted
+        assert record(*early, made, delete(4, at(4))).deleted_at_us == us(4)
+    assert not record(early[0], update(3, {"deletedAt": None}, 3)).deleted
+
+
+def test_a_delete_that_was_passed_over_counts_when_an_earlier_row_made_the_record():
+    early = [delete(1, at(9)), delete(2, at(8)), delete(3, at(7)), mission(4)]
+    assert not record(*early).deleted
+    assert record(*early, update(2.5, {"title": "a"})).deleted_at_us == us(7)
+    assert record(*early, update(1.5, {"title": "a"})).deleted_at_us == us(8)
+    assert record(*early, update(0, {"title": "a"})).deleted_at_us == us(9)
+    restored = update(5, {"deletedAt": None}, 8.5)
+    assert not record(*early, restored, update(1.5, {"title": "a"})).deleted
+    assert record(*early, restored, update(0, {"title": "a"})).deleted
+
+
+def test_few_deletes_are_kept_of_many_that_are_passed_over():
+    repeated = [delete(number, at(number)) for number in range(50)]
+    assert [write.value for write in fold(repeated).early] == [at(49)]
+    assert fold([*repeated, mission(60), update(61, {"deletedAt": None})]).early == ()
+
+
 # Identity, partial records, odd rows
 
 

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from random import Random
 from typing import Any
 from uuid import UUID
 
@@ -76,6 +77,15 @@ def row(
         "space_id": None,
     }
     return columns | more
+
+
+def early_deletes(chance: Random, record_id: str) -> list[Row]:
+    """A few deletes of which most come before all other rows, with times in any order."""
+    times = [*map(at, range(1, 9)), "soon"]
+    return [
+        row("delete", record_id, chance.choice((0, 0, 1, 2)), {"deletedAt": chance.choice(times)})
+        for _ in range(chance.randint(1, 4))
+    ]
 
 
 def value_of(row: Row) -> bytes:

@@ -103,6 +103,20 @@ def test_a_tombstone_and_what_restores_a_record_are_named():
     assert not explain(entries(changes[0])).restored
 
 
+def test_deletes_before_the_row_that_made_the_record_are_named_as_passed_over():
+    outright, early, made = one.delete(1), one.delete(2, one.at(9)), one.insert(3, {"title": "t"})
+    late = one.delete(4, one.at(4))
+    alone = explain(entries(early))
+    assert (alone.record.deleted, alone.deleted_by.change, alone.passed_over, alone.fields) == (True, early, (), ())
+    shown = explain(entries(early, made, outright))
+    assert (shown.record.deleted, shown.restored, shown.tombstone_stands) == (False, False, False)
+    assert (shown.made.change, [over.change for over in shown.passed_over]) == (made, [outright, early])
+    assert shown.deleted_by is None
+    again = explain(entries(early, made, late))
+    assert (again.record.deleted_at_us, field(again, "deletedAt").entry.change) == (one.us(4), late)
+    assert field(again, "deletedAt").beaten == ()
+
+
 def test_the_changes_behind_the_effective_grant_are_named():
     issue = one.insert(1, {"grant": GRANT, "updatedAt": one.at(1)})
     shortened = one.update(2, {"grant.expiresAt": one.at(100)})
@@ -126,6 +140,8 @@ def test_winners_are_the_states_and_what_is_shown_is_the_derived_record(changes)
         assert not any(lost.write.beats(found.write) for lost in found.beaten)
     assert rebuilt(explanation) == derive(state).fields
     alone = [(path, write) for change in changes for path, write in fold([change]).writes.items()]
+    deletes = [(("deletedAt",), write) for change in changes for write in fold([change]).early]
+    alone += [(path, write) for path, write in deletes if state.first is not None and write.order > state.first]
     assert sum(1 + len(found.beaten) for found in explanation.fields) == len(alone)
     lost = [write for path, write in alone if write.change_id != state.writes[path].change_id]
     assert len(explanation.unstamped) + explanation.unstamped_more == sum(not write.stamped for write in lost)

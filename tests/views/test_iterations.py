@@ -20,14 +20,16 @@ from projector.views.verify import verify
 from projector.views.watermarks import Staleness
 from tests.fold.histories import DATA, HISTORIES
 from tests.fold.iterations import array
-from tests.views.log import at, row, value_of
+from tests.views.log import at, early_deletes, row, value_of
 
 CHOSEN = "with chosen as (select * from sync_changes where table_name = 'aiMissions') select * from ({}) as folded"
 STAMPS = [at(1), at(2), at(3), {"at": at(2), "actor": {}}, "", "soon", None]
 
 
 def history(chance, mission_id):
-    """Up to eight rows of one mission."""
+    """Up to a dozen rows of one mission."""
+    if chance.random() < 0.25:
+        yield from early_deletes(chance, mission_id)
     for _ in range(chance.randint(1, 8)):
         op = chance.choice(["insert", "update", "update", "update", "update", "delete"])
         data = {"iterations": array(chance)} if chance.random() < 0.85 else {}
@@ -60,14 +62,18 @@ def beyond_the_limits():
         yield row("update", "m-many", 4 + number, {"iterations": [{"id": "00011", "000": f"v{number % 9}{number}"}]})
 
 
-def by_program(rows):
+def states_of(rows):
     states = {}
     for one in rows:
         change = decode(value_of(one))
         if change.table == "aiMissions":
             apply(states.setdefault((change.user_id, change.record_id), IterationsState()), change)
+    return states
+
+
+def by_program(rows):
     shown = {}
-    for key, state in states.items():
+    for key, state in states_of(rows).items():
         record = as_record(state)
         shown[key] = [record.fields, record.deleted, record.complete, orjson.loads(orjson.dumps(dump(state)["w"]))]
     return shown
@@ -89,6 +95,8 @@ async def test_two_folds_that_share_no_code_agree_on_every_mission(log):
     await log.store(rows)
     ours = by_program(rows)
     assert len(ours) == 501
+    missions = [state.mission for state in states_of(rows).values()]
+    assert sum(mission.first is not None and len(mission.early) > 0 for mission in missions) > 40
     assert sum(not one["shown"] for shown in ours.values() for one in shown[0]["iterations"]) > 100
     assert differences(await by_sql(log), ours) == {}
 

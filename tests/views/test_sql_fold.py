@@ -9,7 +9,7 @@ from projector.fold import derive, dump, fold, parse_instant
 from projector.log.change import BadChange, decode
 from projector.sql import query
 from projector.views.jsondiff import first_difference
-from tests.views.log import at, row, value_of
+from tests.views.log import at, early_deletes, row, value_of
 
 KEYS = ["title", "cadence", "cadence.atHour", "cadence.at.hour", "a.b.c", "a.b", "a", "deletedAt"]
 GRANT_KEYS = [
@@ -40,7 +40,9 @@ STAMPS = [
 
 
 def history(chance: random.Random, record_id: str):
-    """Up to nine rows of one record, of every kind that writers store and some that nobody should."""
+    """Up to a dozen rows of one record, of every kind that writers store and some that nobody should."""
+    if chance.random() < 0.25:
+        yield from early_deletes(chance, record_id)
     for _ in range(chance.randint(1, 9)):
         op = chance.choice(["insert", "update", "update", "update", "delete"])
         keys = chance.sample(KEYS + ODD_KEYS, chance.randint(0, 6))
@@ -93,7 +95,7 @@ async def test_two_folds_that_share_no_code_agree_on_every_history(log):
     cursor = await log.admin.execute(statement.format(sql.SQL(query("views/fold"))))
     by_sql = {record_id: tuple(rest) for _, _, _, record_id, *rest in await cursor.fetchall()}
     by_program = {}
-    grants = 0
+    grants = passed_over = later_ones = 0
     for record_id, rows in histories.items():
         changes = list(admitted(rows))
         if changes:
@@ -104,8 +106,12 @@ async def test_two_folds_that_share_no_code_agree_on_every_history(log):
                 *(state.newest_us, record.updated_at_us, record.grant, stored(state)),
             )
             grants += record.grant is not None
+            passed_over += state.first is not None and bool(state.early)
+            later_ones += len(state.early) > 1
     assert len(by_sql) > 1400
     assert grants > 200
+    assert passed_over > 100
+    assert later_ones > 50
     different = {
         record_id: found
         for record_id, shown in by_program.items()

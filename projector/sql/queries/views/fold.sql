@@ -10,18 +10,59 @@ with admitted as materialized (
            case when op = 'insert' then
                coalesce(mana_ai.fold_stamp(data -> 'updatedAt'), mana_ai.fold_stamp(data -> 'createdAt'))
            end as row_instant,
+           -- a device makes a record of any insert, and of an update with a stamp
+           case op
+               when 'insert' then true
+               when 'update' then jsonb_typeof(data) = 'object' and (
+                   data ? common.key or data ?| array(
+                       select jsonb_object_keys(case when jsonb_typeof(field_meta) = 'object' then field_meta else '{}' end)))
+           end as makes,
            common.slot as common_slot,
            mana_ai.fold_stamp(common.slot) as common_instant
     from chosen
     -- A row has one stamp for all its keys, as a rule: it is parsed once.
     left join lateral (
-        select value as slot
+        select key, value as slot
         from jsonb_each(case when jsonb_typeof(field_meta) = 'object' then field_meta else '{}' end)
         limit 1
     ) as common on true
     where user_id <> ''
       and schema_version <= 1
       and (data is null or jsonb_typeof(data) in ('object', 'null'))
+),
+histories as materialized (
+    select *, newest_op = 'delete' and (
+               made is null
+               or ((entombed ->> 0)::bigint, (entombed ->> 1) collate "C") > ((made ->> 0)::bigint, (made ->> 1) collate "C")
+           ) as tombstone
+    from (
+        select user_id, app_id, table_name, record_id,
+               bool_or(op = 'insert' and has_data) as complete,
+               (extract(epoch from max(created_at)) * 1000000)::bigint as newest_us,
+               (array_agg(jsonb_build_array((extract(epoch from created_at) * 1000000)::bigint, id::text)
+                   order by created_at, id) filter (where makes))[1] as made,
+               (array_agg(jsonb_build_array((extract(epoch from created_at) * 1000000)::bigint, id::text)
+                   order by created_at desc, id desc) filter (where op = 'insert'))[1] as inserted,
+               (array_agg(jsonb_build_array((extract(epoch from created_at) * 1000000)::bigint, id::text)
+                   order by created_at desc, id desc) filter (where op = 'delete' and not names_time))[1] as entombed,
+               (array_agg(jsonb_build_array((extract(epoch from created_at) * 1000000)::bigint, id::text, space_id)
+                   order by created_at desc, id desc) filter (where space_id is not null))[1] as space,
+               coalesce((array_agg(op order by created_at desc, id desc)
+                   filter (where op = 'insert' or (op = 'delete' and not names_time)))[1], '') as newest_op
+        from admitted
+        group by user_id, app_id, table_name, record_id
+    ) as grouped
+),
+-- A device passes over a delete of a record that is not made yet.
+deletes as materialized (
+    select user_id, app_id, table_name, record_id, d.created_at, d.id,
+           d.data -> 'deletedAt' as value, mana_ai.fold_stamp(d.data -> 'deletedAt') as instant,
+           h.made is null
+               or ((extract(epoch from d.created_at) * 1000000)::bigint, d.id::text collate "C")
+                   < ((h.made ->> 0)::bigint, (h.made ->> 1) collate "C") as is_early
+    from admitted d
+    join histories h using (user_id, app_id, table_name, record_id)
+    where d.op = 'delete' and d.names_time
 ),
 writes as materialized (
     select a.user_id, a.app_id, a.table_name, a.record_id, a.created_at, a.id,
@@ -40,10 +81,9 @@ writes as materialized (
           <> all (array['id', 'updatedAt', '__fieldMeta', '_updatedAtIndex', 'userId', '__lastActor'])
       and not starts_with(field.key, '__field')
     union all
-    select user_id, app_id, table_name, record_id, created_at, id,
-           array['deletedAt'], data -> 'deletedAt', mana_ai.fold_stamp(data -> 'deletedAt')
-    from admitted
-    where op = 'delete' and names_time
+    select user_id, app_id, table_name, record_id, created_at, id, array['deletedAt'], value, instant
+    from deletes
+    where not is_early
 ),
 winners as materialized (
     select distinct on (user_id, app_id, table_name, record_id, path)
@@ -93,21 +133,31 @@ kept_writes as (
     from winners
     group by user_id, app_id, table_name, record_id
 ),
-histories as (
-    select user_id, app_id, table_name, record_id,
-           bool_or(op = 'insert' and has_data) as complete,
-           (extract(epoch from max(created_at)) * 1000000)::bigint as newest_us,
-           (array_agg(jsonb_build_array((extract(epoch from created_at) * 1000000)::bigint, id::text)
-               order by created_at desc, id desc) filter (where op = 'insert'))[1] as inserted,
-           (array_agg(jsonb_build_array((extract(epoch from created_at) * 1000000)::bigint, id::text)
-               order by created_at desc, id desc) filter (where op = 'delete' and not names_time))[1] as entombed,
-           (array_agg(jsonb_build_array((extract(epoch from created_at) * 1000000)::bigint, id::text, space_id)
-               order by created_at desc, id desc) filter (where space_id is not null))[1] as space,
-           coalesce((array_agg(op order by created_at desc, id desc)
-               filter (where op = 'insert' or (op = 'delete' and not names_time)))[1] = 'delete',
-               false) as tombstone
-    from admitted
-    group by user_id, app_id, table_name, record_id
+-- Of the early deletes, those that would win if an earlier row turned up that made the record.
+early as (
+    select e.user_id, e.app_id, e.table_name, e.record_id,
+           jsonb_agg(
+               jsonb_build_array(
+                   e.value, e.instant, (extract(epoch from e.created_at) * 1000000)::bigint, e.id::text)
+               order by e.created_at desc, e.id desc) as list,
+           (array_agg(coalesce(e.instant, (extract(epoch from e.created_at) * 1000000)::bigint)
+               order by e.created_at, e.id))[1] as deleted_us
+    from (
+        select *, max(coalesce(instant, -4611686018427387904)) over (
+                   partition by user_id, app_id, table_name, record_id
+                   order by created_at desc, id desc
+                   rows between unbounded preceding and 1 preceding) as later_instant
+        from deletes
+        where is_early
+    ) as e
+    left join winners w
+        on w.user_id = e.user_id and w.app_id = e.app_id and w.table_name = e.table_name and w.record_id = e.record_id
+        and w.path = '{deletedAt}'
+    where (e.later_instant is null or coalesce(e.instant, -4611686018427387904) > e.later_instant)
+      and (w.id is null
+           or (coalesce(e.instant, -4611686018427387904), e.created_at, e.id)
+               > (coalesce(w.instant, -4611686018427387904), w.created_at, w.id))
+    group by e.user_id, e.app_id, e.table_name, e.record_id
 ),
 -- The effective grant. The newest row that wrote the wrapped key decides; a later one may end the grant sooner.
 grant_rows as materialized (
@@ -232,11 +282,12 @@ grants as (
 )
 select h.user_id, h.app_id, h.table_name, h.record_id,
        coalesce(t.record, '{}') as record,
-       h.tombstone
+       h.tombstone or (h.made is null and e.list is not null)
            or coalesce(jsonb_typeof(t.record -> 'deletedAt') = 'string' and t.record ->> 'deletedAt' <> '', false)
            as deleted,
        case
            when h.tombstone then (h.entombed ->> 0)::bigint
+           when h.made is null and e.list is not null then e.deleted_us
            when jsonb_typeof(t.record -> 'deletedAt') = 'string' and t.record ->> 'deletedAt' <> ''
                then coalesce(mana_ai.fold_instant(t.record ->> 'deletedAt'), k.removed_us)
        end as deleted_at,
@@ -247,6 +298,8 @@ select h.user_id, h.app_id, h.table_name, h.record_id,
        g.effective_grant,
        jsonb_build_object('w', coalesce(k.writes, '[]'), 'n', h.newest_us)
            || case when h.inserted is null then '{}' else jsonb_build_object('i', h.inserted) end
+           || case when h.made is distinct from h.inserted then jsonb_build_object('f', h.made) else '{}' end
+           || case when e.list is null then '{}' else jsonb_build_object('d', e.list) end
            || case when h.entombed is null then '{}' else jsonb_build_object('t', h.entombed) end
            || case when h.complete then '{"c": true}'::jsonb else '{}' end
            || case when h.space is null then '{}' else jsonb_build_object('s', h.space) end
@@ -254,4 +307,5 @@ select h.user_id, h.app_id, h.table_name, h.record_id,
 from histories h
 left join trees t using (user_id, app_id, table_name, record_id)
 left join kept_writes k using (user_id, app_id, table_name, record_id)
+left join early e using (user_id, app_id, table_name, record_id)
 left join grants g using (user_id, app_id, table_name, record_id)

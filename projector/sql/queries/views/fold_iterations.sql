@@ -11,30 +11,55 @@ with admitted as materialized (
            case when jsonb_typeof(field_meta) = 'object' then field_meta else '{}' end as field_meta,
            case when op = 'insert' then
                coalesce(mana_ai.fold_stamp(data -> 'updatedAt'), mana_ai.fold_stamp(data -> 'createdAt'))
-           end as row_instant
+           end as row_instant,
+           array[to_char(created_at at time zone 'UTC', 'YYYYMMDDHH24MISSUS'), id::text] collate "C" as moment,
+           -- a device makes a record of any insert, and of an update with a stamp
+           case op
+               when 'insert' then true
+               when 'update' then jsonb_typeof(data) = 'object' and data ?| array(
+                   select jsonb_object_keys(case when jsonb_typeof(field_meta) = 'object' then field_meta else '{}' end))
+           end as makes
     from chosen
     where user_id <> ''
       and schema_version <= 1
       and (data is null or jsonb_typeof(data) in ('object', 'null'))
 ),
+histories as materialized (
+    select *, coalesce(entombed > greatest(inserted, made, '{}'), false) as tombstone
+    from (
+        select mission, user_id, app_id, table_name, record_id,
+               bool_or(op = 'insert' and has_data) as complete,
+               min(moment) filter (where makes) as made,
+               max(moment) filter (where op = 'insert') as inserted,
+               max(moment) filter (where op = 'delete' and not names_time) as entombed
+        from admitted
+        group by mission, user_id, app_id, table_name, record_id
+    ) as grouped
+),
+-- A device passes over a delete of a record that is not made yet; it counts while nothing makes the record.
+deletes as materialized (
+    select mission, d.created_at, d.id, d.data -> 'deletedAt' as value, h.made is null as early
+    from admitted d
+    join histories h using (mission)
+    where d.op = 'delete' and d.names_time and (h.made is null or d.moment > h.made)
+),
 writes as materialized (
-    -- place 1 is the one that wins its path
+    -- place 1 is the one that wins its path, among the early deletes or the other writes
     select *, row_number() over (
-               partition by mission, path order by instant desc nulls last, created_at desc, id desc) as place
+               partition by mission, path, early order by instant desc nulls last, created_at desc, id desc) as place
     from (
         select a.mission, a.created_at, a.id,
                case when a.op = 'update' then mana_ai.fold_path(field.key) else array[field.key] end as path,
                field.value,
-               coalesce(mana_ai.fold_stamp(a.field_meta -> field.key), a.row_instant) as instant
+               coalesce(mana_ai.fold_stamp(a.field_meta -> field.key), a.row_instant) as instant,
+               false as early
         from admitted a
         cross join lateral jsonb_each(a.data) as field
         where a.op in ('insert', 'update')
           and (starts_with(field.key, 'iterations') or starts_with(field.key, 'deletedAt'))
         union all
-        select mission, created_at, id, array['deletedAt'], data -> 'deletedAt',
-               mana_ai.fold_stamp(data -> 'deletedAt')
-        from admitted
-        where op = 'delete' and names_time
+        select mission, created_at, id, array['deletedAt'], value, mana_ai.fold_stamp(value), early
+        from deletes
     ) as every
     where path = array['iterations'] or path[1] = 'deletedAt'
 ),
@@ -216,11 +241,12 @@ kept_writes as materialized (
            jsonb_agg(
                jsonb_build_array(
                    to_jsonb(path), value, instant, (extract(epoch from created_at) * 1000000)::bigint, id::text)
-               order by path collate "C") as writes,
-           coalesce(bool_or(path = array['deletedAt'] and jsonb_typeof(value) = 'string' and value <> '""'), false)
-               as deleted
+               order by path collate "C") filter (where not early) as writes,
+           coalesce((array_agg(jsonb_typeof(value) = 'string' and value <> '""'
+               order by instant desc nulls last, created_at desc, id desc)
+               filter (where path = array['deletedAt']))[1], false) as deleted
     from (
-        select w.mission, w.path, w.instant, w.created_at, w.id,
+        select w.mission, w.path, w.early, w.instant, w.created_at, w.id,
                case when w.path = array['iterations'] then
                         case when jsonb_typeof(w.value) = 'array' then coalesce(n.ids, '[]') else 'null' end
                     else w.value end as value
@@ -229,15 +255,6 @@ kept_writes as materialized (
         where w.place = 1
     ) as every
     group by mission
-),
-histories as materialized (
-    select mission, user_id, app_id, table_name, record_id,
-           bool_or(op = 'insert' and has_data) as complete,
-           coalesce((array_agg(op order by created_at desc, id desc)
-               filter (where op = 'insert' or (op = 'delete' and not names_time)))[1] = 'delete',
-               false) as tombstone
-    from admitted
-    group by mission, user_id, app_id, table_name, record_id
 )
 select h.user_id, h.app_id, h.table_name, h.record_id,
        jsonb_build_object('iterations', coalesce(l.iterations, '[]')) as record,
