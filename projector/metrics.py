@@ -115,4 +115,12 @@ LLM_SECONDS = Histogram(
 )
 LLM_TOKENS = Counter("mana_ai_llm_tokens_total", "Tokens that the endpoint reported", ["kind"])
 TOOL_CALLS = Counter("mana_ai_tool_calls_total", "Calls of tools by the model", ["tool", "outcome"])
+POLICY_DECISIONS = Counter(
+    "mana_ai_policy_decisions_total",
+    "Calls that held, by what the policy of calls says",
+    ["decision", "reason", "mode"],
+)
+INJECTION_MARKERS = Counter(
+    "mana_ai_injection_markers_total", "Marks of an injection in text of others", ["source", "marker"]
+)
 WRITEBACK_REFUSED = Counter("mana_ai_writeback_refused_total", "Plans that the database refused to store")
