@@ -19,23 +19,27 @@ _SPACE = r"[\t\n\v\f\r \u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000\u
 _LINE_END = re.compile("[\n\r\u2028\u2029]")
 
 
-def _pattern(text: str) -> Callable[[str], bool]:
-    found = re.compile(text, re.IGNORECASE | re.ASCII)
-    return lambda value: found.search(value) is not None
-
-
-def _template(value: str) -> bool:
+def _template(text: str) -> bool:
     # `{{.+}}`, without its quadratic time over many opening braces.
-    return any(line.rfind("}}") >= line.find("{{") + 3 for line in _LINE_END.split(value) if "{{" in line)
+    return any(line.rfind("}}") >= line.find("{{") + 3 for line in _LINE_END.split(text) if "{{" in line)
 
 
-_MARKS: dict[Marker, Callable[[str], bool]] = {
-    "ignore-previous": _pattern(r"ignore (?:all |the )?previous (?:instructions|messages)"),
-    "new-persona": _pattern("you are now [^\n\r\u2028\u2029]{0,40}(?:assistant|gpt|claude|gemini)"),
-    "system-tag": _pattern(rf"<{_SPACE}system\b"),
-    "template": _template,
-    "system-fence": _pattern(rf"```{_SPACE}system"),
+def _pattern(pattern: str) -> Callable[[str], bool]:
+    compiled = re.compile(pattern, re.IGNORECASE | re.ASCII)
+    return lambda text: compiled.search(text) is not None
+
+
+_MARKS: dict[Marker, tuple[str, Callable[[str], bool]]] = {
+    "ignore-previous": ("previous", _pattern(r"ignore (?:all |the )?previous (?:instructions|messages)")),
+    "new-persona": (
+        "you are now",
+        _pattern("you are now [^\n\r\u2028\u2029]{0,40}(?:assistant|gpt|claude|gemini)"),
+    ),
+    "system-tag": ("system", _pattern(rf"<{_SPACE}system\b")),
+    "template": ("{{", _template),
+    "system-fence": ("```", _pattern(rf"```{_SPACE}system")),
 }
+"""With each mark, what every text with it holds: most texts hold nothing of the kind, which is quick to see."""
 
 
 def marker_in(value: object) -> Marker | None:
@@ -54,7 +58,8 @@ def marker_in(value: object) -> Marker | None:
 
 
 def _mark(text: str) -> Marker | None:
-    return next((marker for marker, is_in in _MARKS.items() if is_in(text)), None)
+    lower = text.lower()
+    return next((marker for marker, (part, is_in) in _MARKS.items() if part in lower and is_in(text)), None)
 
 
 def _units(text: str) -> int:

@@ -21,13 +21,13 @@ def allowed_tools(tools: Iterable[Tool], policy: object) -> tuple[Tool, ...]:
 
 
 def decide(tool: Tool, policy: object) -> Decision:
-    """What the policy says of the tool; without a policy (None), the tool's default.
+    """What the policy says of the tool; without one, the tool's default.
 
     A deny of the tool or of its module wins, whichever of their names it stands under. Else the tool's own entry
     decides, else its module's, else `defaultForAi`, else propose. Empty parts count as absent, and what nobody can
     read denies: a policy that is no object, a table that is none, a decision of another name.
     """
-    if policy is None:
+    if not policy:
         return tool.default_policy
     if not isinstance(policy, Mapping):
         return "deny"
