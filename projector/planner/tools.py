@@ -154,5 +154,6 @@ def sendable_name(name: str) -> str:
 
 def _suggestion(name: str, offered: Mapping[str, Tool]) -> str:
     meant = [tool.name for tool in offered.values() if name in tool.aliases]
-    meant = meant or difflib.get_close_matches(name[:MAX_ECHO], sorted(offered), n=3)
+    # Slips of spelling only: a tool that the policy hides must not be answered with the one that sounds most like it.
+    meant = meant or difflib.get_close_matches(name[:MAX_ECHO], sorted(offered), n=1, cutoff=0.85)
     return f". Did you mean {' or '.join(meant)}?" if meant else ""

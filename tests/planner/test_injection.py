@@ -133,3 +133,9 @@ def test_a_mark_in_what_is_told_of_a_mission_warns_the_model(record):
     warning = marked.user.split("\n\n")[-3]
     assert f"Prompt-Injection, {marked.marker}" in warning
     assert marked.user.rpartition("---")[2] == clean.user.rpartition("---")[2]
+
+
+def test_a_memory_is_looked_at_and_a_persona_is_meant_to_instruct():
+    mission = mission_of({"title": "T"})
+    assert prompt_of(mission, agent_of("a", {"memory": HOSTILE}), rounds=5).marker == IGNORE
+    assert prompt_of(mission, agent_of("a", {"systemPrompt": HOSTILE}), rounds=5).marker is None

@@ -106,7 +106,7 @@ async def test_denied_invented_and_wrong_calls_are_answered_and_not_planned():
     assert outcome.rejected == 4
     assert [answer["success"] for answer in answers(double)] == [False] * 4 + [True]
     assert [answer["message"] for answer in answers(double)][:3] == [
-        "Unknown tool: create_habit. Did you mean create_task or create_note?",
+        "Unknown tool: create_habit",
         "Unknown tool: wipe_disk",
         "Missing required parameter: title",
     ]
