@@ -102,11 +102,11 @@ def check_call(offered: Mapping[str, Tool], name: str, arguments: object) -> dic
         raise RejectedCall(f"Unknown tool: {name[:MAX_ECHO]}{_suggestion(name, offered)}")
     if not isinstance(arguments, dict) or not is_usable(arguments):
         raise RejectedCall(UNUSABLE)
-    known = {parameter.name for parameter in tool.parameters}
-    for key in arguments:
+    taken = without_nulls(arguments)
+    known = [parameter.name for parameter in tool.parameters]
+    for key in taken:
         if key not in known:
             raise RejectedCall(f"Unknown parameter: {key[:MAX_ECHO]}. {tool.name} takes {', '.join(known) or 'none'}")
-    taken = without_nulls(arguments)
     for parameter in tool.parameters:
         if parameter.name not in taken:
             if parameter.required:

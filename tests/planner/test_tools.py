@@ -88,7 +88,7 @@ def test_a_call_that_holds_is_taken_as_it_is(name, arguments):
 
 
 def test_null_stands_for_a_parameter_left_out():
-    assert check_call(OFFERED, "create_task", {"title": "T", "dueDate": None}) == {"title": "T"}
+    assert check_call(OFFERED, "create_task", {"title": "T", "dueDate": None, "due": None}) == {"title": "T"}
 
 
 @pytest.mark.parametrize(
