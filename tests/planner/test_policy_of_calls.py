@@ -120,7 +120,7 @@ def test_the_owners_auto_lets_a_destructive_tool_through():
 
 def test_off_looks_at_nothing():
     before = counted(decision="flagged", reason="injection-marker", mode="off")
-    assert Guard("off").judge("u", None, DELETE, INJECTION) == ""
+    assert Guard("off").judge("u", None, CREATE, INJECTION) == ""
     assert counted(decision="flagged", reason="injection-marker", mode="off") == before
 
 
@@ -155,9 +155,11 @@ def test_the_guard_keeps_no_more_than_the_last_minute():
     for _ in range(MAX_RECENT + 50):
         guard.judge("busy", None, CREATE, CLEAN)
     assert len(guard._recent["busy"]) == MAX_RECENT
-    clock.ms += WINDOW_MS + 1
+    clock.ms += WINDOW_MS / 2
+    guard.judge("u0", None, CREATE, CLEAN)
+    clock.ms += WINDOW_MS / 2 + 1
     guard.judge("busy", None, CREATE, CLEAN)
-    assert {user: len(calls) for user, calls in guard._recent.items()} == {"busy": 1}
+    assert {user: len(calls) for user, calls in guard._recent.items()} == {"u0": 2, "busy": 1}
 
 
 def test_the_mode_is_a_setting_in_any_case(monkeypatch):

@@ -65,9 +65,8 @@ def test_f5_an_unknown_type_is_refused():
 
 def test_whoever_changes_a_schema_that_was_given_out_does_not_change_the_tool():
     offered = tool(Parameter("color", schema("string", enum=["red"])))
-    before = function_schema(offered)
     function_schema(offered)["function"]["parameters"]["properties"]["color"]["enum"].append("blue")
-    assert function_schema(offered) == before
+    assert function_schema(offered)["function"]["parameters"]["properties"]["color"]["enum"] == ["red"]
 
 
 @pytest.mark.parametrize(
@@ -79,6 +78,10 @@ def test_whoever_changes_a_schema_that_was_given_out_does_not_change_the_tool():
         ("create_event", EVENT | {"isAllDay": False}),
         ("create_event", EVENT | {"startTime": "2026-01-01", "endTime": "2026-01-01T23:59:59.5+01:00"}),
         ("create_place", {"name": "Pol", "latitude": -90, "longitude": 0.0}),
+        ("rate_library_entry", {"entryId": "e", "rating": 5}),
+        ("rate_library_entry", {"entryId": "e", "rating": 1}),
+        ("add_article_highlight", {"articleId": "a", "text": "x" * 500}),
+        ("import_articles_from_urls", {"urls": ["u"] * 50}),
         ("create_invoice", INVOICE),
         ("undo_drink", {}),
     ],
@@ -135,6 +138,7 @@ def test_null_stands_for_a_parameter_left_out():
         ),
         ("import_articles_from_urls", {"urls": ["u"] * 51}, "urls must have at most 50 items"),
         ("add_article_highlight", {"articleId": "a", "text": "short"}, "must have at least 10 characters"),
+        ("add_article_highlight", {"articleId": "a", "text": "x" * 501}, "must have at most 500 characters"),
         ("update_website_block", {"blockId": "b", "patch": {"a": [{"constructor": {}}]}}, "without a key named"),
         ("update_website_block", {"blockId": "b", "patch": {1: 2}}, "one JSON object"),
         ("update_website_block", {"blockId": "b", "patch": {"a": {1, 2}}}, "one JSON object"),
@@ -159,7 +163,7 @@ def nested(depth: int) -> dict[str, Any]:
 def test_nesting_has_a_limit_and_no_depth_breaks_the_check():
     patch = {"blockId": "b", "patch": nested(MAX_DEPTH - 1)}
     assert check_call(OFFERED, "update_website_block", patch) == patch
-    for depth in (MAX_DEPTH, 100_000):
+    for depth in (MAX_DEPTH, 5_000):
         with pytest.raises(RejectedCall, match=f"nested at most {MAX_DEPTH} deep"):
             check_call(OFFERED, "update_website_block", {"blockId": "b", "patch": nested(depth)})
 
