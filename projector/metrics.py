@@ -107,14 +107,6 @@ PLANNER_DATABASE_ERRORS = Counter(
 )
 RUNS_OPENED = Counter("mana_ai_runs_opened_total", "Runs that this scheduler opened.")
 RUNS_REANNOUNCED = Counter("mana_ai_runs_reannounced_total", "Runs announced again because nobody came for them.")
-LLM_CALLS = Counter("mana_ai_llm_calls_total", "Calls of the model by their end", ["result"])
-LLM_SECONDS = Histogram(
-    "mana_ai_planner_request_duration_seconds",
-    "Time that the model took to answer",
-    buckets=(0.1, 0.5, 1, 2, 5, 10, 20, 40, 80, 160),
-)
-LLM_TOKENS = Counter("mana_ai_llm_tokens_total", "Tokens that the endpoint reported", ["kind"])
-TOOL_CALLS = Counter("mana_ai_tool_calls_total", "Calls of tools by the model", ["tool", "outcome"])
 POLICY_DECISIONS = Counter(
     "mana_ai_policy_decisions_total",
     "Calls that held, by what the policy of calls says",
@@ -123,4 +115,12 @@ POLICY_DECISIONS = Counter(
 INJECTION_MARKERS = Counter(
     "mana_ai_injection_markers_total", "Marks of an injection in text of others", ["source", "marker"]
 )
+LLM_CALLS = Counter("mana_ai_llm_calls_total", "Calls of the model by their end", ["result"])
+LLM_SECONDS = Histogram(
+    "mana_ai_planner_request_duration_seconds",
+    "Time that the model took to answer",
+    buckets=(0.1, 0.5, 1, 2, 5, 10, 20, 40, 80, 160),
+)
+LLM_TOKENS = Counter("mana_ai_llm_tokens_total", "Tokens that the endpoint reported", ["kind"])
+TOOL_CALLS = Counter("mana_ai_tool_calls_total", "Calls of tools by the model", ["tool", "outcome"])
 WRITEBACK_REFUSED = Counter("mana_ai_writeback_refused_total", "Plans that the database refused to store")
