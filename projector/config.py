@@ -77,6 +77,8 @@ class Settings(BaseSettings):
     llm_timeout_s: float = Field(120.0, gt=0)
     planner_workers: int = Field(8, ge=1, le=1000)
     planner_max_rounds: int = Field(5, ge=1, le=50)
+    policy_mode: Literal["off", "log-only", "enforce"] = "log-only"
+    """What becomes of a call that destroys unasked or comes too often: nothing, a count and a log line, a refusal."""
     lease_s: float = Field(60.0, ge=1)
     due_interval_s: float = Field(1.0, ge=0.05)
     reannounce_interval_s: float = Field(10.0, ge=0.1)
@@ -108,6 +110,11 @@ class Settings(BaseSettings):
                     raise ValueError(f"{app!r} cannot be part of a topic name")
             return tuple(dict.fromkeys(value))
         return value
+
+    @field_validator("policy_mode", mode="before")
+    @classmethod
+    def _any_case(cls, value: object) -> object:
+        return value.lower() if isinstance(value, str) else value
 
     @field_validator("database_url", "admin_database_url", "replication_url")
     @classmethod

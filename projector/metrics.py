@@ -107,6 +107,14 @@ PLANNER_DATABASE_ERRORS = Counter(
 )
 RUNS_OPENED = Counter("mana_ai_runs_opened_total", "Runs that this scheduler opened.")
 RUNS_REANNOUNCED = Counter("mana_ai_runs_reannounced_total", "Runs announced again because nobody came for them.")
+POLICY_DECISIONS = Counter(
+    "mana_ai_policy_decisions_total",
+    "Calls that held, by what the policy of calls says",
+    ["decision", "reason", "mode"],
+)
+INJECTION_MARKERS = Counter(
+    "mana_ai_injection_markers_total", "Marks of an injection in text of others", ["source", "marker"]
+)
 LLM_CALLS = Counter("mana_ai_llm_calls_total", "Calls of the model by their end", ["result"])
 LLM_SECONDS = Histogram(
     "mana_ai_planner_request_duration_seconds",

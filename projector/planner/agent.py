@@ -13,7 +13,7 @@ from projector.planner.mission import text
 
 @dataclass(frozen=True, slots=True)
 class Agent:
-    """`daily_tokens` None means without a cap; `policy` None means that every offered tool is allowed.
+    """`daily_tokens` None means without a cap; `policy` is as the record has it, None means that it has none.
 
     `persona` and `memory` are '' when absent or readable only on the owner's devices.
     """
@@ -23,14 +23,13 @@ class Agent:
     state: str
     persona: str
     memory: str
-    policy: Mapping[str, Any] | None
+    policy: object
     max_concurrent: int
     daily_tokens: int | None
 
 
 def agent_of(agent_id: str, record: Mapping[str, Any]) -> Agent:
     """Never raises. Numbers that clients stored as strings count as numbers, here and for the cap alike."""
-    policy = record.get("policy")
     concurrent = _number(record.get("maxConcurrentMissions"))
     cap = _number(record.get("maxTokensPerDay"))
     return Agent(
@@ -39,7 +38,7 @@ def agent_of(agent_id: str, record: Mapping[str, Any]) -> Agent:
         state=text(record.get("state")) or "active",
         persona=_readable(record.get("systemPrompt")),
         memory=_readable(record.get("memory")),
-        policy=policy if isinstance(policy, Mapping) else None,
+        policy=record.get("policy"),
         max_concurrent=1 if concurrent is None else max(0, math.floor(concurrent)),
         daily_tokens=None if cap is None or cap < 0 else math.floor(cap),
     )

@@ -1,77 +1,50 @@
-"""The tools that a server may plan with: writes that the owner's devices carry out. Reads stay on the devices."""
+"""Every tool that devices know, from `tools.json`, and those that a server may plan with."""
 
 from __future__ import annotations
 
-from projector.planner.tools import Parameter, Tool
+import hashlib
+from collections.abc import Iterable, Mapping
+from importlib.resources import files
+from typing import Any
 
-CATALOGUE: tuple[Tool, ...] = (
-    Tool(
-        "create_task",
-        "todo",
-        "new to-do; dueDate is YYYY-MM-DD",
-        (
-            Parameter("title", "string", required=True),
-            Parameter("dueDate", "string"),
-            Parameter("priority", "string", enum=("low", "medium", "high")),
-            Parameter("description", "string"),
-        ),
-    ),
-    Tool(
-        "complete_tasks_by_title",
-        "todo",
-        "mark every open to-do whose title contains the text (case-insensitive) as done; for when the id is unknown",
-        (Parameter("titleMatch", "string", required=True),),
-    ),
-    Tool(
-        "create_event",
-        "calendar",
-        "new calendar entry; times ISO 8601",
-        (
-            Parameter("title", "string", required=True),
-            Parameter("startTime", "string", required=True),
-            Parameter("endTime", "string", required=True),
-            Parameter("isAllDay", "boolean"),
-            Parameter("location", "string"),
-            Parameter("description", "string"),
-        ),
-    ),
-    Tool(
-        "create_note",
-        "notes",
-        "new markdown note, returns its id",
-        (Parameter("title", "string"), Parameter("content", "string", required=True)),
-    ),
-    Tool(
-        "create_journal_entry",
-        "journal",
-        "new diary entry with optional mood",
-        (
-            Parameter("content", "string", required=True),
-            Parameter("title", "string"),
-            Parameter(
-                "mood",
-                "string",
-                enum=(
-                    "dankbar",
-                    "glücklich",
-                    "zufrieden",
-                    "neutral",
-                    "nachdenklich",
-                    "traurig",
-                    "gestresst",
-                    "wütend",
-                ),
-            ),
-        ),
-    ),
-    Tool(
-        "create_habit",
-        "habits",
-        "new habit tracker; emoji icon, hex colour; returns id",
-        (
-            Parameter("title", "string", required=True),
-            Parameter("icon", "string", required=True),
-            Parameter("color", "string", required=True),
-        ),
-    ),
-)
+import orjson
+
+from projector.planner.tools import NAME, Parameter, Tool
+
+
+def catalogue_of(entries: Iterable[Mapping[str, Any]]) -> tuple[Tool, ...]:
+    """The tools by module and name, whatever the order of the entries. Raises ValueError when one is amiss."""
+    tools = sorted((_tool(entry) for entry in entries), key=lambda tool: (tool.module, tool.name))
+    names = [name for tool in tools for name in (tool.name, *tool.aliases)]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise ValueError(f"more than one tool is called {min(twice)}")
+    return tuple(tools)
+
+
+def plannable(tools: Iterable[Tool]) -> tuple[Tool, ...]:
+    """Those that change something: the owner's devices carry them out later, so an answer to a read never comes."""
+    return tuple(tool for tool in tools if tool.effect != "read" and tool.scope != "admin")
+
+
+def _tool(entry: Mapping[str, Any]) -> Tool:
+    rest = dict(entry)
+    if not NAME.fullmatch(rest.get("name", "")):
+        raise ValueError(f"no name of a tool: {rest.get('name')!r}")
+    parameters = tuple(_parameter(parameter) for parameter in rest.pop("parameters"))
+    default, aliases = rest.pop("defaultPolicy"), tuple(rest.pop("aliases", ()))
+    return Tool(**rest, parameters=parameters, default_policy=default, aliases=aliases)
+
+
+def _parameter(entry: Mapping[str, Any]) -> Parameter:
+    schema = dict(entry)
+    if not schema.get("description"):
+        raise ValueError(f"the parameter {schema.get('name')!r} is not described")
+    return Parameter(schema.pop("name"), required=schema.pop("required"), schema=schema)
+
+
+_ENTRIES = orjson.loads(files("projector.planner").joinpath("tools.json").read_bytes())
+
+CATALOGUE = catalogue_of(_ENTRIES)
+CATALOGUE_DIGEST = hashlib.sha256(orjson.dumps(CATALOGUE, option=orjson.OPT_SORT_KEYS)).hexdigest()[:16]
+"""Which catalogue a plan was made with."""
+PLANNABLE = plannable(CATALOGUE)

@@ -7,7 +7,7 @@ the stored ones, as long as the request that led to them is the same, and asks o
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -18,13 +18,25 @@ from projector.llm.chat import ChatModel, Completion, Message, ToolCall
 from projector.planner.ciphertext import scrub
 from projector.planner.prompt import Prompt
 from projector.planner.storable import storable
-from projector.planner.tools import RECORDED, RejectedCall, Tool, check_call, function_schema
+from projector.planner.tools import (
+    RECORDED,
+    RejectedCall,
+    Tool,
+    check_call,
+    function_schema,
+    is_usable,
+    sendable_name,
+    without_nulls,
+)
 
 StopReason = Literal["assistant-stop", "no-tool-calls", "max-rounds"]
 StepKind = Literal["llm", "tool"]
+Judge = Callable[[Tool, dict[str, Any]], str]
+"""Asked of a call that holds: a reminder to go along with the answer, or ''; raises RejectedCall."""
 
 MAX_STEPS = 25
 MAX_CALLS_PER_ROUND = 50
+MAX_CALL_ID = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +82,10 @@ async def converse(
     *,
     run_id: str,
     max_rounds: int,
+    judge: Judge = lambda tool, arguments: "",
 ) -> Outcome:
     """Leads the conversation to its end. Errors of the model and of the log pass through."""
-    conversation = _Conversation(model, alias, tools, log, run_id)
+    conversation = _Conversation(model, alias, tools, log, run_id, judge)
     await conversation.load()
     outcome = Outcome()
     messages: list[Message] = [
@@ -96,13 +109,16 @@ async def converse(
 
 
 class _Conversation:
-    def __init__(self, model: ChatModel, alias: str, tools: Sequence[Tool], log: StepLog, run_id: str) -> None:
+    def __init__(
+        self, model: ChatModel, alias: str, tools: Sequence[Tool], log: StepLog, run_id: str, judge: Judge
+    ) -> None:
         self._model = model
         self._alias = alias
         self._offered: Mapping[str, Tool] = {tool.name: tool for tool in tools}
         self._schemas = [function_schema(tool) for tool in tools]
         self._log = log
         self._run_id = run_id
+        self._asked = judge
         self._seq = 0
         self._stored: dict[int, Step] = {}
 
@@ -134,24 +150,30 @@ class _Conversation:
         digest = _digest([call.name, call.raw, self._schemas])
         kept = self._take("tool", digest)
         if kept is None:
-            kept = Step(self._seq, "tool", digest, self._judge(call, len(outcome.calls)))
+            kept = Step(self._seq, "tool", digest, self._judge(call, outcome.calls))
             await self._log.store(kept)
         if kept.response["success"]:
-            outcome.calls.append((call.name, call.arguments or {}))
+            outcome.calls.append((call.name, without_nulls(call.arguments or {})))
         else:
             outcome.rejected += 1
         return kept.response
 
-    def _judge(self, call: ToolCall, planned: int) -> dict[str, Any]:
+    def _judge(self, call: ToolCall, planned: Sequence[tuple[str, dict[str, Any]]]) -> dict[str, Any]:
         try:
-            check_call(self._offered, call.name, call.arguments)
-            if planned >= MAX_STEPS:
+            arguments = check_call(self._offered, call.name, call.arguments)
+            tool = self._offered[call.name]
+            if len(planned) >= MAX_STEPS:
                 raise RejectedCall(f"The plan is full: {MAX_STEPS} steps at most")
+            if tool.effect == "destructive" and (call.name, arguments) in planned:
+                raise RejectedCall(
+                    f"{call.name} with these arguments is planned already, and destroys more if repeated"
+                )
+            reminder = self._asked(tool, arguments)
         except RejectedCall as rejection:
             metrics.TOOL_CALLS.labels(tool=self._label(call), outcome="rejected").inc()
             return {"success": False, "message": str(rejection)}
         metrics.TOOL_CALLS.labels(tool=self._label(call), outcome="planned").inc()
-        return {"success": True, "message": RECORDED}
+        return {"success": True, "message": f"{RECORDED}. {reminder}" if reminder else RECORDED}
 
     def _label(self, call: ToolCall) -> str:
         # The model may invent any name, and a metric's labels are kept for ever.
@@ -172,7 +194,8 @@ def _with_ids(calls: Sequence[ToolCall], round_number: int) -> list[ToolCall]:
     seen: set[str] = set()
     repaired = []
     for index, call in enumerate(calls[:MAX_CALLS_PER_ROUND]):
-        name = call.id if call.id and call.id not in seen else f"call_{round_number}_{index}"
+        usable = 0 < len(call.id) <= MAX_CALL_ID and call.id not in seen
+        name = call.id if usable else f"call_{round_number}_{index}"
         seen.add(name)
         repaired.append(ToolCall(name, call.name, call.arguments, call.raw))
     return repaired
@@ -185,7 +208,7 @@ def _assistant(content: str | None, calls: Sequence[ToolCall]) -> Message:
             {
                 "id": call.id,
                 "type": "function",
-                "function": {"name": call.name, "arguments": _arguments_text(call)},
+                "function": {"name": sendable_name(call.name), "arguments": _arguments_text(call)},
             }
             for call in calls
         ]
@@ -198,7 +221,7 @@ def _result_text(result: Mapping[str, Any]) -> str:
 
 
 def _arguments_text(call: ToolCall) -> str:
-    # Arguments that are no JSON are not sent back: endpoints refuse a history that holds such.
+    # Arguments that are no JSON, or beyond the limits, are not sent back: endpoints refuse a history that holds such.
     # The model's own text: numbers and the order of keys may change on their way through `jsonb`.
     return call.raw if call.arguments is not None and call.raw else "{}"
 
@@ -208,7 +231,13 @@ def _stored_completion(answer: Completion) -> dict[str, Any]:
         {
             "content": answer.content,
             "toolCalls": [
-                {"id": call.id, "name": call.name, "arguments": call.arguments, "raw": call.raw}
+                {
+                    "id": call.id,
+                    "name": call.name,
+                    # What is nested too deep would not even pass through `storable`.
+                    "arguments": call.arguments if is_usable(call.arguments) else None,
+                    "raw": call.raw,
+                }
                 for call in answer.tool_calls
             ],
             "finishReason": answer.finish_reason,

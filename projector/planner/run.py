@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any, Literal
 from zoneinfo import ZoneInfo
 
@@ -14,8 +15,9 @@ from projector.llm.chat import ChatModel
 from projector.logging import get
 from projector.planner.agent import Agent
 from projector.planner.cadence import InvalidCadence, next_run
-from projector.planner.catalogue import CATALOGUE
+from projector.planner.catalogue import CATALOGUE_DIGEST, PLANNABLE
 from projector.planner.gates import Verdict, judge_mission
+from projector.planner.guard import Guard
 from projector.planner.ledger import ClaimedRun, Ledger
 from projector.planner.loop import Outcome, converse
 from projector.planner.mission import Mission
@@ -43,6 +45,7 @@ class Planning:
     max_rounds: int
     zone: ZoneInfo
     pace: Pace
+    guard: Guard
 
 
 async def carry_out(run: ClaimedRun, planning: Planning) -> Result:
@@ -60,7 +63,7 @@ async def carry_out(run: ClaimedRun, planning: Planning) -> Result:
         return await _turn_away(run, planning, verdict)
     mission, agent = situation.mission, situation.agent
     assert mission is not None and agent is not None, "judge_mission speaks up otherwise"  # noqa: PT018
-    tools = allowed_tools(CATALOGUE, agent.policy)
+    tools = allowed_tools(PLANNABLE, agent.policy)
     steps = planning.ledger.steps(run)
     asked_before = run.brief if await steps.stored() else None
     brief = _brief(asked_before, mission, agent, tools, planning)
@@ -76,6 +79,7 @@ async def carry_out(run: ClaimedRun, planning: Planning) -> Result:
             steps,
             run_id=str(run.run_id),
             max_rounds=brief["maxRounds"],
+            judge=partial(planning.guard.judge, run.user_id, agent.policy),
         )
     except ChatError as error:
         return await _try_later(run, planning, mission, error)
@@ -107,6 +111,9 @@ def _brief(
     ):
         return before
     prompt = prompt_of(mission, agent, rounds=planning.max_rounds)
+    if prompt.marker is not None:
+        metrics.INJECTION_MARKERS.labels(source="prompt", marker=prompt.marker).inc()
+        log.warning("injection marker in what the prompt tells", agent=agent.id, marker=prompt.marker)
     return {
         "version": BRIEF_VERSION,
         "agentId": agent.id,
@@ -131,6 +138,7 @@ def _plan(outcome: Outcome, agent: Agent) -> dict[str, Any]:
             "rounds": outcome.rounds,
             "rejectedCalls": outcome.rejected,
             "agent": {"id": agent.id, "name": agent.name},
+            "catalogue": CATALOGUE_DIGEST,
         }
     )
     return plan

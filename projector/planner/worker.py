@@ -15,6 +15,7 @@ from projector.config import Settings
 from projector.errors import LeaseLostError
 from projector.llm.chat import ChatModel
 from projector.logging import get
+from projector.planner.guard import Guard
 from projector.planner.ledger import ClaimedRun, Ledger, Pool
 from projector.planner.pace import Pace
 from projector.planner.run import Planning, carry_out, give_up_attempt
@@ -43,6 +44,7 @@ class Worker:
             max_rounds=settings.planner_max_rounds,
             zone=ZoneInfo(settings.timezone),
             pace=pace or Pace(),
+            guard=Guard(settings.policy_mode),
         )
         self._tasks: dict[UUID, asyncio.Task[None]] = {}
         self._woken = asyncio.Event()

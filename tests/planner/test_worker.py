@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 
 from projector.llm.client import OpenAIChat
+from projector.planner.catalogue import CATALOGUE_DIGEST
 from projector.planner.loop import Step
 from projector.planner.pace import Pace
 from projector.planner.worker import Worker
@@ -61,6 +62,7 @@ async def test_a_run_becomes_a_plan(world: World):
         "rounds": 2,
         "rejectedCalls": 0,
         "agent": {"id": "a1", "name": "Mana"},
+        "catalogue": CATALOGUE_DIGEST,
     }
     assert (run["prompt_tokens"], run["completion_tokens"], run["attempts"]) == (150, 25, 1)
     assert double.run_ids == [str(run["run_id"])] * 2
