@@ -16,9 +16,6 @@ from projector.planner.pace import Pace
 from projector.planner.writeback import postpone, unwritten, write_back
 from projector.waiting import pause
 
-# A plan that the database refuses is tried again, but never in the way of the others.
-REFUSED_WAIT_S = 60.0
-
 log = get("sink")
 
 
@@ -43,7 +40,9 @@ class Writer:
             metrics.WRITEBACK_REFUSED.inc()
             log.exception("the database refused a plan", run=str(run_id), code=error.sqlstate)
             async with self._pool.connection() as conn:
-                await postpone(conn, run_id, user_id, wait_s=REFUSED_WAIT_S)
+                await postpone(
+                    conn, run_id, user_id, reason=f"the database refused the plan: {error.sqlstate}", pace=self._pace
+                )
 
     async def sweep(self) -> int:
         """Writes the plans whose announcement is overdue; returns how many it tried."""

@@ -70,7 +70,7 @@ REFERENCE = {
         all(actors.is_user(normalize_actor(raw)) for raw in (None, "hello", {"kind": "alien"}))
         and normalize_actor(None).principal_id == "legacy:user"
     ),
-    "A14": lambda: USER_ACTOR == UserActor("legacy:user", "Du"),
+    "A14": lambda: UserActor("legacy:user", "Du") == USER_ACTOR,
 }
 
 
