@@ -25,3 +25,8 @@ def iteration_id(run: UUID) -> UUID:
 def iteration_change_id(iteration: UUID) -> UUID:
     """The row of `sync_changes` that carries an iteration."""
     return _named("change", str(iteration))
+
+
+def first_time_change_id(user_id: str, mission_id: str, stamp_us: int) -> UUID:
+    """The row of `sync_changes` that says under this stamp when a mission runs first."""
+    return _named("first-time", user_id, mission_id, str(stamp_us))

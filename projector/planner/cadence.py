@@ -50,6 +50,14 @@ def next_run(cadence: object, after: datetime, zone: ZoneInfo, *, slot: datetime
     raise InvalidCadence(f"unknown kind of cadence: {str(kind)[:40]!r}")
 
 
+def names_times(cadence: object) -> bool:
+    """Whether a mission with this cadence runs by itself at all."""
+    try:
+        return next_run(cadence, datetime.now(UTC), ZoneInfo("UTC")) is not None
+    except InvalidCadence:
+        return False
+
+
 def _interval(cadence: Mapping[str, Any], after: datetime, slot: datetime) -> datetime:
     minutes = cadence.get("everyMinutes")
     if isinstance(minutes, bool) or not isinstance(minutes, (int, float)):

@@ -31,3 +31,5 @@ class Pace:
     """How long the announcement of a plan may take before the write-back looks for it by itself."""
     poll_s: float = 1.0
     """How often a worker looks for runs that no message told it of."""
+    first_times_s: float = 20.0
+    """How often the write-back looks for missions with a cron expression and no time."""

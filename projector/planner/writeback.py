@@ -82,7 +82,7 @@ async def write_back(conn: Connection, run_id: UUID, user_id: str, *, zone: Zone
     RowSecurityError when that role is not held to one user's rows, psycopg.Error when the database refuses.
     """
     async with conn.transaction():
-        await _enter_user(conn, user_id)
+        await enter_user(conn, user_id)
         cursor = conn.cursor(row_factory=class_row(StoredPlan))
         await cursor.execute(query("planner/lock_plan"), {"run_id": run_id, "user_id": user_id})
         run = await cursor.fetchone()
@@ -90,12 +90,12 @@ async def write_back(conn: Connection, run_id: UUID, user_id: str, *, zone: Zone
             return "nothing-to-do"
         mission = {"user_id": user_id, "mission_id": run.mission_id}
         await conn.execute(query("planner/lock_mission"), mission)
-        state = await _newest_state(conn, mission)
+        state = await newest_state(conn, mission)
         record = derive(state)
-        refusal = _refusal(record, run.agent_id) if await _in_log(conn, mission) else _ERASED
+        refusal = _refusal(record, run.agent_id) if await in_log(conn, mission) else _ERASED
         if refusal is None:
             change_id = iteration_change_id(run.iteration_id)
-            now_us = await _server_clock(conn)
+            now_us = await server_clock(conn)
             rest = timedelta(0)
             if run.failed:
                 before = await failures_of(conn, user_id, run.mission_id)
@@ -104,7 +104,7 @@ async def write_back(conn: Connection, run_id: UUID, user_id: str, *, zone: Zone
                 record, run.due_at, to_datetime(now_us), await zone_of(conn, user_id, zone), rest=rest
             )
             await conn.execute(
-                query("planner/write_iteration"), _row(run, user_id, change_id, state, record, now_us, following.at)
+                query("planner/write_mission"), _row(run, user_id, change_id, state, record, now_us, following.at)
             )
             decision = "failed" if run.failed else "ran"
             await conn.execute(
@@ -137,7 +137,7 @@ async def write_back(conn: Connection, run_id: UUID, user_id: str, *, zone: Zone
 async def postpone(conn: Connection, run_id: UUID, user_id: str, *, reason: str, pace: Pace) -> None:
     """Lets a plan that the database refused wait, longer each time, so that others come first."""
     async with conn.transaction():
-        await _enter_user(conn, user_id)
+        await enter_user(conn, user_id)
         cursor = await conn.execute(query("planner/count_refused_write"), {"run_id": run_id, "reason": reason})
         row = await cursor.fetchone()
         if row is not None:
@@ -154,14 +154,15 @@ async def unwritten(conn: Connection, *, limit: int = SWEEP_BATCH) -> list[tuple
     return [(run_id, user_id) for run_id, user_id in await cursor.fetchall()]
 
 
-async def _enter_user(conn: Connection, user_id: str) -> None:
+async def enter_user(conn: Connection, user_id: str) -> None:
+    """Holds the rest of the transaction to this user's rows; raises RowSecurityError when the role is not held."""
     cursor = await conn.execute(query("planner/enter_user"), {"user_id": user_id})
     row = await cursor.fetchone()
     if row is None or row[1] is not True:
         raise RowSecurityError("row-level security does not hold for the role projector_sink")
 
 
-async def _in_log(conn: Connection, mission: dict[str, str]) -> bool:
+async def in_log(conn: Connection, mission: dict[str, str]) -> bool:
     """False once the mission was erased: a write from what the view has not let go of yet would bring it back."""
     identity = dict(zip(IDENTITY, _identity(mission), strict=True))
     row = await (await conn.execute(query("planner/in_log"), identity)).fetchone()
@@ -172,7 +173,7 @@ def _identity(mission: dict[str, str]) -> Identity:
     return (mission["user_id"], *MISSIONS.sources[0], mission["mission_id"])
 
 
-async def _newest_state(conn: Connection, mission: dict[str, str]) -> State:
+async def newest_state(conn: Connection, mission: dict[str, str]) -> State:
     """What the view stored, and on top what the log holds beyond it. Taking a row in twice is harmless."""
     row = await (await conn.execute(query("planner/stored_mission"), mission)).fetchone()
     state = load(row[0]) if row is not None else State()
@@ -195,7 +196,8 @@ def _refusal(record: Record, agent_id: str) -> Refusal | None:
     return None
 
 
-async def _server_clock(conn: Connection) -> int:
+async def server_clock(conn: Connection) -> int:
+    """Microseconds since the epoch."""
     row = await (await conn.execute(query("planner/server_clock"))).fetchone()
     assert row is not None, "a clock always answers"
     return int(row[0])

@@ -1,8 +1,9 @@
-"""Carries plans into the log: those announced, and those whose announcement is overdue."""
+"""Carries plans into the log: those announced, and those whose announcement is overdue; and first times of missions."""
 
 from __future__ import annotations
 
 import asyncio
+import time
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
@@ -11,6 +12,8 @@ import psycopg
 from projector import metrics
 from projector.config import Settings
 from projector.logging import get
+from projector.planner.cadence import names_times
+from projector.planner.first_time import timeless, write_first_time
 from projector.planner.ledger import Pool
 from projector.planner.pace import Pace
 from projector.planner.writeback import postpone, unwritten, write_back
@@ -57,8 +60,40 @@ class Writer:
             await self.write(run_id, user_id)
         return len(waiting)
 
+    async def give_first_times(self) -> int:
+        """Gives missions with a cron expression that have no time their first one; returns how many."""
+        try:
+            async with self._ledger.connection() as conn:
+                found = [mission async for mission in timeless(conn)]
+        except psycopg.OperationalError as error:
+            metrics.PLANNER_DATABASE_ERRORS.inc()
+            log.warning("cannot look for missions without a time", error=str(error))
+            return 0
+        able = [(user_id, mission_id) for user_id, mission_id, cadence in found if names_times(cadence)]
+        metrics.MISSIONS_WITHOUT_TIMES.set(len(found) - len(able))
+        given = sum([await self._give_first_time(user_id, mission_id) for user_id, mission_id in able])
+        if given:
+            log.info("first times given", missions=given)
+        return given
+
+    async def _give_first_time(self, user_id: str, mission_id: str) -> bool:
+        try:
+            async with self._pool.connection() as conn:
+                return await write_first_time(conn, user_id, mission_id, zone=self._zone)
+        except psycopg.OperationalError as error:
+            metrics.PLANNER_DATABASE_ERRORS.inc()
+            log.warning("cannot write now", mission=mission_id, error=str(error))
+        except psycopg.Error as error:
+            metrics.WRITEBACK_REFUSED.inc()
+            log.warning("the database refused a first time", mission=mission_id, code=error.sqlstate)
+        return False
+
     async def sweep_for_ever(self, stop: asyncio.Event) -> None:
         """Sweeps until `stop`, with a pause between."""
+        looked = -self._pace.first_times_s
         while not stop.is_set():
             await self.sweep()
+            if (now := time.monotonic()) >= looked + self._pace.first_times_s:
+                looked = now
+                await self.give_first_times()
             await pause(self._pace.poll_s, stop)

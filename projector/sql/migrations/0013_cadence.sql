@@ -18,3 +18,10 @@ grant select on mana_ai.user_zones to projector_reader, projector_sink;
 -- How often the database refused to take the plan into the log: the next try comes later each time.
 alter table mana_ai.mission_runs
     add column refused_writes int not null default 0 check (refused_writes >= 0);
+
+-- Active missions without a time, among which those with a cron expression are given their first one. No column that
+-- changes with every edit: rows that stay in or out of it are updated in place.
+create index mission_snapshots_1_timeless on mana_ai.mission_snapshots_1 (user_id, mission_id)
+    where status = 'active' and complete and not deleted and next_run_at is null;
+create index mission_snapshots_2_timeless on mana_ai.mission_snapshots_2 (user_id, mission_id)
+    where status = 'active' and complete and not deleted and next_run_at is null;
