@@ -142,6 +142,14 @@ def test_an_hourly_expression_loses_nothing_where_half_an_hour_comes_twice():
     assert runs(cron("40 * * * *"), "2026-04-04T14:00Z", lord_howe, 3) == expected
 
 
+def test_a_time_skipped_before_midnight_comes_after_it_and_is_not_forgotten_then():
+    # The 28th ends at 23:00 there, and what is meant for 23:30 comes at 00:30 on the 29th.
+    place = ZoneInfo("America/Scoresbysund")
+    for after in ("2026-03-28T20:00Z", "2026-03-29T01:10Z"):
+        for cadence in (daily(23, 30), cron("30 23 * * *")):
+            assert runs(cadence, after, place, 2) == ["29 00:30-0100", "29 23:30-0100"]
+
+
 def test_a_day_that_a_zone_left_out_does_not_run_twice():
     # Samoa went from the evening of the 29th to the morning of the 31st.
     expected = ["29 09:00-1000", "31 09:00+1400"]

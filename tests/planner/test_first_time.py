@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 import pytest
+from prometheus_client import REGISTRY
 
 from projector.config import Settings
 from projector.log.actor import MISSION_RUNNER, normalize_actor
@@ -76,6 +77,19 @@ async def test_nothing_is_given_to_others_nor_to_an_expression_that_never_fires(
     await world.mission(nextRunAt=None, **fields)
     assert await writer.give_first_times() == 0
     assert world.ours() == []
+    never_fires = fields["cadence"]["kind"] == "cron" and fields["cadence"] != NINE
+    assert REGISTRY.get_sample_value("mana_ai_missions_without_times") == never_fires
+
+
+async def test_the_sink_looks_for_them_by_itself(world: World, writer: Writer):
+    await world.mission(cadence=NINE, nextRunAt=None)
+    stop = asyncio.Event()
+    sweeping = asyncio.create_task(writer.sweep_for_ever(stop))
+    async with asyncio.timeout(10):
+        while not world.ours():
+            await asyncio.sleep(0.02)
+    stop.set()
+    await sweeping
 
 
 async def test_one_that_the_database_refuses_keeps_no_other_from_its_time(world: World, writer: Writer):
