@@ -27,7 +27,7 @@ from bench.views import clear, publish_history, running
 from projector.config import Settings
 
 NAME = "rebuild"
-CHANGES, RECORDS = 1_000_000, 20_000
+CHANGES, RECORDS = 1_000_000, 50_000
 READS_PER_S, READ_S, BEFORE_PROMOTE_S = 500, 10.0, 4.0
 QUIET_S = 2.0
 """Of the reads, how many certainly came before `promote`: what the machine alone makes of them."""

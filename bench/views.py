@@ -1,7 +1,8 @@
 """How fast the views fold what is in the topics, whether a long history makes a change dearer, and what idling costs.
 
-`projector run views` works as in production, from its own positions. It is let go when each view is a member of its
-group and about to open its positions, so neither its start nor the making of the history counts.
+`projector run views` works as in production, from its own positions: for the rate two of them share the partitions, as
+many as the machine has cores, and their start counts. Otherwise it is let go when each view is a member of its group
+and about to open its positions, so neither its start nor the making of the history counts.
 """
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ import asyncio
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -34,6 +36,7 @@ from projector.views.declared import VIEWS
 
 NAME = "views"
 CHANGES, RECORDS, RUNS = 1_000_000, 20_000, 3
+WORKERS = 2
 HISTORIES, FLAT_BATCH, FLAT_RECORDS = (10_000, 1_000_000), 20_000, 1_000
 IDLE_MISSIONS, IDLE_S = 20_000, 20.0
 TIMEOUT_S = 1800.0
@@ -53,10 +56,17 @@ def _rate(report: Report, settings: Settings, conn: psycopg.Connection[Any], cha
     runs = []
     for number in range(RUNS):
         clear(conn)
-        with running(settings, conn) as work:
+        with running(settings, conn, WORKERS) as work:
             runs.append(work.catch_up(ends))
         report.progress(f"run {number + 1}: {changes / runs[-1].seconds:,.0f} changes/s, {runs[-1]}")
-    told = {"changes": changes, "records": RECORDS, "partitions": PARTITIONS, "runs": RUNS, "bytes": size // changes}
+    told = {
+        "changes": changes,
+        "records": RECORDS,
+        "partitions": PARTITIONS,
+        "workers": WORKERS,
+        "runs": RUNS,
+        "bytes": size // changes,
+    }
     middle = sorted(runs, key=lambda done: done.seconds)[RUNS // 2]
     report.add("view_changes_per_s", changes / middle.seconds, "1/s", **told)
     report.add("views_cpu_us_per_change", middle.views_cpu_s / changes * 1e6, "us", **told)
@@ -101,10 +111,10 @@ def _idle(report: Report, settings: Settings, conn: psycopg.Connection[Any], div
     with running(settings, conn) as work:
         work.catch_up(ends)
         time.sleep(5)  # the last offsets told to the group, the last statistics reported
-        before, queries = cpu_s(work.pid), _transactions(conn)
+        before, queries = work.cpu_s(), _transactions(conn)
         time.sleep(seconds)
         told = {"missions": missions, "seconds": seconds}
-        report.add("idle_cpu_percent", (cpu_s(work.pid) - before) / seconds * 100, "%", **told)
+        report.add("idle_cpu_percent", (work.cpu_s() - before) / seconds * 100, "%", **told)
         # The one that counted before is itself counted after.
         report.add("idle_transactions", _transactions(conn) - queries - 1, "", **told)
 
@@ -148,22 +158,29 @@ class CaughtUp:
 
 
 @contextmanager
-def running(settings: Settings, conn: psycopg.Connection[Any]) -> Iterator[Work]:
-    """The views as a process, held before their first record."""
-    settings = settings.model_copy(update={"log_level": "info", "metrics_port": ports.free_port()})
-    with (
-        tempfile.TemporaryDirectory(prefix="bench-logs-") as directory,
-        psycopg.connect(settings.admin_url) as holder,
-    ):
-        pipeline = Pipeline(settings, Path(directory))
-        try:
+def running(settings: Settings, conn: psycopg.Connection[Any], workers: int = 1) -> Iterator[Work]:
+    """The views as processes; one alone is held before its first record."""
+    with tempfile.TemporaryDirectory(prefix="bench-logs-") as directory, ExitStack() as stack:
+        pipelines = [
+            Pipeline(
+                settings.model_copy(update={"log_level": "info", "metrics_port": ports.free_port()}),
+                Path(directory, str(number)),
+            )
+            for number in range(workers)
+        ]
+        for pipeline in pipelines:
+            stack.callback(pipeline.stop_all)
+        # Of several the first would wait inside the group, and let no other in.
+        holder = stack.enter_context(psycopg.connect(settings.admin_url)) if workers == 1 else None
+        if holder is not None:
+            stack.callback(holder.rollback)  # before the views are stopped, for what waits cannot end
             holder.execute("lock table mana_ai.stream_positions in share mode")
+        work = Work(pipelines, conn, holder)
+        for pipeline in pipelines:
             pipeline.start("views")
-            _wait(pipeline, conn, _ALL_WAIT, {"views": len(VIEWS)})
-            yield Work(settings, pipeline, conn, holder)
-        finally:
-            holder.rollback()
-            pipeline.stop_all()
+        if holder is not None:
+            _wait(pipelines, conn, _ALL_WAIT, {"views": len(VIEWS)})
+        yield work
 
 
 _ALL_WAIT = """
@@ -180,33 +197,39 @@ where position.next_offset >= wanted.next_offset
 
 
 class Work:
-    """The process of the views; `pid` is its number."""
+    """The processes of the views; to be made before they start."""
 
     def __init__(
-        self, settings: Settings, pipeline: Pipeline, conn: psycopg.Connection[Any], holder: psycopg.Connection[Any]
+        self, pipelines: Sequence[Pipeline], conn: psycopg.Connection[Any], holder: psycopg.Connection[Any] | None
     ) -> None:
-        self._settings = settings
-        self._pipeline = pipeline
+        self._pipelines = pipelines
         self._conn = conn
         self._holder = holder
         self._server = Server(conn)
-        self.pid = pipeline.processes["views"].pid
+        self._before = 0.0, self._server.cpu_s(), time.perf_counter()
+
+    def cpu_s(self) -> float:
+        """Processor seconds of all so far."""
+        return sum(cpu_s(pid) for pid in self._pids())
 
     def catch_up(self, ends: Ends) -> CaughtUp:
         """Lets the views go, and returns when all of them have applied everything below `ends`."""
+        settings = self._pipelines[0].settings
         wanted = [
             (view.name, topic, partition, end)
             for view in VIEWS.values()
             for (topic, partition), end in ends.items()
-            if topic in map(Topics(self._settings.topic_prefix).changes, view.apps(self._settings.apps))
+            if topic in map(Topics(settings.topic_prefix).changes, view.apps(settings.apps))
         ]
         names = ("views", "topics", "partitions", "ends")
         parameters = dict(zip(names, map(list, zip(*wanted, strict=True)), strict=True)) | {"positions": len(wanted)}
-        views, server, started = cpu_s(self.pid), self._server.cpu_s(), time.perf_counter()
-        self._holder.rollback()
-        _wait(self._pipeline, self._conn, _ALL_REACHED, parameters)
+        if self._holder is not None:
+            self._before = self.cpu_s(), self._server.cpu_s(), time.perf_counter()
+            self._holder.rollback()
+        _wait(self._pipelines, self._conn, _ALL_REACHED, parameters)
+        views, server, started = self._before
         seconds = time.perf_counter() - started
-        views, server = cpu_s(self.pid) - views, self._server.cpu_s() - server
+        views, server = self.cpu_s() - views, self._server.cpu_s() - server
         told = self._metrics()
         return CaughtUp(
             seconds,
@@ -214,17 +237,21 @@ class Work:
             server,
             told["projector_view_rows_total"],
             told["projector_view_transaction_seconds_count"],
-            peak_mb(self.pid),
+            max(map(peak_mb, self._pids())),
         )
 
-    def _metrics(self) -> dict[str, int]:
-        """Sums over the views."""
-        with urlopen(f"http://127.0.0.1:{self._settings.metrics_port}/metrics") as answer:
-            lines = answer.read().decode().splitlines()
-        sums: dict[str, int] = {}
-        for name, _, rest in (line.partition("{") for line in lines if line.startswith("projector_view_")):
-            if rest and "NaN" not in rest:
-                sums[name] = sums.get(name, 0) + int(float(rest.rpartition(" ")[2]))
+    def _pids(self) -> list[int]:
+        return [pipeline.processes["views"].pid for pipeline in self._pipelines]
+
+    def _metrics(self) -> Counter[str]:
+        """Sums over the views and the processes."""
+        sums: Counter[str] = Counter()
+        for pipeline in self._pipelines:
+            with urlopen(f"http://127.0.0.1:{pipeline.settings.metrics_port}/metrics") as answer:
+                lines = answer.read().decode().splitlines()
+            for name, _, rest in (line.partition("{") for line in lines if line.startswith("projector_view_")):
+                if rest and "NaN" not in rest:
+                    sums[name] += int(float(rest.rpartition(" ")[2]))
         return sums
 
 
@@ -234,9 +261,12 @@ def _transactions(conn: psycopg.Connection[Any]) -> int:
     return int(count)
 
 
-def _wait(pipeline: Pipeline, conn: psycopg.Connection[Any], condition: str, parameters: dict[str, Any]) -> None:
+def _wait(
+    pipelines: Sequence[Pipeline], conn: psycopg.Connection[Any], condition: str, parameters: dict[str, Any]
+) -> None:
     deadline = time.monotonic() + TIMEOUT_S
     while (conn.execute(condition, parameters).fetchone() or (False,))[0] is not True:
-        if pipeline.exited() or time.monotonic() > deadline:
-            raise EmbeddedError(f"the views ended, or took too long:\n{pipeline.tail('views')}")
+        ended = [pipeline for pipeline in pipelines if pipeline.exited()]
+        if ended or time.monotonic() > deadline:
+            raise EmbeddedError(f"the views ended, or took too long:\n{(ended or pipelines)[0].tail('views')}")
         time.sleep(0.02)

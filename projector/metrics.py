@@ -118,4 +118,7 @@ TOOL_CALLS = Counter("mana_ai_tool_calls_total", "Calls of tools by the model", 
 MISSIONS_WITHOUT_TIMES = Gauge(
     "mana_ai_missions_without_times", "Active missions whose cron expression names no time: they never run"
 )
+ITERATIONS_RESTORED = Counter(
+    "mana_ai_iterations_restored_total", "Iterations put back that a device had dropped from its mission"
+)
 WRITEBACK_REFUSED = Counter("mana_ai_writeback_refused_total", "Plans and first times that the database refused")

@@ -18,12 +18,8 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
         scheduler = Scheduler(settings, connections)
         app = make_app(settings, "timers", kafka=False)
 
-        @app.timer(settings.due_interval_s)  # type: ignore[untyped-decorator]
-        async def due() -> None:
-            await scheduler.open_due_runs()
-
         @app.timer(settings.reannounce_interval_s)  # type: ignore[untyped-decorator]
         async def overdue() -> None:
             await scheduler.look_after_waiting()
 
-        await serve(app, stop)
+        await serve(app, stop, scheduler.run(stop))

@@ -41,10 +41,13 @@ class Pipeline:
             environment["PROJECTOR_CRASH_AT"] = crash_at
         return self._spawn(name, [sys.executable, "-m", "projector", "run", name], environment)
 
-    def start_scripted_model(self) -> str:
-        """Starts the scripted stand-in for a language model, points the settings at it, returns its URL."""
+    def start_scripted_model(self, *, delay_s: float = 0.0) -> str:
+        """Starts the scripted stand-in for a language model, points the settings at it, returns its URL.
+
+        Each of its answers takes `delay_s`.
+        """
         port = ports.free_port()
-        argv = [sys.executable, "-m", "projector.embedded.scripted_llm", "--port", str(port)]
+        argv = [sys.executable, "-m", "projector.embedded.scripted_llm", "--port", str(port), "--delay", str(delay_s)]
         self._spawn(SCRIPTED_MODEL, argv, _outer_environment())
         self._wait(SCRIPTED_MODEL, lambda: ports.answers(port))
         url = f"http://127.0.0.1:{port}"

@@ -60,6 +60,11 @@ def parse_instant(text: str) -> int | None:
     Accepted: `YYYY-MM-DDTHH:MM:SS`, up to nine digits of a fraction (cut to microseconds), and `Z` or `±hh:mm`;
     a real date, and an instant within the years 1 to 9999 UTC. Everything else is no instant.
     """
+    if len(text) == 24 and text[16] == ":" and text[19] == "." and text[23] == "Z":  # as devices write it
+        second, millisecond = text[17:19], text[20:23]
+        if text.isascii() and second.isdecimal() and second < "60" and millisecond.isdecimal():
+            minute_us = _minute(text[:16])
+            return None if minute_us is None else minute_us + int(second) * _SECOND_US + int(millisecond) * 1000
     found = _match(text)
     if found is None:
         return None
@@ -75,6 +80,12 @@ def parse_instant(text: str) -> int | None:
     if fraction is not None:
         us += int(fraction[:6].ljust(6, "0"))
     return us if _EARLIEST_US <= us <= _LATEST_US else None
+
+
+@lru_cache(maxsize=4096)
+def _minute(text: str) -> int | None:
+    """`parse_instant` at the beginning of the minute `YYYY-MM-DDTHH:MM`, UTC; stamps of a log come close together."""
+    return parse_instant(f"{text}:00Z")
 
 
 @lru_cache(maxsize=1024)

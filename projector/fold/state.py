@@ -15,6 +15,8 @@ from projector.fold.paths import DELETED_AT, Path, insert_path, update_path
 from projector.fold.stamps import FUTURE_TOLERANCE_US, NO_INSTANT, Order, Write, parse_instant
 
 _UNSEEN = object()
+_new = tuple.__new__
+"""Makes a Write in half the time that its own constructor takes; there is one for each key of each change."""
 
 
 class ChangeLike(Protocol):
@@ -88,7 +90,7 @@ def apply(state: State, change: ChangeLike, counters: Counters | None = None) ->
     if state.newest_us is None or created_us > state.newest_us:
         state.newest_us = created_us
         changed = True
-    if change.space_id is not None:
+    if change.space_id is not None and (state.space is None or created_us >= state.space[0][0]):
         space = (Order(created_us, change.id), change.space_id)
         if state.space is None or space > state.space:
             state.space = space
@@ -147,8 +149,12 @@ def _apply_update(state: State, change: ChangeLike, counters: Counters) -> bool:
         elif instant > created_us + FUTURE_TOLERANCE_US:
             counters.future_stamps += 1
         known = writes.get(path)
-        if known is None or (instant, created_us, change_id) > known[:3]:
-            writes[path] = Write(instant, created_us, change_id, value)
+        if (
+            known is None
+            or instant > known[0]
+            or (instant == known[0] and (created_us > known[1] or (created_us == known[1] and change_id > known[2])))
+        ):
+            writes[path] = _new(Write, (instant, created_us, change_id, value))
             changed = True
             if len(path) > 1:
                 state.deep = True
@@ -161,6 +167,7 @@ def _apply_update(state: State, change: ChangeLike, counters: Counters) -> bool:
 
 def _apply_insert(state: State, change: ChangeLike, counters: Counters) -> bool:
     created_us, change_id, meta, data = change.created_at_us, change.id, change.field_meta, change.data
+    writes = state.writes
     changed = False
     order = Order(created_us, change_id)
     if state.insert is None or order > state.insert:
@@ -181,8 +188,12 @@ def _apply_insert(state: State, change: ChangeLike, counters: Counters) -> bool:
             instant = row_instant
         if instant > created_us + FUTURE_TOLERANCE_US:
             counters.future_stamps += 1
-        write = Write(instant, created_us, change_id, value)
-        changed |= _put(state, path, write)
+        write = _new(Write, (instant, created_us, change_id, value))
+        if path not in writes:
+            writes[path] = write
+            changed = True
+        else:
+            changed |= _put(state, path, write)
         if key == GRANT:
             changed |= _observe_grant(state, [(path, write)])
     return changed

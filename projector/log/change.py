@@ -68,22 +68,22 @@ def decode(value: bytes) -> Change:
     try:
         user_id = row["user_id"]
         data, meta = row["data"], row["field_meta"]
-        change = Change(
-            id=row["id"],
-            app_id=row["app_id"],
-            table=row["table_name"],
-            record_id=row["record_id"],
-            user_id=user_id,
-            op=row["op"],
-            data=data if isinstance(data, dict) else {},
-            field_meta=meta if isinstance(meta, dict) else {},
-            client_id=row["client_id"],
-            created_at_us=from_datetime(datetime.fromisoformat(row["created_at"])),
-            schema_version=row["schema_version"],
-            actor=row["actor"],
-            origin=row["origin"],
-            space_id=row["space_id"],
-            data_is_null=data is None,
+        change = Change(  # by position: fifteen keywords cost as much as a third of the parsing
+            row["id"],
+            row["app_id"],
+            row["table_name"],
+            row["record_id"],
+            user_id,
+            row["op"],
+            data if isinstance(data, dict) else {},
+            meta if isinstance(meta, dict) else {},
+            row["client_id"],
+            from_datetime(datetime.fromisoformat(row["created_at"])),
+            row["schema_version"],
+            row["actor"],
+            row["origin"],
+            row["space_id"],
+            data is None,
         )
     except (KeyError, OverflowError, TypeError, ValueError) as error:
         raise BadChange("missing-column", f"{type(error).__name__}: {error}") from None
@@ -106,10 +106,12 @@ def decode(value: bytes) -> Change:
         raise BadChange("unknown-schema-version", f"schema_version is {change.schema_version}")
     if change.op not in ("insert", "update", "delete"):
         raise BadChange("unknown-op", f"op is {change.op!r}")
-    if value.count(b"{") + value.count(b"[") > MAX_DEPTH and _depth(row) > MAX_DEPTH:
-        raise BadChange("too-deep", f"values are nested more than {MAX_DEPTH} deep")
-    if value.count(b".") >= MAX_DEPTH and any(key.count(".") >= MAX_DEPTH for key in change.data):
-        raise BadChange("too-deep", f"a key has more than {MAX_DEPTH} segments")
+    # What has few of these characters is not deep. Removing them costs a quarter of counting them.
+    if len(value) - len(value.translate(None, b"{[.")) >= MAX_DEPTH:
+        if _depth(row) > MAX_DEPTH:
+            raise BadChange("too-deep", f"values are nested more than {MAX_DEPTH} deep")
+        if any(key.count(".") >= MAX_DEPTH for key in change.data):
+            raise BadChange("too-deep", f"a key has more than {MAX_DEPTH} segments")
     if b"\\u0000" in value and _holds_nul(row):
         raise BadChange("unstorable-text", "a text holds U+0000")
     return change

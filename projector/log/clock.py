@@ -6,6 +6,7 @@ import time
 from datetime import UTC, datetime, timedelta
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
 # PostgreSQL counts from 2000-01-01 on the wire.
 POSTGRES_EPOCH_US = 946_684_800_000_000
 
@@ -26,5 +27,4 @@ def to_datetime(us: int) -> datetime:
 
 def from_datetime(moment: datetime) -> int:
     """Exact; the datetime must carry a time zone."""
-    since = moment - EPOCH
-    return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
+    return (moment - EPOCH) // _MICROSECOND

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from uuid import UUID, uuid5
 
 NAMESPACE = UUID("6f5f7c1e-3d0b-5c53-9d6b-6a1f0f6c2b10")
@@ -30,3 +31,8 @@ def iteration_change_id(iteration: UUID) -> UUID:
 def first_time_change_id(user_id: str, mission_id: str, stamp_us: int) -> UUID:
     """The row of `sync_changes` that says under this stamp when a mission runs first."""
     return _named("first-time", user_id, mission_id, str(stamp_us))
+
+
+def restored_change_id(runs: Iterable[UUID], time: int) -> UUID:
+    """The row that brings the iterations of these runs back, for the `time`-th time."""
+    return _named("restore", *sorted(map(str, runs)), str(time))

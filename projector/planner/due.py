@@ -46,6 +46,14 @@ async def open_due_runs(conn: Connection, *, limit: int = BATCH) -> int:
     return opened
 
 
+async def until_next_due(conn: Connection) -> float | None:
+    """Seconds until the next mission is due that is not due yet; None when there is none."""
+    row = await (await conn.execute(query("planner/until_next_due"))).fetchone()
+    assert row is not None, "an aggregate always gives one row"
+    seconds: float | None = row[0]
+    return seconds
+
+
 async def reannounce(conn: Connection, *, late_s: float, limit: int = ANNOUNCED_AGAIN) -> int:
     """Announces again what has waited for `late_s` seconds without a worker, or as a plan without a row."""
     cursor = await conn.execute(query("planner/reannounce"), {"late_s": late_s, "limit": limit})

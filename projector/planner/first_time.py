@@ -8,14 +8,13 @@ from zoneinfo import ZoneInfo
 
 from psycopg.types.json import Jsonb
 
-from projector import crash
 from projector.fold import Record, State, derive, following_stamp, format_instant
 from projector.log.actor import MISSION_RUNNER, origin_from_actor
 from projector.log.clock import from_datetime, to_datetime
 from projector.log.ids import first_time_change_id
 from projector.planner.cadence import InvalidCadence, next_run
 from projector.planner.ledger import Connection
-from projector.planner.writeback import enter_user, in_log, newest_state, server_clock
+from projector.planner.mission_state import enter_user, in_log, lock_mission, newest_state, server_clock
 from projector.planner.zones import zone_of
 from projector.sql import query
 
@@ -49,7 +48,7 @@ async def write_first_time(conn: Connection, user_id: str, mission_id: str, *, z
     async with conn.transaction():
         await enter_user(conn, user_id)
         mission = {"user_id": user_id, "mission_id": mission_id}
-        await conn.execute(query("planner/lock_mission"), mission)
+        await lock_mission(conn, mission)
         state = await newest_state(conn, mission)
         record = derive(state)
         if not _wants_one(record) or not await in_log(conn, mission):
@@ -60,8 +59,7 @@ async def write_first_time(conn: Connection, user_id: str, mission_id: str, *, z
         except InvalidCadence:
             return False
         assert first is not None, "a cron expression that is valid names times"
-        await conn.execute(query("planner/write_mission"), _row(mission, state, now_us, from_datetime(first)))
-        crash.point("sink.before_commit")
+        await conn.execute(query("planner/write_iteration"), _row(mission, state, now_us, from_datetime(first)))
     return True
 
 

@@ -143,12 +143,10 @@ class Ledger:
         """The step log of one run."""
         return LedgerSteps(self._pool, self.owner, run.run_id)
 
-    async def store_plan(
-        self, run: ClaimedRun, plan: dict[str, Any], *, sweep_after_s: float, failed: str | None = None
-    ) -> None:
+    async def store_plan(self, run: ClaimedRun, plan: dict[str, Any], *, sweep_after_s: float) -> None:
         """Stores the plan, announces it and frees the agent's place.
 
-        `failed` is why there is nothing in the plan but that: the run is over, and its mission has to move on.
+        One with an `error` says that the run failed, and has a `reason` for the ledger.
         """
         async with self._pool.connection() as conn, conn.transaction():
             cursor = await conn.execute(
@@ -157,8 +155,8 @@ class Ledger:
                     "run_id": run.run_id,
                     "owner": self.owner,
                     "plan": Jsonb(plan),
-                    "decision": "planned" if failed is None else "failed",
-                    "reason": failed,
+                    "decision": "failed" if "error" in plan else "planned",
+                    "reason": plan.get("reason"),
                     "sweep_after_s": sweep_after_s,
                 },
             )

@@ -29,6 +29,10 @@ class Pace:
     """The same for one that waits for its agent's other runs, whose end wakes it anyway."""
     sweep_after_s: float = 5.0
     """How long the announcement of a plan may take before the write-back looks for it by itself."""
+    restore_every_s: float = 15.0
+    """How often the write-back looks for iterations that a device dropped."""
+    restore_rest_s: float = 30.0
+    """Before an iteration comes back, and again: devices that know it need the time to say so."""
     poll_s: float = 1.0
     """How often a worker looks for runs that no message told it of."""
     first_times_s: float = 20.0

@@ -192,7 +192,8 @@ async def _fail(run: ClaimedRun, planning: Planning, told: Told, reason: str) ->
         "summary": f"Planner failed: {told.message}",
         "steps": [],
         "error": {"name": told.name, "message": told.message},
+        "reason": storable(reason),
     }
-    await planning.ledger.store_plan(run, plan, sweep_after_s=planning.pace.sweep_after_s, failed=storable(reason))
+    await planning.ledger.store_plan(run, plan, sweep_after_s=planning.pace.sweep_after_s)
     log.error("run failed", run=str(run.run_id), attempts=run.attempts, reason=reason)
     return "failed"

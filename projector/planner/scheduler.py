@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import psycopg
 
 from projector import metrics
 from projector.config import Settings
+from projector.errors import DatabaseUnavailableError
 from projector.logging import get
-from projector.planner.due import BATCH, open_due_runs, reannounce, wake_changed
-from projector.planner.ledger import Pool
+from projector.planner.due import BATCH, open_due_runs, reannounce, until_next_due, wake_changed
+from projector.planner.ledger import Connection, Pool
+from projector.sql import query
+from projector.sql.connection import connect
+from projector.waiting import pause
+
+SHORTEST_REST_S = 0.02
+"""Between two passes, however often a pass is asked for."""
 
 log = get("timers")
 
@@ -17,8 +26,34 @@ class Scheduler:
     """A pass that cannot reach the database is logged and counted; the next one finds the same work."""
 
     def __init__(self, settings: Settings, pool: Pool) -> None:
+        self._settings = settings
         self._pool = pool
+        self._interval_s = settings.due_interval_s
         self._late_s = settings.reannounce_interval_s
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Opens due runs until `stop`: when a mission's row says that it is due now, when the next one's time has
+        come, and every `due_interval_s` in any case.
+        """
+        while not stop.is_set():
+            try:
+                async with await connect(self._settings, "projector_planner") as listening:
+                    await listening.execute(query("planner/listen"))
+                    while not stop.is_set():
+                        await self.open_due_runs()
+                        await self._rest(listening)
+            except (psycopg.OperationalError, DatabaseUnavailableError) as error:
+                _away(error)
+                await pause(self._interval_s, stop)
+
+    async def _rest(self, listening: Connection) -> None:
+        await asyncio.sleep(SHORTEST_REST_S)
+        rest_s = self._interval_s
+        following_s = await until_next_due(listening)
+        if following_s is not None:
+            rest_s = min(max(following_s, 0.0), rest_s)
+        async for _ in listening.notifies(timeout=rest_s, stop_after=1):
+            pass
 
     async def open_due_runs(self) -> int:
         """Opens a run for every mission that is due; returns how many it opened."""
@@ -54,6 +89,6 @@ class Scheduler:
             log.info("looked after waiting runs", woken=woken, announced=announced)
 
 
-def _away(error: psycopg.OperationalError) -> None:
+def _away(error: Exception) -> None:
     metrics.PLANNER_DATABASE_ERRORS.inc()
     log.warning("database away", error=str(error))

@@ -12,27 +12,24 @@ from psycopg.rows import class_row
 from psycopg.types.json import Jsonb
 
 from projector import crash, metrics
-from projector.errors import RowSecurityError
-from projector.fold import Record, State, apply, derive, following_stamp, format_instant, load, parse_instant
+from projector.fold import Record, State, derive, following_stamp, format_instant, parse_instant
 from projector.log.actor import MISSION_RUNNER, Actor, agent, origin_from_actor
 from projector.log.clock import from_datetime, to_datetime
 from projector.log.ids import iteration_change_id
 from projector.logging import get
 from projector.planner.backoff import rest_s, rewrite_s
 from projector.planner.cadence import InvalidCadence, next_run
+from projector.planner.history import capped
 from projector.planner.iteration import iteration_of
 from projector.planner.ledger import Connection, failures_of
 from projector.planner.mission import mission_of
+from projector.planner.mission_state import enter_user, in_log, lock_mission, newest_state, server_clock
 from projector.planner.pace import Pace
 from projector.planner.zones import zone_of
 from projector.sql import query
-from projector.views.declared import IDENTITY, MISSIONS, Identity
-from projector.views.reload import BEGINNING, changes_of
 
 Result = Literal["written", "refused", "nothing-to-do"]
 
-# A row may commit long after its created_at was taken; a transaction older than this is not waited for.
-LATEST_COMMIT = timedelta(days=1)
 SWEEP_BATCH = 100
 
 log = get("sink")
@@ -47,7 +44,6 @@ class StoredPlan:
     due_at: datetime
     iteration_id: UUID
     plan: dict[str, Any]
-    reason: str | None
     started_at: datetime
     planned_at: datetime
 
@@ -89,7 +85,7 @@ async def write_back(conn: Connection, run_id: UUID, user_id: str, *, zone: Zone
         if run is None:
             return "nothing-to-do"
         mission = {"user_id": user_id, "mission_id": run.mission_id}
-        await conn.execute(query("planner/lock_mission"), mission)
+        await lock_mission(conn, mission)
         state = await newest_state(conn, mission)
         record = derive(state)
         refusal = _refusal(record, run.agent_id) if await in_log(conn, mission) else _ERASED
@@ -104,7 +100,7 @@ async def write_back(conn: Connection, run_id: UUID, user_id: str, *, zone: Zone
                 record, run.due_at, to_datetime(now_us), await zone_of(conn, user_id, zone), rest=rest
             )
             await conn.execute(
-                query("planner/write_mission"), _row(run, user_id, change_id, state, record, now_us, following.at)
+                query("planner/write_iteration"), _row(run, user_id, change_id, state, record, now_us, following.at)
             )
             decision = "failed" if run.failed else "ran"
             await conn.execute(
@@ -113,7 +109,7 @@ async def write_back(conn: Connection, run_id: UUID, user_id: str, *, zone: Zone
                     "run_id": run_id,
                     "change_id": change_id,
                     "decision": decision,
-                    "reason": run.reason if run.failed else following.reason,
+                    "reason": run.plan["reason"] if run.failed else following.reason,
                 },
             )
         else:
@@ -154,35 +150,6 @@ async def unwritten(conn: Connection, *, limit: int = SWEEP_BATCH) -> list[tuple
     return [(run_id, user_id) for run_id, user_id in await cursor.fetchall()]
 
 
-async def enter_user(conn: Connection, user_id: str) -> None:
-    """Holds the rest of the transaction to this user's rows; raises RowSecurityError when the role is not held."""
-    cursor = await conn.execute(query("planner/enter_user"), {"user_id": user_id})
-    row = await cursor.fetchone()
-    if row is None or row[1] is not True:
-        raise RowSecurityError("row-level security does not hold for the role projector_sink")
-
-
-async def in_log(conn: Connection, mission: dict[str, str]) -> bool:
-    """False once the mission was erased: a write from what the view has not let go of yet would bring it back."""
-    identity = dict(zip(IDENTITY, _identity(mission), strict=True))
-    row = await (await conn.execute(query("planner/in_log"), identity)).fetchone()
-    return row == (True,)
-
-
-def _identity(mission: dict[str, str]) -> Identity:
-    return (mission["user_id"], *MISSIONS.sources[0], mission["mission_id"])
-
-
-async def newest_state(conn: Connection, mission: dict[str, str]) -> State:
-    """What the view stored, and on top what the log holds beyond it. Taking a row in twice is harmless."""
-    row = await (await conn.execute(query("planner/stored_mission"), mission)).fetchone()
-    state = load(row[0]) if row is not None else State()
-    since = BEGINNING if state.newest_us is None else to_datetime(state.newest_us) - LATEST_COMMIT
-    for change in await changes_of(conn, _identity(mission), since):
-        apply(state, change)
-    return state
-
-
 def _refusal(record: Record, agent_id: str) -> Refusal | None:
     mission = mission_of(record.fields)
     if record.deleted or not record.complete:
@@ -194,13 +161,6 @@ def _refusal(record: Record, agent_id: str) -> Refusal | None:
     if mission.agent_id != agent_id:
         return Refusal("mission-reassigned", "the mission was given to another agent while it was planned")
     return None
-
-
-async def server_clock(conn: Connection) -> int:
-    """Microseconds since the epoch."""
-    row = await (await conn.execute(query("planner/server_clock"))).fetchone()
-    assert row is not None, "a clock always answers"
-    return int(row[0])
 
 
 def _row(
@@ -216,7 +176,7 @@ def _row(
         "id": change_id,
         "user_id": user_id,
         "mission_id": run.mission_id,
-        "data": Jsonb({"iterations": [*kept, iteration], "nextRunAt": next_run_at}),
+        "data": Jsonb({"iterations": capped([*kept, iteration], stamp), "nextRunAt": next_run_at}),
         "field_meta": Jsonb({"iterations": stamp, "nextRunAt": stamp}),
         "actor": Jsonb(actor.to_json()),
         "origin": origin_from_actor(actor),

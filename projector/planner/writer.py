@@ -16,6 +16,7 @@ from projector.planner.cadence import names_times
 from projector.planner.first_time import timeless, write_first_time
 from projector.planner.ledger import Pool
 from projector.planner.pace import Pace
+from projector.planner.restore import missions_with_dropped, restore
 from projector.planner.writeback import postpone, unwritten, write_back
 from projector.waiting import pause
 
@@ -88,12 +89,30 @@ class Writer:
             log.warning("the database refused a first time", mission=mission_id, code=error.sqlstate)
         return False
 
+    async def restore_dropped(self) -> int:
+        """Puts back what devices dropped; returns how many iterations. What fails is found again by the next pass."""
+        rest_s = self._pace.restore_rest_s
+        restored = 0
+        try:
+            async with self._ledger.connection() as conn:
+                missions = await missions_with_dropped(conn, rest_s=rest_s)
+            for user_id, mission_id in missions:
+                async with self._pool.connection() as conn:
+                    restored += await restore(conn, user_id, mission_id, rest_s=rest_s)
+        except psycopg.Error as error:
+            metrics.PLANNER_DATABASE_ERRORS.inc()
+            log.warning("cannot restore iterations", error=str(error), code=error.sqlstate)
+        return restored
+
     async def sweep_for_ever(self, stop: asyncio.Event) -> None:
-        """Sweeps until `stop`, with a pause between."""
-        looked = -self._pace.first_times_s
+        """Sweeps, restores and gives first times until `stop`, with a pause between."""
+        restored_at = timed_at = time.monotonic()
         while not stop.is_set():
             await self.sweep()
-            if (now := time.monotonic()) >= looked + self._pace.first_times_s:
-                looked = now
+            if time.monotonic() - restored_at >= self._pace.restore_every_s:
+                await self.restore_dropped()
+                restored_at = time.monotonic()
+            if time.monotonic() - timed_at >= self._pace.first_times_s:
                 await self.give_first_times()
+                timed_at = time.monotonic()
             await pause(self._pace.poll_s, stop)

@@ -27,9 +27,10 @@ POLL_MS = 500
 """How late an idle view notices that it is to stop."""
 FETCH_RECORDS = 2_000
 """At most so many records are folded before the group's heartbeat may have its turn."""
-BATCH_BYTES = 48 * 1024 * 1024
-BATCH_S = 2.0
-"""A view that is behind gathers changes up to these limits, so that many changes of a record become one row."""
+BEHIND_RECORDS = 2_000
+BATCH_BYTES = 64 * 1024 * 1024
+BATCH_S = 10.0
+"""A view with so many records ahead of it gathers changes up to these limits: many of a record become one row."""
 GROUP_COMMIT_S = 1.0
 
 log = get("views")
@@ -123,9 +124,9 @@ async def _loop(
     while not stop.is_set():
         fetched = await consumer.getmany(timeout_ms=POLL_MS, max_records=FETCH_RECORDS)
         listener.raise_failure()
-        behind = sum(map(len, fetched.values())) >= FETCH_RECORDS
         async with listener.lock:
             applied = Applied(seek=await engine.take(fetched))
+            behind = _lag(consumer, engine) >= BEHIND_RECORDS
             now = time.monotonic()
             if not behind or engine.waiting_octets >= BATCH_BYTES or now - committed_at >= BATCH_S:
                 applied += await engine.commit(wait=not behind)
@@ -144,6 +145,16 @@ async def _loop(
     async with listener.lock:
         applied_to.update((await engine.commit(flush=True)).committed)
     await _tell_group(consumer, applied_to)
+
+
+def _lag(consumer: AIOKafkaConsumer, engine: Engine) -> int:
+    """How many records were ahead of the engine when the broker last answered."""
+    assigned = consumer.assignment()
+    return sum(
+        max(0, (consumer.highwater(TopicPartition(*partition)) or 0) - engine.read_to(partition))
+        for partition in engine.partitions
+        if partition in assigned
+    )
 
 
 async def _tell_group(consumer: AIOKafkaConsumer, applied_to: Mapping[Partition, int]) -> None:

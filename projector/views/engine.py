@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import time
 from asyncio import Task, create_task
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
+from itertools import islice
 from typing import Any
 from uuid import UUID
 
@@ -31,6 +32,8 @@ from projector.views.reload import reload
 from projector.views.store import SMALL_BATCH, Store
 from projector.views.truncate import reload_partition
 
+ROWS_AT_ONCE = 500
+"""So many are made before other tasks, the group's heartbeat among them, have their turn."""
 IDLE_ADVANCE_S = 1.0
 """How long a position may stay behind when nothing but other views' records came."""
 
@@ -119,6 +122,11 @@ class Engine:
             self._owned.pop(partition, None)
             self.applied_to.pop(partition, None)
 
+    @property
+    def partitions(self) -> Collection[Partition]:
+        """Those that are open."""
+        return self._owned.keys()
+
     def read_to(self, partition: Partition) -> int:
         """The next offset that this engine wants of a partition it has opened."""
         return self._owned[partition].read_to
@@ -169,7 +177,7 @@ class Engine:
         # A truncation alters rows that the next batch could load meanwhile.
         alone = wait or bool(batch.truncated)
         # What is taken next must not come into these rows: they are made before it is.
-        rows = batch.rows(self._view) if alone else list(batch.rows(self._view))
+        rows = batch.rows(self._view) if alone else await _made(batch.rows(self._view))
         task = create_task(self._commit(batch, rows, ahead))
         self._writing = Writing(batch, ahead, task, time.monotonic())
         return before + await self._written() if alone else before
@@ -333,3 +341,11 @@ class Engine:
             metrics.VIEW_COMMIT_TO_ROW_SECONDS.labels(name).observe(
                 max(0.0, time.time() - batch.newest_commit_us / 1e6)
             )
+
+
+async def _made(rows: Iterator[Row]) -> list[Row]:
+    made: list[Row] = []
+    while some := list(islice(rows, ROWS_AT_ONCE)):
+        made += some
+        await asyncio.sleep(0)
+    return made

@@ -36,7 +36,9 @@ class Held:
 
     def reach(self, place: Place) -> None:
         """Remembers the largest place."""
-        self.source, self.lsn = max((self.source, self.lsn), (place.source, place.lsn))
+        source, lsn, _ = place
+        if source > self.source or (source == self.source and lsn > self.lsn):
+            self.source, self.lsn = source, lsn
 
     def row(self, view: View, identity: Identity) -> Row:
         """The record as a row of the view's table: a function of the changes taken, and of nothing else."""

@@ -142,7 +142,7 @@ async def keep_failing(world: World) -> None:
     for _ in range(PACE.max_failures):
         await world.open()
         (run,) = await world.ledger().claim(1, per_user=1)
-        await world.ledger().store_plan(run, FAILED, sweep_after_s=0, failed="the endpoint answered 401")
+        await world.ledger().store_plan(run, FAILED, sweep_after_s=0)
         await wrote(world)
         await due_now(world)
     await world.open()
@@ -254,7 +254,7 @@ async def test_failures_count_for_their_own_mission_only(world: World):
         await world.mission(mission=mission)
     await world.open()
     runs = {run.mission_id: run for run in await world.ledger().claim(2, per_user=10)}
-    await world.ledger().store_plan(runs["m1"], FAILED, sweep_after_s=0, failed="no")
+    await world.ledger().store_plan(runs["m1"], FAILED, sweep_after_s=0)
     await wrote(world)
     assert (await world.ledger().failures(runs["m1"])).in_row == 1
     assert await world.ledger().failures(runs["m2"]) == Failures()

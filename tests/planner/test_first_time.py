@@ -13,6 +13,7 @@ from prometheus_client import REGISTRY
 from projector.config import Settings
 from projector.log.actor import MISSION_RUNNER, normalize_actor
 from projector.planner.first_time import timeless
+from projector.planner.pace import Pace
 from projector.planner.writer import Writer
 from projector.planner.zones import set_zone
 from projector.sql.connection import pool
@@ -81,15 +82,17 @@ async def test_nothing_is_given_to_others_nor_to_an_expression_that_never_fires(
     assert REGISTRY.get_sample_value("mana_ai_missions_without_times") == never_fires
 
 
-async def test_the_sink_looks_for_them_by_itself(world: World, writer: Writer):
+async def test_the_sink_looks_for_them_by_itself(world: World, settings: Settings):
     await world.mission(cadence=NINE, nextRunAt=None)
     stop = asyncio.Event()
-    sweeping = asyncio.create_task(writer.sweep_for_ever(stop))
-    async with asyncio.timeout(10):
-        while not world.ours():
-            await asyncio.sleep(0.02)
-    stop.set()
-    await sweeping
+    async with pool(settings, "projector_sink", size=1) as connections:
+        writer = Writer(settings, connections, world.pool, Pace(first_times_s=0))
+        sweeping = asyncio.create_task(writer.sweep_for_ever(stop))
+        async with asyncio.timeout(10):
+            while not world.ours():
+                await asyncio.sleep(0.02)
+        stop.set()
+        await sweeping
 
 
 async def test_one_that_the_database_refuses_keeps_no_other_from_its_time(world: World, writer: Writer):

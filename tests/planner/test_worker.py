@@ -15,7 +15,13 @@ from tests.llm.double import Double, Reply, calls, error, text
 from tests.planner.world import World
 
 TASK = ("create_task", {"title": "Gießen"})
-FAILED = {"version": 1, "summary": "", "steps": [], "error": {"name": "E", "message": "m"}}
+FAILED = {
+    "version": 1,
+    "summary": "",
+    "steps": [],
+    "error": {"name": "E", "message": "m"},
+    "reason": "the endpoint answered 401",
+}
 FAST = Pace(first_retry_s=0.0, longest_retry_s=0.0, poll_s=0.02, max_attempts=3)
 
 
@@ -176,7 +182,7 @@ async def test_a_budget_counts_what_failed_runs_spent(world: World):
     await world.mission()
     run = await world.claimed()
     await world.ledger().steps(run).store(Step(1, "llm", b"\1" * 32, {"content": ""}, 90, 30))
-    await world.ledger().store_plan(run, FAILED, sweep_after_s=60, failed="r")
+    await world.ledger().store_plan(run, FAILED, sweep_after_s=60)
     await world.mission(mission="m2")
     await world.open()
     async with Double(text("nie")) as double, working(world, double):

@@ -19,7 +19,7 @@ from projector.planner.due import open_due_runs
 from projector.planner.iteration import iso_ms
 from projector.planner.ledger import ClaimedRun, Ledger, Pool
 from projector.sql.connection import connect
-from projector.views.declared import AGENTS, MISSIONS
+from projector.views.declared import AGENTS, MISSION_ITERATIONS, MISSIONS
 from projector.views.held import fold_anew
 from projector.views.store import Store
 from tests.fixtures.settings import Database
@@ -112,7 +112,7 @@ class World:
         rows = self.admin.execute(LOG).fetchall()
         conn = await connect(self.settings, "projector_engine")
         async with conn:
-            for view, table in ((MISSIONS, "aiMissions"), (AGENTS, "agents")):
+            for view, table in ((MISSIONS, "aiMissions"), (AGENTS, "agents"), (MISSION_ITERATIONS, "aiMissions")):
                 store = Store(view, 1)
                 await store.prepare(conn)
                 shown = []

@@ -1,0 +1,105 @@
+"""Iterations of ours that a device dropped: its array came from before them, and replaced the one that had them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from psycopg import AsyncConnection
+from psycopg.rows import class_row
+from psycopg.types.json import Jsonb
+
+from projector import crash, metrics
+from projector.fold import derive, following_stamp, format_instant
+from projector.log.actor import SYSTEM_MISSION_RUNNER, origin_from_actor, system
+from projector.log.ids import restored_change_id
+from projector.logging import get
+from projector.planner.mission_state import enter_user, in_log, lock_mission, newest_state, server_clock
+from projector.sql import query
+
+MOST_RESTORES = 3
+"""Of one iteration: a device that drops it again and again has its reasons."""
+BATCH = 100
+
+Connection = AsyncConnection[tuple[Any, ...]]
+log = get("sink")
+
+
+@dataclass(frozen=True, slots=True)
+class Dropped:
+    """A written iteration that the mission's newest array lacks; as the view of iterations has it."""
+
+    run_id: UUID
+    iteration: dict[str, Any]
+
+
+async def missions_with_dropped(conn: Connection, *, rest_s: float, limit: int = BATCH) -> list[tuple[str, str]]:
+    """Users and missions whose record lacks iterations of ours since `rest_s`. `conn` is one of projector_planner.
+
+    Its cost follows the number of missions that lack some: they are in a partial index.
+    """
+    parameters = {"limit": limit, "most": MOST_RESTORES, "rest_s": rest_s}
+    cursor = await conn.execute(query("planner/missions_with_dropped"), parameters)
+    return [(user_id, mission_id) for user_id, mission_id in await cursor.fetchall()]
+
+
+async def restore(conn: Connection, user_id: str, mission_id: str, *, rest_s: float) -> int:
+    """Puts a mission's dropped iterations back, with what people said of them meanwhile; returns how many.
+
+    One change of the log, as `write_back`. `conn` is an autocommit connection of projector_sink.
+    """
+    mission = {"user_id": user_id, "mission_id": mission_id}
+    async with conn.transaction():
+        await enter_user(conn, user_id)
+        await lock_mission(conn, mission)
+        state = await newest_state(conn, mission)
+        record = derive(state)
+        shown = record.fields.get("iterations")
+        if record.deleted or not record.complete or not isinstance(shown, list) or not await in_log(conn, mission):
+            return 0
+        dropped = await _dropped(conn, mission, shown, rest_s)
+        if not dropped:
+            return 0
+        stamp = format_instant(following_stamp(await server_clock(conn), state.newest_instant([("iterations",)])))
+        cursor = await conn.execute(query("planner/count_restores"), {"run_ids": [d.run_id for d in dropped]})
+        actor = system(SYSTEM_MISSION_RUNNER)
+        restores = max(count for (count,) in await cursor.fetchall())
+        await conn.execute(
+            query("planner/write_iteration"),
+            {
+                "id": restored_change_id([d.run_id for d in dropped], restores),
+                "user_id": user_id,
+                "mission_id": mission_id,
+                "data": Jsonb({"iterations": merged(shown, [d.iteration for d in dropped])}),
+                "field_meta": Jsonb({"iterations": stamp}),
+                "actor": Jsonb(actor.to_json()),
+                "origin": origin_from_actor(actor),
+            },
+        )
+        crash.point("sink.restore_before_commit")
+    metrics.ITERATIONS_RESTORED.inc(len(dropped))
+    log.info("iterations restored that a device had dropped", count=len(dropped), restores=restores)
+    return len(dropped)
+
+
+def merged(shown: list[Any], dropped: list[dict[str, Any]]) -> list[Any]:
+    """The array with the dropped ones where their beginning puts them; the others stay in their order."""
+    out = list(shown)
+    for iteration in sorted(dropped, key=_started):
+        place = next((n for n, known in enumerate(out) if _started(known) > _started(iteration)), len(out))
+        out.insert(place, iteration)
+    return out
+
+
+def _started(iteration: Any) -> str:
+    started = iteration.get("startedAt") if isinstance(iteration, dict) else None
+    return started if isinstance(started, str) else ""
+
+
+async def _dropped(conn: Connection, mission: dict[str, str], shown: list[Any], rest_s: float) -> list[Dropped]:
+    cursor = conn.cursor(row_factory=class_row(Dropped))
+    await cursor.execute(query("planner/dropped"), mission | {"most": MOST_RESTORES, "rest_s": rest_s})
+    # The view may be behind the log, which has the last word on what devices show.
+    known = {iteration.get("id") for iteration in shown if isinstance(iteration, dict)}
+    return [found for found in await cursor.fetchall() if found.iteration["id"] not in known]

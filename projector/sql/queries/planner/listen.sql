@@ -1,0 +1,1 @@
+listen mana_ai_due
