@@ -26,6 +26,16 @@ def default_cache_dir() -> Path:
     return (Path(base) if base else Path.home() / ".cache") / "projector"
 
 
+def time_zone(name: str) -> ZoneInfo:
+    """The zone of the IANA database; raises ValueError for what is none, or another one on each machine."""
+    try:
+        if name.partition("/")[0] not in {"localtime", "posixrules", "posix", "right", "Factory"}:
+            return ZoneInfo(name)
+    except (KeyError, ValueError, OSError):
+        pass
+    raise ValueError(f"{name!r} is no time zone of the IANA database")
+
+
 class Settings(BaseSettings):
     """Everything that can be set. Each field is read from `PROJECTOR_<FIELD>`."""
 
@@ -83,7 +93,7 @@ class Settings(BaseSettings):
     due_interval_s: float = Field(1.0, ge=0.05)
     reannounce_interval_s: float = Field(10.0, ge=0.1)
     timezone: str = "Europe/Berlin"
-    """The owners' time zone: no record carries one."""
+    """The owners' time zone, unless `projector zone set` gives one of their own: no record carries one."""
 
     # This machine
     state_dir: Path = Path(".projector")
@@ -138,11 +148,7 @@ class Settings(BaseSettings):
     @field_validator("timezone")
     @classmethod
     def _known_zone(cls, value: str) -> str:
-        try:
-            ZoneInfo(value)
-        except (KeyError, ValueError, OSError):
-            raise ValueError(f"{value!r} is no time zone of the IANA database") from None
-        return value
+        return time_zone(value).key
 
     @model_validator(mode="after")
     def _whole_kafka_connection(self) -> Self:

@@ -123,7 +123,10 @@ LLM_SECONDS = Histogram(
 )
 LLM_TOKENS = Counter("mana_ai_llm_tokens_total", "Tokens that the endpoint reported", ["kind"])
 TOOL_CALLS = Counter("mana_ai_tool_calls_total", "Calls of tools by the model", ["tool", "outcome"])
+MISSIONS_WITHOUT_TIMES = Gauge(
+    "mana_ai_missions_without_times", "Active missions whose cron expression names no time: they never run"
+)
 ITERATIONS_RESTORED = Counter(
     "mana_ai_iterations_restored_total", "Iterations put back that a device had dropped from its mission"
 )
-WRITEBACK_REFUSED = Counter("mana_ai_writeback_refused_total", "Plans that the database refused to store")
+WRITEBACK_REFUSED = Counter("mana_ai_writeback_refused_total", "Plans and first times that the database refused")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, ClassVar, Literal, TypeAlias
 
 Origin: TypeAlias = Literal["user", "agent", "system", "migration"]
@@ -19,14 +20,16 @@ SYSTEM_STREAM = "system:stream"
 SYSTEM_MISSION_RUNNER = "system:mission-runner"
 SYSTEM_BOOTSTRAP = "system:bootstrap"
 
-SYSTEM_DISPLAY_NAMES: Mapping[str, str] = {
-    SYSTEM_PROJECTION: "Projektion",
-    SYSTEM_RULE: "Regel",
-    SYSTEM_MIGRATION: "Migration",
-    SYSTEM_STREAM: "Event-Stream",
-    SYSTEM_MISSION_RUNNER: "Mission-Runner",
-    SYSTEM_BOOTSTRAP: "Bootstrap",
-}
+SYSTEM_DISPLAY_NAMES: Mapping[str, str] = MappingProxyType(
+    {
+        SYSTEM_PROJECTION: "Projektion",
+        SYSTEM_RULE: "Regel",
+        SYSTEM_MIGRATION: "Migration",
+        SYSTEM_STREAM: "Event-Stream",
+        SYSTEM_MISSION_RUNNER: "Mission-Runner",
+        SYSTEM_BOOTSTRAP: "Bootstrap",
+    }
+)
 
 LEGACY_USER_PRINCIPAL = "legacy:user"
 LEGACY_AI_PRINCIPAL = "legacy:ai-default"
@@ -91,6 +94,8 @@ USER_ACTOR = UserActor(LEGACY_USER_PRINCIPAL, USER_DISPLAY_NAME)
 """Stands for the person at a device until a login names them."""
 UNKNOWN_ACTOR = UserActor(LEGACY_USER_PRINCIPAL, LEGACY_DISPLAY_NAME)
 """Stands for whoever wrote a row that does not say."""
+MISSION_RUNNER = SystemActor(SYSTEM_MISSION_RUNNER, SYSTEM_DISPLAY_NAMES[SYSTEM_MISSION_RUNNER])
+"""Writes what no agent did: that an iteration failed."""
 
 
 def user(user_id: str, display_name: str = USER_DISPLAY_NAME) -> UserActor:

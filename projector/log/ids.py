@@ -28,6 +28,11 @@ def iteration_change_id(iteration: UUID) -> UUID:
     return _named("change", str(iteration))
 
 
+def first_time_change_id(user_id: str, mission_id: str, stamp_us: int) -> UUID:
+    """The row of `sync_changes` that says under this stamp when a mission runs first."""
+    return _named("first-time", user_id, mission_id, str(stamp_us))
+
+
 def restored_change_id(runs: Iterable[UUID], time: int) -> UUID:
     """The row that brings the iterations of these runs back, for the `time`-th time."""
     return _named("restore", *sorted(map(str, runs)), str(time))

@@ -15,6 +15,7 @@ Decision = Literal[
     "mission-inactive",
     "mission-rescheduled",
     "skipped-encrypted",
+    "skipped-failing",
     "skipped-no-agent",
     "skipped-archived",
     "skipped-paused",
@@ -25,11 +26,15 @@ Decision = Literal[
 
 @dataclass(frozen=True, slots=True)
 class Situation:
-    """The mission as the view shows it now (None: no such, deleted, or known by updates alone), and its agent."""
+    """The mission as the view shows it now (None: no such, deleted, or known by updates alone), and its agent.
+
+    `changed_at`: the newest change of the two.
+    """
 
     mission: Mission | None
     next_run_at: datetime | None
     agent: Agent | None
+    changed_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,9 +21,11 @@ def iteration_of(
 ) -> dict[str, Any]:
     """The iteration of a stored plan (`summary`, and `steps` with `toolName` and `params`).
 
-    It awaits review when something was planned; a plan without steps needs nobody's approval. Step ids are the
-    iteration's id and the step's index from 0, the same on every device.
+    It awaits review when something was planned; a plan without steps needs nobody's approval, and one with an `error`
+    (`name`, `message`) has failed. Step ids are the iteration's id and the step's index from 0, the same on every
+    device.
     """
+    error = plan.get("error")
     steps = [
         {
             "id": f"{iteration_id}-{index}",
@@ -33,12 +35,13 @@ def iteration_of(
         }
         for index, step in enumerate(plan["steps"])
     ]
-    return {
+    iteration = {
         "id": str(iteration_id),
         "startedAt": iso_ms(started_at),
         "finishedAt": iso_ms(finished_at),
         "plan": steps,
         "summary": plan["summary"],
-        "overallStatus": "awaiting-review" if steps else "approved",
+        "overallStatus": "failed" if error else "awaiting-review" if steps else "approved",
         "source": "server",
     }
+    return iteration | {"errorDetails": dict(error)} if error else iteration

@@ -16,6 +16,7 @@ from psycopg_pool import AsyncConnectionPool
 from projector.config import Settings
 from projector.errors import LeaseLostError, NotMigratedError
 from projector.planner.agent import Agent, agent_of
+from projector.planner.backoff import Failures
 from projector.planner.gates import Load, Situation, Verdict, judge_load
 from projector.planner.loop import Step
 from projector.planner.mission import DEFAULT_AGENT, mission_of
@@ -46,9 +47,21 @@ async def check_ledger(settings: Settings) -> None:
     """Raises DatabaseUnavailableError or NotMigratedError when there is no ledger to work with."""
     conn = await connect(settings, "projector_planner")
     async with conn:
-        row = await (await conn.execute("select to_regclass('mana_ai.mission_runs') is not null")).fetchone()
+        # The newest of its tables.
+        row = await (await conn.execute("select to_regclass('mana_ai.user_zones') is not null")).fetchone()
     if row != (True,):
-        raise NotMigratedError("this database has no run ledger")
+        raise NotMigratedError("this database has no run ledger, or an older one")
+
+
+async def failures_of(conn: Connection, user_id: str, mission_id: str) -> Failures:
+    """How often the mission's runs failed since one last went well.
+
+    `conn` is one of projector_planner, or of projector_sink in a transaction of this user.
+    """
+    cursor = await conn.execute(query("planner/failures"), {"user_id": user_id, "mission_id": mission_id})
+    row = await cursor.fetchone()
+    assert row is not None, "an aggregate always gives one row"
+    return Failures(row[0], row[1], row[2] or "")
 
 
 class Ledger:
@@ -91,10 +104,15 @@ class Ledger:
             )
             row = await cursor.fetchone()
         assert row is not None, "the query always gives one row"
-        record, present, next_run_at, agent_record, agent_present = row
+        record, present, next_run_at, agent_record, agent_present, changed_at = row
         mission = mission_of(record) if present else None
         agent = agent_of(mission.agent_id, agent_record) if mission is not None and agent_present else None
-        return Situation(mission, next_run_at, agent)
+        return Situation(mission, next_run_at, agent, changed_at)
+
+    async def failures(self, run: ClaimedRun) -> Failures:
+        """Those of the run's mission."""
+        async with self._pool.connection() as conn:
+            return await failures_of(conn, run.user_id, run.mission_id)
 
     async def admit(self, run: ClaimedRun, agent: Agent, brief: dict[str, Any]) -> Verdict:
         """Asks the gates that depend on what the agent has in hand, one run of the agent at a time.
@@ -126,7 +144,10 @@ class Ledger:
         return LedgerSteps(self._pool, self.owner, run.run_id)
 
     async def store_plan(self, run: ClaimedRun, plan: dict[str, Any], *, sweep_after_s: float) -> None:
-        """Stores the plan, announces it and frees the agent's place."""
+        """Stores the plan, announces it and frees the agent's place.
+
+        One with an `error` says that the run failed, and has a `reason` for the ledger.
+        """
         async with self._pool.connection() as conn, conn.transaction():
             cursor = await conn.execute(
                 query("planner/store_plan"),
@@ -134,6 +155,8 @@ class Ledger:
                     "run_id": run.run_id,
                     "owner": self.owner,
                     "plan": Jsonb(plan),
+                    "decision": "failed" if "error" in plan else "planned",
+                    "reason": plan.get("reason"),
                     "sweep_after_s": sweep_after_s,
                 },
             )
@@ -143,7 +166,7 @@ class Ledger:
     async def settle(
         self,
         run: ClaimedRun,
-        state: Literal["due", "held", "failed", "cancelled"],
+        state: Literal["due", "held", "cancelled"],
         *,
         decision: str,
         reason: str,

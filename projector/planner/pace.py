@@ -13,10 +13,16 @@ class Pace:
     """Attempts that end in an error, a vanished worker included, before a run has failed."""
     first_retry_s: float = 5.0
     longest_retry_s: float = 300.0
+    max_failures: int = 5
+    """Runs of a mission that fail one after another before the next one is held."""
     shortest_rest_s: float = 900.0
-    """How long a failed run rests at least before its mission, still due, is tried again."""
+    """How far off a mission's next run is at least after one that failed; doubled for each further one."""
+    longest_rest_s: float = 6 * 3600.0
+    """The most that failures put a mission off, or a plan that the database refuses."""
     cancelled_rest_s: float = 30.0
-    """The same after a cancelled one: long enough for the views to show what made it so."""
+    """How long a cancelled run rests: long enough for the views to show what made it so."""
+    refused_rest_s: float = 60.0
+    """How long a plan that the database refused waits before it is tried again; doubled for each further time."""
     hold_s: float = 900.0
     """When a held run is looked at again if nothing about its mission or agent changes before."""
     hold_for_place_s: float = 30.0
@@ -29,8 +35,5 @@ class Pace:
     """Before an iteration comes back, and again: devices that know it need the time to say so."""
     poll_s: float = 1.0
     """How often a worker looks for runs that no message told it of."""
-
-    def retry_s(self, attempts: int, *, asked_s: float | None = None) -> float:
-        """The wait after the n-th attempt: four times the one before, or longer if the endpoint asks for it."""
-        wait: float = min(self.first_retry_s * 4 ** (attempts - 1), self.longest_retry_s)
-        return max(wait, asked_s or 0.0)
+    first_times_s: float = 20.0
+    """How often the write-back looks for missions with a cron expression and no time."""

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Literal
-from zoneinfo import ZoneInfo
 
 from projector import crash, metrics
 from projector.errors import ChatError, ChatUnavailableError
 from projector.llm.chat import ChatModel
 from projector.logging import get
 from projector.planner.agent import Agent
-from projector.planner.cadence import InvalidCadence, next_run
+from projector.planner.backoff import held, retry_s
 from projector.planner.catalogue import CATALOGUE_DIGEST, PLANNABLE
 from projector.planner.gates import Verdict, judge_mission
 from projector.planner.guard import Guard
@@ -36,6 +35,20 @@ log = get("planner")
 
 
 @dataclass(frozen=True, slots=True)
+class Told:
+    """What a mission's owner reads of a failure. The ledger's reason may name what is the operator's alone."""
+
+    name: str
+    message: str
+
+
+_UNAVAILABLE = Told("ModelUnavailable", "the model did not answer")
+_REFUSED = Told("ModelRefused", "the model does not take this mission")
+_FAULT = Told("InternalFault", "the planner has a fault")
+_VANISHED = Told("WorkersVanished", "its workers vanished, time and again")
+
+
+@dataclass(frozen=True, slots=True)
 class Planning:
     """What every run of a worker needs."""
 
@@ -43,7 +56,6 @@ class Planning:
     model: ChatModel
     alias: str
     max_rounds: int
-    zone: ZoneInfo
     pace: Pace
     guard: Guard
 
@@ -56,11 +68,15 @@ async def carry_out(run: ClaimedRun, planning: Planning) -> Result:
     """
     crash.point("planner.after_claim")
     if run.attempts > planning.pace.max_attempts:
-        return await _fail(run, planning, None, "its workers vanished, time and again")
+        return await _fail(run, planning, _VANISHED, _VANISHED.message)
     situation = await planning.ledger.situation(run)
     verdict = judge_mission(situation, run.due_at)
     if verdict is not None:
         return await _turn_away(run, planning, verdict)
+    failures = await planning.ledger.failures(run)
+    rest = held(failures, datetime.now(UTC), planning.pace, changed_at=situation.changed_at)
+    if rest is not None:
+        return await _turn_away(run, planning, Verdict("hold", "skipped-failing", rest.reason), wait_s=rest.wait_s)
     mission, agent = situation.mission, situation.agent
     assert mission is not None and agent is not None, "judge_mission speaks up otherwise"  # noqa: PT018
     tools = allowed_tools(PLANNABLE, agent.policy)
@@ -82,7 +98,10 @@ async def carry_out(run: ClaimedRun, planning: Planning) -> Result:
             judge=partial(planning.guard.judge, run.user_id, agent.policy),
         )
     except ChatError as error:
-        return await _try_later(run, planning, mission, error)
+        if not error.transient:
+            return await _fail(run, planning, _REFUSED, error.message)
+        asked_s = error.retry_after_s if isinstance(error, ChatUnavailableError) else None
+        return await _try_later(run, planning, _UNAVAILABLE, error.message, asked_s)
     await planning.ledger.store_plan(run, _plan(outcome, agent), sweep_after_s=planning.pace.sweep_after_s)
     crash.point("planner.after_plan_stored")
     metrics.PLANNER_ROUNDS.observe(outcome.rounds)
@@ -92,10 +111,7 @@ async def carry_out(run: ClaimedRun, planning: Planning) -> Result:
 
 async def give_up_attempt(run: ClaimedRun, planning: Planning, error: Exception) -> Result:
     """Settles an attempt that ended in a fault of ours: tried again like any other, and counted."""
-    reason = f"internal fault: {type(error).__name__}"
-    if run.attempts >= planning.pace.max_attempts:
-        return await _fail(run, planning, None, reason)
-    return await _retry(run, planning, reason, None)
+    return await _try_later(run, planning, _FAULT, f"internal fault: {type(error).__name__}")
 
 
 def _brief(
@@ -144,7 +160,7 @@ def _plan(outcome: Outcome, agent: Agent) -> dict[str, Any]:
     return plan
 
 
-async def _turn_away(run: ClaimedRun, planning: Planning, verdict: Verdict) -> Result:
+async def _turn_away(run: ClaimedRun, planning: Planning, verdict: Verdict, *, wait_s: float | None = None) -> Result:
     pace = planning.pace
     metrics.AGENT_DECISIONS.labels(decision=verdict.decision).inc()
     log.info("turned away", run=str(run.run_id), decision=verdict.decision)
@@ -158,45 +174,34 @@ async def _turn_away(run: ClaimedRun, planning: Planning, verdict: Verdict) -> R
             counts=False,
         )
         return "cancelled"
+    if wait_s is None:
+        wait_s = pace.hold_for_place_s if verdict.decision == "skipped-concurrency" else pace.hold_s
     await planning.ledger.settle(
-        run,
-        "held",
-        decision=verdict.decision,
-        reason=verdict.reason,
-        wait_s=pace.hold_for_place_s if verdict.decision == "skipped-concurrency" else pace.hold_s,
-        counts=False,
+        run, "held", decision=verdict.decision, reason=verdict.reason, wait_s=wait_s, counts=False
     )
     return "held"
 
 
-async def _try_later(run: ClaimedRun, planning: Planning, mission: Mission, error: ChatError) -> Result:
-    if not error.transient or run.attempts >= planning.pace.max_attempts:
-        return await _fail(run, planning, mission, error.message)
-    asked_s = error.retry_after_s if isinstance(error, ChatUnavailableError) else None
-    return await _retry(run, planning, error.message, asked_s)
-
-
-async def _retry(run: ClaimedRun, planning: Planning, reason: str, asked_s: float | None) -> Result:
-    wait_s = planning.pace.retry_s(run.attempts, asked_s=asked_s)
+async def _try_later(
+    run: ClaimedRun, planning: Planning, told: Told, reason: str, asked_s: float | None = None
+) -> Result:
+    wait_s = retry_s(run.attempts, planning.pace, asked_s=asked_s)
+    if wait_s is None:
+        return await _fail(run, planning, told, reason)
     await planning.ledger.settle(run, "due", decision="retry", reason=storable(reason), wait_s=wait_s, counts=True)
     log.warning("attempt failed", run=str(run.run_id), attempt=run.attempts, wait_s=wait_s, reason=reason)
     return "retried"
 
 
-async def _fail(run: ClaimedRun, planning: Planning, mission: Mission | None, reason: str) -> Result:
-    """The mission stays due, so it is tried again at its next regular time, as a fresh run."""
-    rest_s = planning.pace.shortest_rest_s
-    if mission is not None:
-        rest_s = max(rest_s, _until_next_s(mission, run.due_at, planning.zone))
-    await planning.ledger.settle(run, "failed", decision="failed", reason=storable(reason), wait_s=rest_s, counts=True)
+async def _fail(run: ClaimedRun, planning: Planning, told: Told, reason: str) -> Result:
+    """Ends the run as one that failed: its mission hears of it, and moves on to a later time."""
+    plan = {
+        "version": PLAN_VERSION,
+        "summary": f"Planner failed: {told.message}",
+        "steps": [],
+        "error": {"name": told.name, "message": told.message},
+        "reason": storable(reason),
+    }
+    await planning.ledger.store_plan(run, plan, sweep_after_s=planning.pace.sweep_after_s)
     log.error("run failed", run=str(run.run_id), attempts=run.attempts, reason=reason)
     return "failed"
-
-
-def _until_next_s(mission: Mission, due_at: datetime, zone: ZoneInfo) -> float:
-    now = datetime.now(UTC)
-    try:
-        following = next_run(mission.cadence, now, zone, slot=due_at)
-    except InvalidCadence:
-        following = None
-    return ((following or now + timedelta(days=1)) - now).total_seconds()

@@ -1,4 +1,4 @@
-"""What the run ledger keeps of users.
+"""What the planner keeps of users: the run ledger, and their time zones.
 
 Runs come first: a worker that is storing a step holds its run, so whatever it stored is there to be deleted after.
 One that has not begun to finds no run, and has lost its lease.
@@ -8,4 +8,6 @@ from __future__ import annotations
 
 from projector.sql.user_tables import UserTable
 
-TABLES = tuple(UserTable("projector_planner", table) for table in ("mission_runs", "run_steps", "token_usage"))
+TABLES = tuple(
+    UserTable("projector_planner", table) for table in ("mission_runs", "run_steps", "token_usage", "user_zones")
+)

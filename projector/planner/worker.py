@@ -6,7 +6,6 @@ import asyncio
 import os
 import socket
 from uuid import UUID, uuid4
-from zoneinfo import ZoneInfo
 
 import psycopg
 
@@ -42,7 +41,6 @@ class Worker:
             model=model,
             alias=settings.llm_model,
             max_rounds=settings.planner_max_rounds,
-            zone=ZoneInfo(settings.timezone),
             pace=pace or Pace(),
             guard=Guard(settings.policy_mode),
         )

@@ -3,30 +3,31 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Literal
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
-from psycopg import AsyncConnection
 from psycopg.rows import class_row
 from psycopg.types.json import Jsonb
 
 from projector import crash, metrics
 from projector.fold import Record, State, derive, following_stamp, format_instant, parse_instant
-from projector.log.actor import Actor, agent, origin_from_actor
-from projector.log.clock import to_datetime
+from projector.log.actor import MISSION_RUNNER, Actor, agent, origin_from_actor
+from projector.log.clock import from_datetime, to_datetime
 from projector.log.ids import iteration_change_id
 from projector.logging import get
+from projector.planner.backoff import rest_s, rewrite_s
 from projector.planner.cadence import InvalidCadence, next_run
 from projector.planner.history import capped
 from projector.planner.iteration import iteration_of
+from projector.planner.ledger import Connection, failures_of
 from projector.planner.mission import mission_of
 from projector.planner.mission_state import enter_user, in_log, lock_mission, newest_state, server_clock
 from projector.planner.pace import Pace
+from projector.planner.zones import zone_of
 from projector.sql import query
 
-Connection = AsyncConnection[tuple[Any, ...]]
 Result = Literal["written", "refused", "nothing-to-do"]
 
 SWEEP_BATCH = 100
@@ -46,6 +47,18 @@ class StoredPlan:
     started_at: datetime
     planned_at: datetime
 
+    @property
+    def failed(self) -> bool:
+        return "error" in self.plan
+
+
+@dataclass(frozen=True, slots=True)
+class Following:
+    """When the mission runs next, as the log says it; without a time the reason may say why."""
+
+    at: str | None
+    reason: str | None = None
+
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
@@ -61,8 +74,8 @@ _ERASED = Refusal("mission-gone", "the log holds nothing of the mission any more
 async def write_back(conn: Connection, run_id: UUID, user_id: str, *, zone: ZoneInfo, pace: Pace) -> Result:
     """Writes the plan of a run into the log, once: whoever comes second finds nothing to do.
 
-    `conn` is an autocommit connection of projector_sink. Raises RowSecurityError when that role is not held to
-    one user's rows, psycopg.Error when the database refuses.
+    `zone` is that of users who have none of their own. `conn` is an autocommit connection of projector_sink. Raises
+    RowSecurityError when that role is not held to one user's rows, psycopg.Error when the database refuses.
     """
     async with conn.transaction():
         await enter_user(conn, user_id)
@@ -79,11 +92,28 @@ async def write_back(conn: Connection, run_id: UUID, user_id: str, *, zone: Zone
         if refusal is None:
             change_id = iteration_change_id(run.iteration_id)
             now_us = await server_clock(conn)
-            await conn.execute(
-                query("planner/write_iteration"), _row(run, user_id, change_id, state, record, now_us, zone)
+            rest = timedelta(0)
+            if run.failed:
+                before = await failures_of(conn, user_id, run.mission_id)
+                rest = timedelta(seconds=rest_s(before.in_row + 1, pace))
+            following = _following(
+                record, run.due_at, to_datetime(now_us), await zone_of(conn, user_id, zone), rest=rest
             )
-            await conn.execute(query("planner/mark_written"), {"run_id": run_id, "change_id": change_id})
+            await conn.execute(
+                query("planner/write_iteration"), _row(run, user_id, change_id, state, record, now_us, following.at)
+            )
+            decision = "failed" if run.failed else "ran"
+            await conn.execute(
+                query("planner/mark_written"),
+                {
+                    "run_id": run_id,
+                    "change_id": change_id,
+                    "decision": decision,
+                    "reason": run.plan["reason"] if run.failed else following.reason,
+                },
+            )
         else:
+            decision = refusal.decision
             await conn.execute(
                 query("planner/refuse_plan"),
                 {
@@ -95,17 +125,20 @@ async def write_back(conn: Connection, run_id: UUID, user_id: str, *, zone: Zone
             )
         crash.point("sink.before_commit")
     crash.point("sink.after_commit")
-    decision = "ran" if refusal is None else refusal.decision
     metrics.AGENT_DECISIONS.labels(decision=decision).inc()
     log.info("written" if refusal is None else "plan refused", run=str(run_id), decision=decision)
     return "written" if refusal is None else "refused"
 
 
-async def postpone(conn: Connection, run_id: UUID, user_id: str, *, wait_s: float) -> None:
-    """Lets a plan that could not be written wait, so that others come first."""
+async def postpone(conn: Connection, run_id: UUID, user_id: str, *, reason: str, pace: Pace) -> None:
+    """Lets a plan that the database refused wait, longer each time, so that others come first."""
     async with conn.transaction():
         await enter_user(conn, user_id)
-        await conn.execute(query("planner/postpone_plan"), {"run_id": run_id, "wait_s": wait_s})
+        cursor = await conn.execute(query("planner/count_refused_write"), {"run_id": run_id, "reason": reason})
+        row = await cursor.fetchone()
+        if row is not None:
+            wait_s = rewrite_s(row[0], pace)
+            await conn.execute(query("planner/postpone_plan"), {"run_id": run_id, "wait_s": wait_s})
 
 
 async def unwritten(conn: Connection, *, limit: int = SWEEP_BATCH) -> list[tuple[UUID, str]]:
@@ -131,7 +164,7 @@ def _refusal(record: Record, agent_id: str) -> Refusal | None:
 
 
 def _row(
-    run: StoredPlan, user_id: str, change_id: UUID, state: State, record: Record, now_us: int, zone: ZoneInfo
+    run: StoredPlan, user_id: str, change_id: UUID, state: State, record: Record, now_us: int, next_run_at: str | None
 ) -> dict[str, Any]:
     """The change: the mission's iterations with the new one appended, and when it runs next, under one stamp."""
     stamp = format_instant(following_stamp(now_us, state.newest_instant([("iterations",), ("nextRunAt",)])))
@@ -143,12 +176,7 @@ def _row(
         "id": change_id,
         "user_id": user_id,
         "mission_id": run.mission_id,
-        "data": Jsonb(
-            {
-                "iterations": capped([*kept, iteration], stamp),
-                "nextRunAt": _next_run_at(record, run.due_at, to_datetime(now_us), zone),
-            }
-        ),
+        "data": Jsonb({"iterations": capped([*kept, iteration], stamp), "nextRunAt": next_run_at}),
         "field_meta": Jsonb({"iterations": stamp, "nextRunAt": stamp}),
         "actor": Jsonb(actor.to_json()),
         "origin": origin_from_actor(actor),
@@ -156,10 +184,12 @@ def _row(
 
 
 def _actor(run: StoredPlan) -> Actor:
-    """The agent that planned.
+    """The agent that planned; that a run failed is no agent's work.
 
     The rationale stays empty: clients put the objective there, in the clear, on a row that every service reads.
     """
+    if run.failed:
+        return MISSION_RUNNER
     planner = run.plan["agent"]
     return agent(planner["id"], planner["name"], mission_id=run.mission_id, iteration_id=str(run.iteration_id))
 
@@ -168,15 +198,16 @@ def _is(iteration: object, iteration_id: UUID) -> bool:
     return isinstance(iteration, dict) and iteration.get("id") == str(iteration_id)
 
 
-def _next_run_at(record: Record, due_at: datetime, now: datetime, zone: ZoneInfo) -> str | None:
+def _following(record: Record, due_at: datetime, now: datetime, zone: ZoneInfo, *, rest: timedelta) -> Following:
+    """The mission's next time, `rest` away at least."""
     shown = record.fields.get("nextRunAt")
     shown_us = parse_instant(shown) if isinstance(shown, str) else None
     if shown_us is not None and to_datetime(shown_us) > max(now, due_at):
         # A device has moved the mission on while it was planned.
-        return format_instant(shown_us)
+        return Following(format_instant(shown_us))
     try:
-        following = next_run(record.fields.get("cadence"), max(now, due_at), zone, slot=due_at)
+        following = next_run(record.fields.get("cadence"), max(now, due_at) + rest, zone, slot=due_at)
     except InvalidCadence as error:
         log.warning("mission has no next run", reason=str(error))
-        return None
-    return None if following is None else format_instant(round(following.timestamp() * 1000) * 1000)
+        return Following(None, f"it has no next run: {error}")
+    return Following(None if following is None else format_instant(from_datetime(following)))

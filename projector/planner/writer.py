@@ -1,4 +1,4 @@
-"""Carries plans into the log: those announced, and those whose announcement is overdue."""
+"""Carries plans into the log: those announced, and those whose announcement is overdue; and first times of missions."""
 
 from __future__ import annotations
 
@@ -12,14 +12,13 @@ import psycopg
 from projector import metrics
 from projector.config import Settings
 from projector.logging import get
+from projector.planner.cadence import names_times
+from projector.planner.first_time import timeless, write_first_time
 from projector.planner.ledger import Pool
 from projector.planner.pace import Pace
 from projector.planner.restore import missions_with_dropped, restore
 from projector.planner.writeback import postpone, unwritten, write_back
 from projector.waiting import pause
-
-# A plan that the database refuses is tried again, but never in the way of the others.
-REFUSED_WAIT_S = 60.0
 
 log = get("sink")
 
@@ -45,7 +44,9 @@ class Writer:
             metrics.WRITEBACK_REFUSED.inc()
             log.exception("the database refused a plan", run=str(run_id), code=error.sqlstate)
             async with self._pool.connection() as conn:
-                await postpone(conn, run_id, user_id, wait_s=REFUSED_WAIT_S)
+                await postpone(
+                    conn, run_id, user_id, reason=f"the database refused the plan: {error.sqlstate}", pace=self._pace
+                )
 
     async def sweep(self) -> int:
         """Writes the plans whose announcement is overdue; returns how many it tried."""
@@ -59,6 +60,34 @@ class Writer:
         for run_id, user_id in waiting:
             await self.write(run_id, user_id)
         return len(waiting)
+
+    async def give_first_times(self) -> int:
+        """Gives missions with a cron expression that have no time their first one; returns how many."""
+        try:
+            async with self._ledger.connection() as conn:
+                found = [mission async for mission in timeless(conn)]
+        except psycopg.OperationalError as error:
+            metrics.PLANNER_DATABASE_ERRORS.inc()
+            log.warning("cannot look for missions without a time", error=str(error))
+            return 0
+        able = [(user_id, mission_id) for user_id, mission_id, cadence in found if names_times(cadence)]
+        metrics.MISSIONS_WITHOUT_TIMES.set(len(found) - len(able))
+        given = sum([await self._give_first_time(user_id, mission_id) for user_id, mission_id in able])
+        if given:
+            log.info("first times given", missions=given)
+        return given
+
+    async def _give_first_time(self, user_id: str, mission_id: str) -> bool:
+        try:
+            async with self._pool.connection() as conn:
+                return await write_first_time(conn, user_id, mission_id, zone=self._zone)
+        except psycopg.OperationalError as error:
+            metrics.PLANNER_DATABASE_ERRORS.inc()
+            log.warning("cannot write now", mission=mission_id, error=str(error))
+        except psycopg.Error as error:
+            metrics.WRITEBACK_REFUSED.inc()
+            log.warning("the database refused a first time", mission=mission_id, code=error.sqlstate)
+        return False
 
     async def restore_dropped(self) -> int:
         """Puts back what devices dropped; returns how many iterations. What fails is found again by the next pass."""
@@ -76,11 +105,14 @@ class Writer:
         return restored
 
     async def sweep_for_ever(self, stop: asyncio.Event) -> None:
-        """Sweeps and restores until `stop`, with a pause between."""
-        restored_at = time.monotonic()
+        """Sweeps, restores and gives first times until `stop`, with a pause between."""
+        restored_at = timed_at = time.monotonic()
         while not stop.is_set():
             await self.sweep()
             if time.monotonic() - restored_at >= self._pace.restore_every_s:
                 await self.restore_dropped()
                 restored_at = time.monotonic()
+            if time.monotonic() - timed_at >= self._pace.first_times_s:
+                await self.give_first_times()
+                timed_at = time.monotonic()
             await pause(self._pace.poll_s, stop)

@@ -6,7 +6,15 @@ from dataclasses import FrozenInstanceError
 import pytest
 
 from projector.log import actor as actors
-from projector.log.actor import UNKNOWN_ACTOR, AgentActor, SystemActor, UserActor, normalize_actor
+from projector.log.actor import (
+    MISSION_RUNNER,
+    UNKNOWN_ACTOR,
+    USER_ACTOR,
+    AgentActor,
+    SystemActor,
+    UserActor,
+    normalize_actor,
+)
 
 MODERN = [
     actors.user("user-1", "Till"),
@@ -16,20 +24,59 @@ MODERN = [
 ]
 
 
-def test_a_user_has_the_default_name_unless_given_one():
-    assert actors.user("user-1", "Till") == UserActor("user-1", "Till")
-    assert actors.user("u").display_name == "Du"
+def agent(*, rationale: str = "weekly review") -> AgentActor:
+    return actors.agent("agent-1", "Cashflow Watcher", mission_id="m1", iteration_id="it1", rationale=rationale)
 
 
-def test_an_agent_carries_its_mission_iteration_and_rationale():
-    assert actors.agent("a", "Mana", mission_id="m", iteration_id="i").to_json() == {
-        "kind": "ai",
-        "principalId": "a",
-        "displayName": "Mana",
-        "missionId": "m",
-        "iterationId": "i",
-        "rationale": "",
-    }
+REFERENCE = {
+    "A1": lambda: actors.user("user-1", "Till") == UserActor("user-1", "Till") and actors.user("u").kind == "user",
+    "A2": lambda: actors.user("u").display_name == "Du",
+    "A3": lambda: (
+        agent().to_json()
+        == {
+            "kind": "ai",
+            "principalId": "agent-1",
+            "displayName": "Cashflow Watcher",
+            "missionId": "m1",
+            "iterationId": "it1",
+            "rationale": "weekly review",
+        }
+    ),
+    "A4": lambda: (
+        [actors.system(source).display_name for source in ("projection", "mission-runner")]
+        == ["Projektion", "Mission-Runner"]
+    ),
+    "A5": lambda: actors.system("projection", "Streak-Tracker").display_name == "Streak-Tracker",
+    "A6": lambda: (
+        actors.is_user(actors.user("u"))
+        and not actors.is_user(agent())
+        and actors.is_agent(agent())
+        and actors.is_system(actors.system("rule"))
+    ),
+    "A7": lambda: (
+        actors.is_mission_runner(MISSION_RUNNER) and not actors.is_mission_runner(actors.system("projection"))
+    ),
+    "A8": lambda: not any(known(None) for known in (actors.is_user, actors.is_agent, actors.is_system)),
+    "A9": lambda: (modern := actors.user("u", "U")) is normalize_actor(modern),
+    "A10": lambda: normalize_actor({"kind": "user"}) == UserActor("legacy:user", "Du"),
+    "A11": lambda: (
+        normalize_actor({"kind": "ai", "missionId": "m1", "iterationId": "i1", "rationale": "r"})
+        == AgentActor("legacy:ai-default", "Unbekannt", "m1", "i1", "r")
+    ),
+    "A12": lambda: (
+        normalize_actor({"kind": "system", "source": "projection"}) == SystemActor("system:projection", "Projektion")
+    ),
+    "A13": lambda: (
+        all(actors.is_user(normalize_actor(raw)) for raw in (None, "hello", {"kind": "alien"}))
+        and normalize_actor(None).principal_id == "legacy:user"
+    ),
+    "A14": lambda: UserActor("legacy:user", "Du") == USER_ACTOR,
+}
+
+
+@pytest.mark.parametrize("name", REFERENCE)
+def test_the_cases_of_the_reference(name):
+    assert REFERENCE[name]()
 
 
 @pytest.mark.parametrize(
@@ -50,10 +97,13 @@ def test_a_system_actor_is_named_by_its_source(source, principal, name):
     assert actors.system(source, "Streak-Tracker").display_name == "Streak-Tracker"
 
 
-def test_actors_cannot_be_altered():
-    for actor in MODERN:
-        with pytest.raises((FrozenInstanceError, AttributeError)):
-            actor.principal_id = "x"
+@pytest.mark.parametrize("actor", [*MODERN, USER_ACTOR, UNKNOWN_ACTOR, MISSION_RUNNER])
+def test_actors_cannot_be_altered(actor):
+    for name in ("principal_id", "display_name", "kind", "novel"):
+        with pytest.raises((FrozenInstanceError, AttributeError, TypeError)):
+            setattr(actor, name, "x")
+    with pytest.raises(TypeError):
+        actors.SYSTEM_DISPLAY_NAMES["system:mcp"] = "x"
 
 
 @pytest.mark.parametrize("actor", MODERN)
@@ -89,8 +139,12 @@ def test_what_names_nobody_is_an_unknown_user(raw):
         ),
         ({"kind": "ai", "principalId": "a"}, AgentActor("a", "Unbekannt", "", "", "")),
         ({"kind": "ai", "principalId": "a", "displayName": "N", "missionId": 5}, AgentActor("a", "N", "", "", "")),
+        ({"kind": "ai", "displayName": "N", "rationale": "r"}, AgentActor("legacy:ai-default", "N", "", "", "r")),
+        ({"kind": "user", "principalId": "", "displayName": ""}, UserActor("", "")),
         ({"kind": "system", "source": "projection"}, SystemActor("system:projection", "Projektion")),
         ({"kind": "system", "source": "mission-runner"}, SystemActor("system:mission-runner", "Mission-Runner")),
+        ({"kind": "system", "source": "rule"}, SystemActor("system:rule", "Regel")),
+        ({"kind": "system", "source": "migration"}, SystemActor("system:migration", "Migration")),
         ({"kind": "system", "source": "novel"}, SystemActor("system:novel", "system:novel")),
         ({"kind": "system"}, SystemActor("legacy:system", "legacy:system")),
         ({"kind": "system", "principalId": "system:mcp"}, SystemActor("system:mcp", "system:mcp")),
@@ -110,8 +164,7 @@ def test_each_predicate_knows_its_kind():
             actor is kind for actor in (user, agent, system)
         ]
         assert not predicate(None)
-    assert actors.is_mission_runner(actors.system("mission-runner"))
-    assert not actors.is_mission_runner(system)
+    assert not actors.is_mission_runner(None)
     assert not actors.is_mission_runner(UserActor("system:mission-runner", "x"))
 
 
@@ -121,6 +174,5 @@ def test_the_origin_follows_from_the_actor():
     assert actors.origin_from_actor(None) == "user"
 
 
-def test_the_placeholder_of_a_device_is_the_legacy_user():
-    assert UserActor("legacy:user", "Du") == actors.USER_ACTOR
+def test_the_default_agent_has_the_text_of_the_legacy_one():
     assert actors.DEFAULT_AGENT_ID == actors.LEGACY_AI_PRINCIPAL == "legacy:ai-default"

@@ -101,11 +101,11 @@ async def test_the_database_itself_refuses_a_second_unfinished_run(world: World)
         )
 
 
-async def test_a_failed_run_rests_and_is_then_opened_again_under_the_same_name(world: World):
+async def test_a_cancelled_run_rests_and_is_then_opened_again_under_the_same_name(world: World):
     await world.agent()
     await world.mission()
     run = await world.claimed()
-    await world.ledger().settle(run, "failed", decision="failed", reason="no", wait_s=3600, counts=True)
+    await world.ledger().settle(run, "cancelled", decision="mission-gone", reason="no", wait_s=3600, counts=True)
     assert await world.open() == 0
     world.shift_clock_past(run.run_id)
     world.watch_messages()

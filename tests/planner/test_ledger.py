@@ -33,6 +33,7 @@ IMPOSSIBLE = [
     "state = 'cancelled'",
     "admitted_at = now()",
     "attempts = -1",
+    "refused_writes = -1",
     "prompt_tokens = -1",
     "user_id = ''",
     "next_attempt_at = null",
@@ -69,7 +70,7 @@ async def test_an_expired_lease_goes_to_another_and_the_first_cannot_write_any_m
     with pytest.raises(LeaseLostError):
         await first.store_plan(run, PLAN, sweep_after_s=1)
     with pytest.raises(LeaseLostError):
-        await first.settle(run, "failed", decision="failed", reason="r", wait_s=1, counts=True)
+        await first.settle(run, "due", decision="retry", reason="r", wait_s=1, counts=True)
     assert await first.renew([run.run_id]) == set()
     assert world.run()["lease_owner"] == "w2"
 

@@ -16,6 +16,13 @@ from tests.llm.double import Double, Reply, calls, error, text
 from tests.planner.world import World
 
 TASK = ("create_task", {"title": "Gießen"})
+FAILED = {
+    "version": 1,
+    "summary": "",
+    "steps": [],
+    "error": {"name": "E", "message": "m"},
+    "reason": "the endpoint answered 401",
+}
 FAST = Pace(first_retry_s=0.0, longest_retry_s=0.0, poll_s=0.02, max_attempts=3)
 
 
@@ -177,7 +184,7 @@ async def test_a_budget_counts_what_failed_runs_spent(world: World):
     await world.mission()
     run = await world.claimed()
     await world.ledger().steps(run).store(Step(1, "llm", b"\1" * 32, {"content": ""}, 90, 30))
-    await world.ledger().settle(run, "failed", decision="failed", reason="r", wait_s=None, counts=True)
+    await world.ledger().store_plan(run, FAILED, sweep_after_s=60)
     await world.mission(mission="m2")
     await world.open()
     async with Double(text("nie")) as double, working(world, double):
@@ -201,11 +208,12 @@ async def test_trouble_with_the_model_is_tried_again_and_then_fails_with_the_rea
     await world.agent()
     await world.mission()
     async with Double(reply) as double:
-        run = await worked(world, double, "failed", llm_timeout_s=0.5)
+        run = await worked(world, double, "planned", llm_timeout_s=0.5)
         await asyncio.sleep(0.2)
     assert len(double.requests) == run["attempts"] == FAST.max_attempts
     assert words in run["reason"]
-    assert run["next_attempt_at"] is not None
+    assert run["decision"] == "failed"
+    assert run["plan"]["error"] == {"name": "ModelUnavailable", "message": "the model did not answer"}
     assert await world.open() == 0
 
 
@@ -213,9 +221,10 @@ async def test_a_refusal_fails_at_once(world: World):
     await world.agent()
     await world.mission()
     async with Double(error(401, {"detail": "who are you"})) as double:
-        run = await worked(world, double, "failed")
+        run = await worked(world, double, "planned")
     assert len(double.requests) == 1
     assert "who are you" in run["reason"]
+    assert run["plan"]["error"] == {"name": "ModelRefused", "message": "the model does not take this mission"}
 
 
 async def test_a_transient_fault_is_overcome_with_growing_patience(world: World):
@@ -225,8 +234,6 @@ async def test_a_transient_fault_is_overcome_with_growing_patience(world: World)
         run = await worked(world, double, "planned")
     assert run["attempts"] == 3
     assert len(double.requests) == 4  # the stored answer of the second request was not asked for again
-    assert [Pace().retry_s(n) for n in (1, 2, 3, 4)] == [5, 20, 80, 300]
-    assert Pace().retry_s(1, asked_s=60) == 60
 
 
 async def test_a_run_whose_worker_died_continues_from_its_stored_answers(world: World):
@@ -308,6 +315,7 @@ async def test_a_run_that_kills_its_workers_is_given_up(world: World):
         (run,) = await world.ledger(f"w{number}").claim(1, per_user=1)
         world.shift_clock_past(run.run_id)
     async with Double(text("nie")) as double, working(world, double):
-        await settled(world, "failed")
+        await settled(world, "planned")
     assert "vanished" in world.run()["reason"]
+    assert world.run()["decision"] == "failed"
     assert double.requests == []

@@ -210,10 +210,12 @@ async def test_a_mission_given_to_another_agent_is_planned_again_for_that_one(wo
 
 
 @pytest.mark.parametrize("cadence", [{"kind": "manual"}, {"kind": "cron", "expression": "never"}, 7, None])
-async def test_a_mission_without_a_computable_next_run_gets_none(world: World, cadence):
+async def test_a_mission_without_a_computable_next_run_gets_none_and_the_ledger_says_why(world: World, cadence):
     await world.mission(cadence=cadence)
     await write(world, await planned(world))
     assert world.ours()[0]["data"]["nextRunAt"] is None
+    reason = world.run()["reason"]
+    assert reason is None if cadence == {"kind": "manual"} else reason.startswith("it has no next run: ")
 
 
 async def test_a_time_that_a_device_chose_meanwhile_stays(world: World):

@@ -35,6 +35,8 @@ TENANTS = st.text(
     st.characters(codec="utf-8", exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=12
 ) | st.sampled_from(["u1", "U1", "u1 ", "%", "_", "u1,u2", "'or''='", "null", "ü", "u\u0308"])
 
+ONE_A_USER = {"user_zones"}
+
 # What columns need whose values are not free; others that must have one are filled by their types.
 VALUES: dict[tuple[str, str], Any] = {
     ("cdc_fills", "reason"): "app",
@@ -69,6 +71,10 @@ class Table:
     @property
     def stored(self) -> bool:
         return self.kind in "rp"
+
+    def rows(self, many: int) -> int:
+        """How many of so many rows of one user it can hold."""
+        return min(many, 1) if self.relname in ONE_A_USER else many
 
 
 def tables(conn: psycopg.Connection[Any]) -> list[Table]:
@@ -120,7 +126,7 @@ class World:
             for table in filter(lambda table: table.stored, self.tables):
                 self.admin.execute(sql.SQL("delete from {}").format(table.name))
                 for user, many in rows.items():
-                    for number in range(many):
+                    for number in range(table.rows(many)):
                         self._insert(table, user, number)
 
     def _insert(self, table: Table, user: str, number: int) -> None:
@@ -200,7 +206,7 @@ def test_a_role_that_serves_one_user_reads_exactly_that_users_rows(world, rows):
             for user in [*rows, "stranger", ""]:
                 conn.execute("select set_config('app.current_user_id', %s, false)", [user])
                 seen = [found for (found,) in conn.execute(select).fetchall()]
-                assert seen == [user] * rows.get(user, 0), (role, table.relname)
+                assert seen == [user] * table.rows(rows.get(user, 0)), (role, table.relname)
             conn.execute("reset app.current_user_id")
             assert conn.execute(select).fetchall() == [], (role, table.relname)
     assert read >= {*SHOWN, "mission_runs", "run_steps"}

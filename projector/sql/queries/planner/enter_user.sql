@@ -4,5 +4,5 @@ select set_config('app.current_user_id', %(user_id)s, true),
        and row_security_active('mana_ai.mission_snapshots_2')
        and row_security_active('mana_ai.mission_iterations_1')
        and row_security_active('mana_ai.mission_iterations_2')
-       and row_security_active('mana_ai.mission_runs'),
+       and row_security_active('mana_ai.mission_runs') and row_security_active('mana_ai.user_zones'),
        set_config('lock_timeout', '10s', true)

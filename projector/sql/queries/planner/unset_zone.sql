@@ -1,0 +1,1 @@
+delete from mana_ai.user_zones where user_id = %(user_id)s returning zone

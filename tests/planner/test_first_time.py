@@ -1,0 +1,123 @@
+"""Missions with a cron expression, which devices store without a time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from zoneinfo import ZoneInfo
+
+import pytest
+from prometheus_client import REGISTRY
+
+from projector.config import Settings
+from projector.log.actor import MISSION_RUNNER, normalize_actor
+from projector.planner.first_time import timeless
+from projector.planner.pace import Pace
+from projector.planner.writer import Writer
+from projector.planner.zones import set_zone
+from projector.sql.connection import pool
+from tests.planner.world import World
+
+NINE = {"kind": "cron", "expression": "0 9 * * *"}
+
+
+@pytest.fixture
+async def writer(world: World, settings: Settings) -> AsyncIterator[Writer]:
+    async with pool(settings, "projector_sink", size=2) as connections:
+        yield Writer(settings, connections, world.pool)
+
+
+async def test_a_cron_mission_gets_its_first_time_in_its_owners_zone_and_is_due_then(world: World, writer: Writer):
+    async with world.pool.connection() as conn:
+        await set_zone(conn, "u1", ZoneInfo("Asia/Kolkata"))
+    await world.mission(cadence=NINE, nextRunAt=None)
+    assert await writer.give_first_times() == 1
+    (row,) = world.ours()
+    first = datetime.fromisoformat(row["data"]["nextRunAt"])
+    assert first.astimezone(ZoneInfo("Asia/Kolkata")).strftime("%H:%M") == "09:00"
+    assert timedelta(0) < first - datetime.now(UTC) <= timedelta(days=1)
+    assert row["data"].keys() == row["field_meta"].keys() == {"nextRunAt"}
+    assert (normalize_actor(row["actor"]), row["origin"]) == (MISSION_RUNNER, "system")
+    await world.catch_up()
+    shown = world.admin.execute("select next_run_at from mana_ai.mission_snapshots").fetchone()
+    assert shown == (first,)
+
+
+async def test_it_is_given_once_by_any_number_of_writers_and_before_the_view_shows_it(world: World, writer: Writer):
+    await world.mission(cadence=NINE, nextRunAt=None)
+    given = await asyncio.gather(*(writer.give_first_times() for _ in range(4)))
+    assert sorted(given) == [0, 0, 0, 1]
+    assert await writer.give_first_times() == 0
+    assert len(world.ours()) == 1
+
+
+async def test_it_is_given_again_when_a_device_takes_it_away(world: World, writer: Writer):
+    await world.mission(cadence=NINE, nextRunAt=None)
+    await writer.give_first_times()
+    await world.edit(nextRunAt=None, **{"cadence.expression": "0 10 * * *"})
+    assert await writer.give_first_times() == 1
+    berlin = [
+        datetime.fromisoformat(row["data"]["nextRunAt"]).astimezone(ZoneInfo("Europe/Berlin")) for row in world.ours()
+    ]
+    assert [time.hour for time in berlin] == [9, 10]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"cadence": {"kind": "cron", "expression": ""}},
+        {"cadence": {"kind": "cron", "expression": "0 0 30 2 *"}},
+        {"cadence": {"kind": "manual"}},
+        {"cadence": {"kind": "daily", "atHour": 9, "atMinute": 0}},
+        {"cadence": NINE, "state": "paused"},
+        {"cadence": NINE, "deletedAt": "2026-01-01T00:00:00.000Z"},
+    ],
+)
+async def test_nothing_is_given_to_others_nor_to_an_expression_that_never_fires(world: World, writer: Writer, fields):
+    await world.mission(nextRunAt=None, **fields)
+    assert await writer.give_first_times() == 0
+    assert world.ours() == []
+    never_fires = fields["cadence"]["kind"] == "cron" and fields["cadence"] != NINE
+    assert REGISTRY.get_sample_value("mana_ai_missions_without_times") == never_fires
+
+
+async def test_the_sink_looks_for_them_by_itself(world: World, settings: Settings):
+    await world.mission(cadence=NINE, nextRunAt=None)
+    stop = asyncio.Event()
+    async with pool(settings, "projector_sink", size=1) as connections:
+        writer = Writer(settings, connections, world.pool, Pace(first_times_s=0))
+        sweeping = asyncio.create_task(writer.sweep_for_ever(stop))
+        async with asyncio.timeout(10):
+            while not world.ours():
+                await asyncio.sleep(0.02)
+        stop.set()
+        await sweeping
+
+
+async def test_one_that_the_database_refuses_keeps_no_other_from_its_time(world: World, writer: Writer):
+    for mission in ("m1", "m2", "m3"):
+        await world.mission(mission=mission, cadence=NINE, nextRunAt=None)
+    world.admin.execute(
+        "alter table sync_changes add check (record_id <> 'm2' or client_id <> 'mana-ai-runner') not valid"
+    )
+    assert await writer.give_first_times() == 2
+    assert {row["record_id"] for row in world.ours()} == {"m1", "m3"}
+
+
+async def test_what_changed_before_the_view_shows_it_counts(world: World, writer: Writer):
+    await world.mission(cadence=NINE, nextRunAt=None)
+    await world.edit(state="paused", seen=False)
+    assert await writer.give_first_times() == 0
+    assert world.ours() == []
+
+
+async def test_all_of_them_are_found_page_by_page_through_an_index(world: World):
+    for number in range(5):
+        await world.mission(f"u{number % 2}", f"m{number}", seen=False, cadence=NINE, nextRunAt=None)
+    await world.catch_up()
+    async with world.pool.connection() as conn:
+        found = [(user, mission) async for user, mission, _ in timeless(conn, size=2)]
+    assert found == sorted((f"u{number % 2}", f"m{number}") for number in range(5))
+    indexes = "select count(*) from pg_indexes where schemaname = 'mana_ai' and indexname like 'mission%timeless'"
+    assert world.admin.execute(indexes).fetchone() == (2,)
