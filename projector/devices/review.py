@@ -12,6 +12,7 @@ from projector.devices.proposals import Proposal, Status, proposals_of
 from projector.devices.replica import Replica
 from projector.devices.staging import LIFETIME, Decide, Terms, failed, stage
 from projector.devices.steps import (
+    is_named,
     join_iteration,
     server_iterations,
     settle,
@@ -63,7 +64,9 @@ class Review:
             fresh = {id(one): self._joined(mission_id, one) for one in server_iterations(array)}
             if not held:
                 fresh = {place: stage(one, terms) for place, one in fresh.items()}
-            changed = [one for old in array for one in [fresh.get(id(old))] if one and canonical(one) != canonical(old)]
+            changed = [
+                fresh[id(old)] for old in array if id(old) in fresh and canonical(fresh[id(old)]) != canonical(old)
+            ]
             for iteration in fresh.values():
                 self._known[mission_id, iteration["id"]] = iteration
             if changed:
@@ -175,9 +178,7 @@ class Review:
 
     def _replace(self, mission_id: str, iteration: dict[str, Any], actor: Actor) -> None:
         rows = _array(self._mission(mission_id))
-        places = [
-            number for number, one in enumerate(rows) if isinstance(one, dict) and one.get("id") == iteration["id"]
-        ]
+        places = [number for number, one in enumerate(rows) if is_named(one) and one["id"] == iteration["id"]]
         for number in places:
             rows[number] = iteration
         self._known[mission_id, iteration["id"]] = copy_json(iteration)

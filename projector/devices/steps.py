@@ -58,9 +58,9 @@ def with_step(iteration: Json, step_id: str, **fields: Any) -> dict[str, Any]:
 
 
 def with_feedback(iteration: Json, feedback: str) -> dict[str, Any]:
-    """The iteration with one more line of feedback, unless it has that line."""
+    """The iteration with one more entry of feedback, unless it has that entry."""
     known = text(iteration, "userFeedback")
-    if feedback in (line.removeprefix(BULLET) for line in known.split("\n")) or known == feedback:
+    if feedback in known.split(f"\n{BULLET}"):
         return dict(iteration)
     return {**iteration, "userFeedback": f"{known}\n{BULLET}{feedback}" if known else feedback}
 

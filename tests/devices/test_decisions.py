@@ -73,10 +73,10 @@ def test_approving_a_rejected_proposal_is_refused():
 def test_feedback_on_several_steps_is_appended_line_by_line_and_each_step_keeps_its_own():
     house = House()
     house.planned(plan(0, 1, 2) | {"userFeedback": "Mehr"})
-    for proposal, feedback in zip(house.review.proposals(), ["a", "b", "a"], strict=True):
+    for proposal, feedback in zip(house.review.proposals(), ["a", "b\nc", "a"], strict=True):
         house.review.reject(proposal, feedback)
-    assert house.shown()[0]["userFeedback"] == "Mehr\n· a\n· b"
-    assert [one["userFeedback"] for one in house.shown()[0]["plan"]] == ["a", "b", "a"]
+    assert house.shown()[0]["userFeedback"] == "Mehr\n· a\n· b\nc"
+    assert [one["userFeedback"] for one in house.shown()[0]["plan"]] == ["a", "b\nc", "a"]
 
 
 def test_a_step_that_was_edited_since_it_was_shown_is_not_approved():

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from projector.devices import REMOVED, Collection
 from projector.devices.replica import Key, Replica
-from projector.devices.revert import reversal
-from projector.devices.undo import Reverted, revert
+from projector.devices.reversal import reversal
+from projector.devices.revert import Reverted, revert
 from projector.fold import Path, State, Write, derive, fold
 from projector.log.actor import Actor, agent
 from projector.log.change import Change
