@@ -85,16 +85,16 @@ class _Record:
         self.changed_since: set[Path] = set()
         self.unsupported: set[str] = set()
         self._ours = ours
+        self._brought = _bringers(rows)
         own = [row for row in rows if row.id in ours]
         first = _order(own[0])
-        self._own = fold(own)
+        self._own = fold(self._intended(row) for row in own)
+        self._without = fold(self._intended(row) for row in rows if row.id not in ours)
         self._before = derive(fold(row for row in rows if _order(row) < first)).fields
-        self._reset = self._set_to_something_else(row for row in rows if row.id not in ours and _order(row) > first)
         self._state = fold(rows)
-        self._without = fold(self._intended(row, first) for row in rows if row.id not in ours)
-        self._now = derive(self._state).fields
+        shown = derive(self._state)
+        self._now, self._deleted = shown.fields, shown.deleted
         self._created = self._own.insert is not None and self._without.insert is None
-        self._deleted = derive(self._state).deleted
 
     def undo(self) -> Undo | None:
         tombstone = standing_tombstone(self._state)
@@ -153,40 +153,33 @@ class _Record:
         return all(self._is_ours(*found) for found in ([nearest] if nearest else []) + below)
 
     def _is_ours(self, path: Path, write: Write) -> bool:
-        return write.change_id in self._ours or self._is_carried(path, write.value)
+        return self._brought[write.change_id, path] in self._ours
 
-    def _is_carried(self, path: Path, value: Any) -> bool:
-        own = self._own.writes.get(path)
-        return (
-            own is not None
-            and path not in self._reset
-            and isinstance(value, list)
-            and canonical(value) == canonical(own.value)
-        )
-
-    def _set_to_something_else(self, later: Iterable[Change]) -> set[Path]:
-        """Arrays to which somebody gave a value of their own: who writes the iteration's again means it."""
-        found = set()
-        for row in later:
-            for path, write in fold([row]).writes.items():
-                own = self._own.writes.get(path)
-                if own is not None and canonical(write.value) not in map(
-                    canonical, (own.value, _value(self._before, path))
-                ):
-                    found.add(path)
-        return found
-
-    def _intended(self, row: Change, first: Order) -> Change:
-        """The row without arrays that it only repeats from the iteration."""
-        if _order(row) < first:
-            return row
+    def _intended(self, row: Change) -> Change:
+        """The row without arrays that it only repeats, where the iteration repeats others or they the iteration."""
         named = insert_path if row.op == "insert" else update_path
         kept = {}
         for key, value in row.data.items():
             path = named(key)
-            if path is None or not self._is_carried(path, value):
+            bringer = None if path is None else self._brought.get((row.id, path))
+            if bringer is None or (bringer in self._ours) == (row.id in self._ours):
                 kept[key] = value
         return replace(row, data=kept)
+
+
+def _bringers(rows: Iterable[Change]) -> dict[tuple[str, Path], str]:
+    """(row, path) → the row that brought the value: for an array that is written again unaltered, an earlier one."""
+    brought: dict[tuple[str, Path], str] = {}
+    last: dict[Path, tuple[str, str]] = {}
+    for row in rows:
+        for path, write in fold([row]).writes.items():
+            value = canonical(write.value)
+            known = last.get(path)
+            repeated = known is not None and isinstance(write.value, list) and known[0] == value
+            bringer = known[1] if known is not None and repeated else row.id
+            last[path] = (value, bringer)
+            brought[row.id, path] = bringer
+    return brought
 
 
 def _differences(
