@@ -94,6 +94,7 @@ class _Record:
         self._state = fold(rows)
         shown = derive(self._state)
         self._now, self._deleted = shown.fields, shown.deleted
+        self._shown = {path: write for path, write in self._state.writes.items() if self._shows(path)}
         self._created = self._own.insert is not None and self._without.insert is None
 
     def undo(self) -> Undo | None:
@@ -107,11 +108,7 @@ class _Record:
     def _undo_creation(self) -> Undo | None:
         if self._deleted:
             return None
-        others = {
-            path
-            for path, write in self._state.writes.items()
-            if not self._is_ours(path, write) and replaced_by(self._state.writes, path) is None
-        }
+        others = {path for path, write in self._shown.items() if not self._is_ours(path, write)}
         if others:
             # Somebody works with it: taking it away would take their work along.
             self.changed_since |= others
@@ -133,8 +130,8 @@ class _Record:
                 fields[path] = former
                 present[path] = value
         for path, write in self._own.writes.items():
-            known = self._state.writes[path]
-            overwritten = not self._is_ours(path, known) or replaced_by(self._state.writes, path) is not None
+            known = self._shown.get(path)
+            overwritten = known is None or not self._is_ours(path, known)
             former, now = _value(self._before, path), _value(self._now, path)
             if overwritten and not _same(write.value, former) and not _same(now, former):
                 self.changed_since.add(path)
@@ -142,15 +139,18 @@ class _Record:
 
     def _is_untouched(self, path: Path) -> bool:
         """Whether all that shows at `path` and below was written by the iteration."""
-        shown = [
+        above = [(written, write) for written, write in self._shown.items() if path[: len(written)] == written]
+        below = [
             (written, write)
-            for written, write in self._state.writes.items()
-            if replaced_by(self._state.writes, written) is None
+            for written, write in self._shown.items()
+            if written[: len(path)] == path and written != path
         ]
-        above = [(written, write) for written, write in shown if path[: len(written)] == written]
-        below = [(written, write) for written, write in shown if written[: len(path)] == path and written != path]
         nearest = max(above, key=lambda found: len(found[0]), default=None)
         return all(self._is_ours(*found) for found in ([nearest] if nearest else []) + below)
+
+    def _shows(self, path: Path) -> bool:
+        inside = len(path) == 1 or isinstance(_value(self._now, path[:-1]), dict)
+        return inside and replaced_by(self._state.writes, path) is None
 
     def _is_ours(self, path: Path, write: Write) -> bool:
         return self._brought[write.change_id, path] in self._ours
