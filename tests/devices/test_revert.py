@@ -314,8 +314,13 @@ def rows_of(world: World) -> list[Change]:
 
 
 def visible(state: State) -> dict[Path, Write]:
-    """The writes that show: those of the paths that no later write of an object above replaced."""
-    return {path: write for path, write in state.writes.items() if replaced_by(state.writes, path) is None}
+    """The writes that show: not replaced by a later one of an object above, and not below what is no object."""
+    fields = derive(state).fields
+    return {
+        path: write
+        for path, write in state.writes.items()
+        if replaced_by(state.writes, path) is None and isinstance(value_at(fields, path[:-1]), dict)
+    }
 
 
 def owner(writes: dict[Path, Write], path: Path) -> Write | None:
