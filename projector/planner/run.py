@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any, Literal
 from zoneinfo import ZoneInfo
 
@@ -13,9 +14,10 @@ from projector.errors import ChatError, ChatUnavailableError
 from projector.llm.chat import ChatModel
 from projector.logging import get
 from projector.planner.agent import Agent
+from projector.planner.budget import Budget
 from projector.planner.cadence import InvalidCadence, next_run
 from projector.planner.catalogue import CATALOGUE
-from projector.planner.gates import Verdict, judge_mission
+from projector.planner.gates import WAITING_FOR_OTHERS, Verdict, judge_mission
 from projector.planner.ledger import ClaimedRun, Ledger
 from projector.planner.loop import Outcome, converse
 from projector.planner.mission import Mission
@@ -38,6 +40,7 @@ class Planning:
     """What every run of a worker needs."""
 
     ledger: Ledger
+    budget: Budget
     model: ChatModel
     alias: str
     max_rounds: int
@@ -64,7 +67,7 @@ async def carry_out(run: ClaimedRun, planning: Planning) -> Result:
     steps = planning.ledger.steps(run)
     asked_before = run.brief if await steps.stored() else None
     brief = _brief(asked_before, mission, agent, tools, planning)
-    verdict = await planning.ledger.admit(run, agent, brief)
+    verdict = await planning.budget.admit(run, agent, brief)
     if verdict.action != "admit":
         return await _turn_away(run, planning, verdict)
     try:
@@ -76,9 +79,16 @@ async def carry_out(run: ClaimedRun, planning: Planning) -> Result:
             steps,
             run_id=str(run.run_id),
             max_rounds=brief["maxRounds"],
+            may_ask=partial(planning.budget.may_ask, run, agent),
         )
     except ChatError as error:
         return await _try_later(run, planning, mission, error)
+    if outcome.stopped is not None:
+        if outcome.stopped.decision != "stopped-budget" or not outcome.calls:
+            # What was answered so far is stored: the run goes on from there.
+            return await _turn_away(run, planning, outcome.stopped)
+        metrics.AGENT_DECISIONS.labels(decision=outcome.stopped.decision).inc()
+        outcome.summary = f"Cut short: {outcome.stopped.reason}"
     await planning.ledger.store_plan(run, _plan(outcome, agent), sweep_after_s=planning.pace.sweep_after_s)
     crash.point("planner.after_plan_stored")
     metrics.PLANNER_ROUNDS.observe(outcome.rounds)
@@ -155,7 +165,7 @@ async def _turn_away(run: ClaimedRun, planning: Planning, verdict: Verdict) -> R
         "held",
         decision=verdict.decision,
         reason=verdict.reason,
-        wait_s=pace.hold_for_place_s if verdict.decision == "skipped-concurrency" else pace.hold_s,
+        wait_s=pace.hold_for_place_s if verdict.decision in WAITING_FOR_OTHERS else pace.hold_s,
         counts=False,
     )
     return "held"

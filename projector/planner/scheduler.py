@@ -8,6 +8,7 @@ from projector import metrics
 from projector.config import Settings
 from projector.logging import get
 from projector.planner.due import BATCH, open_due_runs, reannounce, wake_changed
+from projector.planner.effects import read_effects, wake_stopped
 from projector.planner.ledger import Pool
 
 log = get("timers")
@@ -19,6 +20,7 @@ class Scheduler:
     def __init__(self, settings: Settings, pool: Pool) -> None:
         self._pool = pool
         self._late_s = settings.reannounce_interval_s
+        self._day_cap = settings.max_tokens_per_day
 
     async def open_due_runs(self) -> int:
         """Opens a run for every mission that is due; returns how many it opened."""
@@ -41,10 +43,15 @@ class Scheduler:
         return opened
 
     async def look_after_waiting(self) -> None:
-        """Wakes held runs whose mission or agent changed, and announces again what nobody came for."""
+        """Wakes held runs whose mission or agent changed, and announces again what nobody came for.
+
+        While effects are stopped all of them wait; once they happen again, those held for their sake are woken too.
+        """
         try:
             async with self._pool.connection() as conn:
-                woken = await wake_changed(conn)
+                if (await read_effects(conn, self._day_cap)).verdict is not None:
+                    return
+                woken = await wake_changed(conn) + await wake_stopped(conn)
                 announced = await reannounce(conn, late_s=self._late_s)
         except psycopg.OperationalError as error:
             _away(error)

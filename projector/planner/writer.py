@@ -11,6 +11,7 @@ import psycopg
 from projector import metrics
 from projector.config import Settings
 from projector.logging import get
+from projector.planner.effects import are_stopped
 from projector.planner.ledger import Pool
 from projector.planner.pace import Pace
 from projector.planner.writeback import postpone, unwritten, write_back
@@ -29,11 +30,14 @@ class Writer:
         self._pool = pool
         self._ledger = ledger
         self._zone = ZoneInfo(settings.timezone)
+        self._day_cap = settings.max_tokens_per_day
         self._pace = pace or Pace()
 
     async def write(self, run_id: UUID, user_id: str) -> None:
         """Writes one plan. What cannot be written now waits in the ledger for `sweep`; nothing is lost."""
         try:
+            if await are_stopped(self._ledger, self._day_cap):
+                return
             async with self._pool.connection() as conn:
                 await write_back(conn, run_id, user_id, zone=self._zone, pace=self._pace)
         except psycopg.OperationalError as error:
@@ -48,6 +52,8 @@ class Writer:
     async def sweep(self) -> int:
         """Writes the plans whose announcement is overdue; returns how many it tried."""
         try:
+            if await are_stopped(self._ledger, self._day_cap):
+                return 0
             async with self._ledger.connection() as conn:
                 waiting = await unwritten(conn)
         except psycopg.OperationalError as error:
