@@ -58,7 +58,8 @@ async def read_effects(conn: Connection, cap: int, *, count: bool = False) -> Ef
     """
     row = await (await conn.execute(query("planner/effects"), {"count": count or cap > 0})).fetchone()
     assert row is not None, "the migration made the row, and no role may delete it"
-    effects = Effects(*row, cap)
+    stopped_at, reason, spent = row
+    effects = Effects(stopped_at, reason, spent, cap)
     for cause in CAUSES:
         metrics.EFFECTS_STOPPED.labels(cause=cause).set(effects.cause == cause)
     return effects
