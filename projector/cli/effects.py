@@ -62,7 +62,7 @@ async def effects_of(settings: Settings, change: Callable[[Connection], Awaitabl
         try:
             if change is not None:
                 await change(conn)
-            return await read_effects(conn, settings.max_tokens_per_day, count=True)
+            return await read_effects(conn, settings.max_tokens_per_day)
         except (psycopg.errors.UndefinedTable, psycopg.errors.InsufficientPrivilege) as error:
             raise NotMigratedError(f"the database is not up to date: {error.diag.message_primary}") from error
 
@@ -70,7 +70,7 @@ async def effects_of(settings: Settings, change: Callable[[Connection], Awaitabl
 def effects_text(effects: Effects) -> tuple[str, dict[str, Any]]:
     """The same for people, and as fields for scripts."""
     cap = f"of {effects.cap:,}" if effects.cap else "without a cap"
-    spent = f"{effects.spent or 0:,} tokens spent today (UTC), {cap}"
+    spent = f"{effects.spent:,} tokens spent today (UTC), {cap}"
     state = "happen" if effects.verdict is None else effects.verdict.reason.removeprefix("effects are ")
     return f"{state}; {spent}", {
         "stopped_by": effects.cause,

@@ -23,11 +23,11 @@ MAX_REASON = 300
 
 @dataclass(frozen=True, slots=True)
 class Effects:
-    """`spent`: tokens of the installation since the day began (UTC), None where nobody asked. `cap` 0: none."""
+    """`spent`: tokens of the installation since the day began (UTC). `cap` 0: none."""
 
     stopped_at: datetime | None
     reason: str | None
-    spent: int | None
+    spent: int
     cap: int
 
     @property
@@ -35,7 +35,7 @@ class Effects:
         """What stops them now; None when they happen."""
         if self.stopped_at is not None:
             return "operator"
-        if self.cap and self.spent is not None and self.spent >= self.cap:
+        if self.cap and self.spent >= self.cap:
             return "spend-cap"
         return None
 
@@ -51,12 +51,9 @@ class Effects:
         return None
 
 
-async def read_effects(conn: Connection, cap: int, *, count: bool = False) -> Effects:
-    """Asks the database, and sets the metric. Without a cap the tokens of the day are counted only if `count` says so.
-
-    `conn` is one of projector_planner, whose time zone is UTC.
-    """
-    row = await (await conn.execute(query("planner/effects"), {"count": count or cap > 0})).fetchone()
+async def read_effects(conn: Connection, cap: int) -> Effects:
+    """Asks the database, and sets the metric. `conn` is one of projector_planner, whose time zone is UTC."""
+    row = await (await conn.execute(query("planner/effects"))).fetchone()
     assert row is not None, "the migration made the row, and no role may delete it"
     stopped_at, reason, spent = row
     effects = Effects(stopped_at, reason, spent, cap)

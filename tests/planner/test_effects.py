@@ -141,7 +141,7 @@ async def test_the_days_cap_stops_calls_and_writes_by_itself_until_the_day_ends(
         await write(world, world.run(mission_id="m1"), max_tokens_per_day=100)
         assert world.ours() == []
         # The day ends: what was spent belongs to the one before.
-        world.admin.execute("update mana_ai.token_usage set ts = ts - interval '1 day'")
+        world.admin.execute("update mana_ai.token_days set day = day - 2")
         await pass_of_the_timers(world, max_tokens_per_day=100)
         await settled(world, "planned", count=2)
         await write(world, world.run(mission_id="m1"), max_tokens_per_day=1000)

@@ -1,7 +1,4 @@
--- Whether effects are stopped, and what was spent since the day began (UTC; null unless it is asked for).
+-- Whether effects are stopped, and what was spent since the day began (UTC).
 select stopped_at, reason,
-       case when %(count)s then
-           (select coalesce(sum(tokens_used), 0)::bigint from mana_ai.token_usage
-            where ts >= date_trunc('day', now(), 'UTC'))
-       end
+       coalesce((select tokens from mana_ai.token_days where day = (now() at time zone 'UTC')::date), 0)
 from mana_ai.effects
