@@ -67,6 +67,20 @@ class Budget:
             assert row is not None, "there is a lease"
             return judge_round(agent, await _load(conn, run, agent), row[0], needed)
 
+    async def charge(self, run: ClaimedRun, prompt_tokens: int, completion_tokens: int) -> None:
+        """Counts an answer that was paid for and is of no use. Raises LeaseLostError."""
+        async with self._pool.connection() as conn:
+            cursor = await conn.execute(
+                query("planner/charge"),
+                {
+                    "run_id": run.run_id,
+                    "owner": self._owner,
+                    "prompt_tokens": prompt_tokens,
+                    "completion_tokens": completion_tokens,
+                },
+            )
+            expect_lease(cursor.rowcount, run.run_id)
+
 
 async def _load(conn: Connection, run: ClaimedRun, agent: Agent) -> Load:
     cursor = await conn.execute(

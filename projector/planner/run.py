@@ -10,7 +10,7 @@ from typing import Any, Literal
 from zoneinfo import ZoneInfo
 
 from projector import crash, metrics
-from projector.errors import ChatError, ChatUnavailableError
+from projector.errors import ChatAnswerError, ChatError, ChatUnavailableError
 from projector.llm.chat import ChatModel
 from projector.logging import get
 from projector.planner.agent import Agent
@@ -82,6 +82,8 @@ async def carry_out(run: ClaimedRun, planning: Planning) -> Result:
             may_ask=partial(planning.budget.may_ask, run, agent),
         )
     except ChatError as error:
+        if isinstance(error, ChatAnswerError):
+            await planning.budget.charge(run, error.prompt_tokens, error.completion_tokens)
         return await _try_later(run, planning, mission, error)
     if outcome.stopped is not None:
         if outcome.stopped.decision != "stopped-budget" or not outcome.calls:

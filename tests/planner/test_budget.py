@@ -178,6 +178,17 @@ async def test_a_run_spends_no_more_at_a_time_than_the_largest_may(world: World)
     assert "the run may spend 10 more tokens, and needs 120" in run["plan"]["summary"]
 
 
+async def test_answers_of_no_use_count_if_the_endpoint_says_what_they_cost(world: World):
+    await world.agent(maxTokensPerDay=240)
+    await world.mission()
+    useless = Reply(body=b'{"choices":[],"usage":{"prompt_tokens":100,"completion_tokens":20}}')
+    async with Double(useless) as double:
+        run = await worked(world, double, "held")
+    assert len(double.requests) == 2
+    assert (run["decision"], run["prompt_tokens"], run["completion_tokens"]) == ("skipped-budget", 200, 40)
+    assert spent(world) == 240
+
+
 async def test_rounds_of_a_run_that_failed_count(world: World):
     await world.agent(maxTokensPerDay=240)
     await world.mission(mission="m1")
