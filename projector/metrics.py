@@ -107,6 +107,9 @@ PLANNER_DATABASE_ERRORS = Counter(
 )
 RUNS_OPENED = Counter("mana_ai_runs_opened_total", "Runs that this scheduler opened.")
 RUNS_REANNOUNCED = Counter("mana_ai_runs_reannounced_total", "Runs announced again because nobody came for them.")
+RETENTION_DELETED = Counter(
+    "mana_ai_retention_deleted_total", "Rows of the ledger that were deleted because of their age", ["kind"]
+)
 LLM_CALLS = Counter("mana_ai_llm_calls_total", "Calls of the model by their end", ["result"])
 LLM_SECONDS = Histogram(
     "mana_ai_planner_request_duration_seconds",

@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from projector.cli import cdc, demo, dev, dlq, erase, explain, rebuild, run, servers, slot, status, verify, wait
+from projector.cli import cdc, demo, dev, dlq, erase, explain, rebuild, run, runs, servers, slot, status, verify, wait
 from projector.errors import ProjectorError
 from projector.logging import configure_command
 
@@ -16,7 +16,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Streams an append-only change log into Kafka, keeps provable views of it, and plans missions from them.",
 )
-for group in (demo, dev, run, servers, status, slot, cdc, verify, rebuild, explain, dlq, erase, wait):
+for group in (demo, dev, run, servers, status, slot, cdc, verify, rebuild, explain, dlq, runs, erase, wait):
     group.register(app)
 
 
