@@ -63,10 +63,9 @@ async def test_the_database_lets_a_run_take_exactly_the_listed_ways(world: World
                     async with conn.transaction(force_rollback=True):
                         changed = await conn.execute(update, list(columns.values()))
                         assert changed.rowcount == 1
-                except psycopg.errors.RestrictViolation as refusal:
-                    assert f"cannot go from {before} to {after}" in str(refusal)
-                else:
-                    found[before].add(after)
+                except psycopg.errors.RestrictViolation:
+                    continue
+                found[before].add(after)
             world.admin.execute("delete from mana_ai.mission_runs")
     assert found == {before: after | {before} for before, after in ALLOWED.items()}
 
