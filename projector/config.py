@@ -98,6 +98,13 @@ class Settings(BaseSettings):
     reannounce_interval_s: float = Field(10.0, ge=0.1)
     timezone: str = "Europe/Berlin"
     """The owners' time zone, unless `projector zone set` gives one of their own: no record carries one."""
+    keep_runs_days: int = Field(90, ge=0, le=36_500)
+    """How long finished runs are kept, with all their steps; 0: for ever. No due time fires again when one goes."""
+    keep_steps_days: int = Field(30, ge=0, le=36_500)
+    """How long the steps of finished runs are kept, which hold answers of the model; 0: as long as the run."""
+    keep_usage_days: int = Field(400, ge=0, le=36_500)
+    """How long what was spent is kept; 0: for ever. Budgets ask for the last 24 hours, which are never deleted."""
+    retention_interval_s: float = Field(60.0, ge=0.1)
 
     # This machine
     state_dir: Path = Path(".projector")

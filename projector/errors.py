@@ -152,6 +152,10 @@ class LeaseLostError(ProjectorError):
     """Nothing to do: another worker took the run over, and this one leaves it alone."""
 
 
+class RunsRefusedError(ProjectorError):
+    """Read `projector runs show RUN-ID`: it tells the state of the run, and what may become of it."""
+
+
 class RowSecurityError(ProjectorError):
     """Take BYPASSRLS and superuser from the role: the write-back must be held to the rows of one user."""
 

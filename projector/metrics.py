@@ -118,6 +118,9 @@ POLICY_DECISIONS = Counter(
 INJECTION_MARKERS = Counter(
     "mana_ai_injection_markers_total", "Marks of an injection in text of others", ["source", "marker"]
 )
+RETENTION_DELETED = Counter(
+    "mana_ai_retention_deleted_total", "Rows of the ledger that were deleted because of their age", ["kind"]
+)
 LLM_CALLS = Counter("mana_ai_llm_calls_total", "Calls of the model by their end", ["result"])
 LLM_SECONDS = Histogram(
     "mana_ai_planner_request_duration_seconds",

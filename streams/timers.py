@@ -1,10 +1,11 @@
-"""The timers: missions that are due become runs, and runs that nobody came for are announced again."""
+"""The timers: missions that are due become runs, those that nobody came for are announced again, old ones deleted."""
 
 from __future__ import annotations
 
 import asyncio
 
 from projector.config import Settings
+from projector.planner.retention import Retention
 from projector.planner.scheduler import Scheduler
 from projector.sql.connection import pool
 from streams.app import make_app, prerequisites, serve
@@ -14,12 +15,17 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
     """Keeps time until `stop`. Any number of these may run at once."""
     if not await prerequisites(settings, stop):
         return
-    async with pool(settings, "projector_planner", size=2) as connections:
+    async with pool(settings, "projector_planner", size=3) as connections:
         scheduler = Scheduler(settings, connections)
+        retention = Retention(settings, connections)
         app = make_app(settings, "timers", kafka=False)
 
         @app.timer(settings.reannounce_interval_s)  # type: ignore[untyped-decorator]
         async def overdue() -> None:
             await scheduler.look_after_waiting()
+
+        @app.timer(settings.retention_interval_s)  # type: ignore[untyped-decorator]
+        async def over() -> None:
+            await retention.apply()
 
         await serve(app, stop, scheduler.run(stop))

@@ -16,6 +16,7 @@ from projector.cli import (
     explain,
     rebuild,
     run,
+    runs,
     servers,
     slot,
     status,
@@ -32,7 +33,24 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Streams an append-only change log into Kafka, keeps provable views of it, and plans missions from them.",
 )
-for group in (demo, dev, run, servers, status, slot, cdc, verify, rebuild, explain, dlq, effects, erase, wait, zone):
+for group in (
+    demo,
+    dev,
+    run,
+    servers,
+    status,
+    slot,
+    cdc,
+    verify,
+    rebuild,
+    explain,
+    dlq,
+    runs,
+    effects,
+    erase,
+    wait,
+    zone,
+):
     group.register(app)
 
 

@@ -234,7 +234,7 @@ async def _drop(settings: Settings, selection: Selection, yes: bool, as_json: bo
                 f"{said}: what they hold is then in no view, until the view is rebuilt" if said else "there are none",
             )
         count = 0
-        async for dropped in drop_letters(conn, selection, by=_who()):
+        async for dropped in drop_letters(conn, selection, by=who()):
             count += len(dropped)
             if as_json:
                 for one in dropped:
@@ -243,7 +243,7 @@ async def _drop(settings: Settings, selection: Selection, yes: bool, as_json: bo
         _print(f"{count} dead letters dropped")
 
 
-def _who() -> str:
+def who() -> str:
     """The user of the operating system, by number where it has no name."""
     try:
         return getpass.getuser()

@@ -1,7 +1,8 @@
 """What the planner keeps of users: the run ledger, and their time zones.
 
 Runs come first: a worker that is storing a step holds its run, so whatever it stored is there to be deleted after.
-One that has not begun to finds no run, and has lost its lease.
+One that has not begun to finds no run, and has lost its lease. Likewise what retention writes down of runs that it
+deletes is there once they are gone.
 """
 
 from __future__ import annotations
@@ -9,5 +10,6 @@ from __future__ import annotations
 from projector.sql.user_tables import UserTable
 
 TABLES = tuple(
-    UserTable("projector_planner", table) for table in ("mission_runs", "run_steps", "token_usage", "user_zones")
+    UserTable("projector_planner", table)
+    for table in ("mission_runs", "run_steps", "token_usage", "pruned_runs", "user_zones")
 )

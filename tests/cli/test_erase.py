@@ -74,6 +74,10 @@ async def work(log: Log, user: str, text: str) -> list[dict[str, Any]]:
         ),
         ("insert into mana_ai.user_zones (user_id, zone) values (%s, %s)", [user, text]),
         (
+            "insert into mana_ai.pruned_runs (user_id, mission_id, newest_due_at) values (%s, 'm0', now())",
+            [user],
+        ),
+        (
             "insert into mana_ai.cdc_dead_letters (source, lsn, ord, topic, change_id, user_id, size, reason)"
             " values (1, '0/1', 0, 't', %s, %s, 5, 'too-large')",
             [text, user],
@@ -131,7 +135,8 @@ async def test_no_byte_of_an_erased_user_stays_in_the_database(log):
     assert (await verify(settings, MISSIONS, settle_s=0)).differences == 1
     await log.admin.execute("analyze")
     tables = {f"{view.table}_1" for view in VIEWS.values()} | {"mission_snapshots_2", "dead_letters", "verify_runs"}
-    tables |= {"mission_runs", "run_steps", "token_usage", "user_zones", "cdc_dead_letters", "cdc_fill_rows"}
+    tables |= {"mission_runs", "run_steps", "token_usage", "user_zones", "pruned_runs"}
+    tables |= {"cdc_dead_letters", "cdc_fill_rows"}
     assert tables | {"sync_changes", "pg_statistic", "record_snapshots_pkey"} <= files_with(settings, MARK)
     for one in rows:
         await log.erase(one)

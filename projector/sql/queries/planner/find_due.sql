@@ -15,5 +15,9 @@ where m.status = 'active'
       select from mana_ai.mission_runs r
       where r.user_id = m.user_id and r.mission_id = m.mission_id and r.due_at = m.next_run_at
         and (r.next_attempt_at is null or r.next_attempt_at > now()))
+  -- Or it was, and so long ago that its run is no longer kept.
+  and not exists (
+      select from mana_ai.pruned_runs p
+      where p.user_id = m.user_id and p.mission_id = m.mission_id and p.newest_due_at >= m.next_run_at)
 order by m.next_run_at
 limit %(limit)s

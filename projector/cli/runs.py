@@ -1,0 +1,308 @@
+"""`projector runs`: the runs of the ledger, to look at, to take up again, to end, and the old ones to delete."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections import Counter
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Annotated, Any
+from uuid import UUID
+
+import typer
+
+from projector.cli.dlq import who
+from projector.cli.output import console, json_line
+from projector.config import Settings, load_settings
+from projector.errors import ConfigError, RunsRefusedError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from projector.planner.retention import Cutoffs
+    from projector.planner.runs import Connection, Result, Selection
+
+_TIME = "2026-06-01T10:00:00Z, or 90s, 15m, 2h, 7d ago"
+Ids = Annotated[list[str] | None, typer.Argument(metavar="[RUN-ID]...")]
+States = Annotated[list[str] | None, typer.Option("--state", help="Those in this state; may be given several times.")]
+User = Annotated[str | None, typer.Option("--user", help="Those of this user.")]
+Mission = Annotated[str | None, typer.Option("--mission", help="Those of this mission.")]
+Decision = Annotated[str | None, typer.Option("--decision", help="Those last decided so, like skipped-budget.")]
+Since = Annotated[str | None, typer.Option("--since", metavar="TIME", help=f"Those opened since {_TIME}.")]
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
+
+_AGO = re.compile(r"(\d{1,6})([smhd])", re.ASCII)
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+
+
+def register(app: typer.Typer) -> None:
+    group = typer.Typer(no_args_is_help=True, help="Look at runs of missions, take them up again, or end them.")
+    group.command("list")(list_runs)
+    group.command("show")(show)
+    group.command("retry")(retry)
+    group.command("cancel")(cancel)
+    group.command("prune")(prune)
+    app.add_typer(group, name="runs")
+
+
+def list_runs(
+    state: States = None,
+    user: User = None,
+    mission: Mission = None,
+    decision: Decision = None,
+    since: Since = None,
+    after: Annotated[str | None, typer.Option(metavar="RUN-ID", help="Go on with those older than this one.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="How many at most.")] = 100,
+    count: Annotated[bool, typer.Option("--count", help="Only how many there are in each state.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """List runs, the newest first."""
+    selection = _select(None, state, user, mission, decision, since)
+    begin = None if after is None else _parse_id(after)
+    settings = load_settings()
+    asyncio.run(_count(settings, selection, as_json) if count else _list(settings, selection, begin, limit, as_json))
+
+
+def show(
+    run: Annotated[str, typer.Argument(metavar="RUN-ID")],
+    content: Annotated[
+        bool, typer.Option("--content", help="With what its user wrote and the model answered.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show all that is known of a run: its decision, lease, plan and every step, and what happens next by itself.
+
+    Prompts, answers and arguments are shown as their size, so that this may be looked at without reading a user's
+    data. With --content they are printed; encrypted values and wrapped keys are shown by their length even then.
+    """
+    asyncio.run(_show(load_settings(), _parse_id(run), content, as_json))
+
+
+def retry(
+    ids: Ids = None,
+    state: States = None,
+    user: User = None,
+    mission: Mission = None,
+    decision: Decision = None,
+    since: Since = None,
+    as_json: AsJson = False,
+) -> None:
+    """Let runs be claimed at once, with all their attempts; exit 1 when some could not be.
+
+    Filters without --state mean held, failed and cancelled runs, and of each mission its latest alone. A run that is
+    written or at work is refused. What was paid for stays; the gates are asked again.
+    """
+    from projector.planner.runs import STUCK
+    from projector.planner.runs import retry as take_up
+
+    selection = _select(ids, state, user, mission, decision, since, otherwise=STUCK, newest=True)
+    asyncio.run(_act(load_settings(), selection, take_up, as_json))
+
+
+def cancel(
+    ids: Ids = None,
+    state: States = None,
+    user: User = None,
+    mission: Mission = None,
+    decision: Decision = None,
+    since: Since = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Really end them.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """End runs for good; exit 1 when some could not be.
+
+    Filters without --state mean runs that are not finished. A worker at one stops within a third of its lease. The due
+    time does not come back by itself: the mission runs again once a device moves it on, or after `runs retry`.
+    """
+    from projector.planner.runs import UNFINISHED
+    from projector.planner.runs import cancel as end
+
+    selection = _select(ids, state, user, mission, decision, since, otherwise=UNFINISHED)
+    settings = load_settings()
+    if not yes:
+        asyncio.run(_refuse_to_cancel(settings, selection))
+    asyncio.run(_act(settings, selection, end, as_json))
+
+
+def prune(
+    before: Annotated[
+        str | None,
+        typer.Option(metavar="TIME", help=f"Runs that ended before {_TIME}, with their steps. Default: the settings."),
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Really delete them.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Delete old finished runs, steps and usage as the timers do, at once. No due time fires again for it."""
+    from projector.planner.retention import cutoffs
+
+    settings = load_settings()
+    chosen: Cutoffs = cutoffs(settings) if before is None else {"runs": parse_time(before)}
+    asyncio.run(_prune(settings, chosen, yes, as_json))
+
+
+def parse_time(text: str) -> datetime:
+    """An instant, or how long ago it was; raises ConfigError for what is neither."""
+    from projector.fold import parse_instant
+    from projector.log.clock import to_datetime
+
+    if found := _AGO.fullmatch(text):
+        return datetime.now(UTC) - timedelta(**{_UNITS[found[2]]: int(found[1])})
+    instant = parse_instant(text)
+    if instant is None:
+        raise ConfigError(f"{text!r} is no time", f"write {_TIME}")
+    return to_datetime(instant)
+
+
+def _parse_id(text: str) -> UUID:
+    try:
+        return UUID(text)
+    except ValueError:
+        raise ConfigError(f"{text!r} is no id of a run", "`projector runs list` shows them") from None
+
+
+def _select(
+    ids: list[str] | None,
+    states: list[str] | None,
+    user: str | None,
+    mission: str | None,
+    decision: str | None,
+    since: str | None,
+    *,
+    otherwise: tuple[str, ...] = (),
+    newest: bool = False,
+) -> Selection:
+    """`otherwise` are the states that filters mean without one, and it refuses to take what nothing names."""
+    from projector.planner.runs import STATES, Selection
+
+    for state in states or ():
+        if state not in STATES:
+            raise ConfigError(f"there is no state {state!r}", f"choose among: {', '.join(STATES)}")
+    when = None if since is None else parse_time(since)
+    selection = Selection(tuple(map(_parse_id, ids or ())), tuple(states or ()), user, mission, decision, when)
+    if not otherwise or selection == Selection(selection.ids):
+        if otherwise and not selection.ids:
+            raise ConfigError("no runs are named", "give ids, or filters such as --state and --mission")
+        return selection
+    return Selection(selection.ids, selection.states or otherwise, user, mission, decision, when, newest)
+
+
+async def _list(settings: Settings, selection: Selection, after: UUID | None, limit: int, as_json: bool) -> None:
+    from projector.cli.run_text import fields, lines
+    from projector.planner.runs import PAGE, find, pages
+    from projector.sql.connection import connect
+
+    left = limit
+    async with await connect(settings, "projector_planner") as conn:
+        begin = None if after is None else await find(conn, after)
+        async for page in pages(conn, selection, after=begin, size=min(limit, PAGE)):
+            for run in page[:left]:
+                if as_json:
+                    json_line(**fields(run))
+                else:
+                    _print(*lines(run))
+            left -= len(page)
+            if left <= 0:
+                if not as_json:
+                    _print(f"perhaps there are more: --after {page[: left or None][-1].run_id}")
+                return
+
+
+async def _count(settings: Settings, selection: Selection, as_json: bool) -> None:
+    from projector.planner.runs import tally
+    from projector.sql.connection import connect
+
+    async with await connect(settings, "projector_planner") as conn:
+        for state, count in (await tally(conn, selection)).items():
+            if as_json:
+                json_line(state=state, count=count)
+            else:
+                _print(f"{state:<9} {count:>9}")
+
+
+async def _show(settings: Settings, run_id: UUID, content: bool, as_json: bool) -> None:
+    from projector.cli.run_text import detail_fields, details, fields, lines
+    from projector.planner.runs import find, read_whole
+    from projector.sql.connection import connect
+
+    async with await connect(settings, "projector_planner") as conn:
+        run = await find(conn, run_id)
+        whole, steps = await read_whole(conn, run_id)
+    if as_json:
+        json_line(**fields(run), **detail_fields(run, whole, steps, content=content))
+    else:
+        _print(*lines(run), *details(run, whole, steps, content=content))
+
+
+async def _act(
+    settings: Settings, selection: Selection, act: Callable[..., AsyncIterator[Result]], as_json: bool
+) -> None:
+    from projector import logging
+    from projector.planner.runs import FAILURES
+    from projector.sql.connection import connect
+
+    logging.configure(settings, "runs")
+    counts: Counter[str] = Counter()
+    async with await connect(settings, "projector_planner") as conn:
+        async for result in act(conn, selection, by=who()):
+            counts[result.outcome] += 1
+            if as_json:
+                json_line(**result._asdict())
+            else:
+                _print(f"{result.run_id} {result.before or '-':<9} {result.outcome:<9} {result.detail}")
+    if not as_json:
+        said = ", ".join(f"{count:,} {outcome}" for outcome, count in counts.items())
+        _print(f"done: {said or 'nothing, no run is meant'}")
+    if failed := sum(counts[outcome] for outcome in FAILURES):
+        raise RunsRefusedError(f"{failed} runs stay as they are")
+
+
+async def _refuse_to_cancel(settings: Settings, selection: Selection) -> None:
+    from projector.planner.runs import tally
+    from projector.sql.connection import connect
+
+    async with await connect(settings, "projector_planner") as conn:
+        counts = await tally(conn, selection)
+    written = counts.pop("written", 0)
+    said = ", ".join(f"{count} {state}" for state, count in counts.items())
+    stays = f"; {written} written stay as they are" if written else ""
+    raise ConfigError(
+        f"{sum(counts.values())} runs were not cancelled: --yes is missing",
+        (f"{said}: they would end, and their due times not come back by themselves" if said else "there are none")
+        + stays,
+    )
+
+
+async def _prune(settings: Settings, before: Cutoffs, yes: bool, as_json: bool) -> None:
+    from projector.planner.retention import count_prunable
+    from projector.sql.connection import connect
+
+    async with await connect(settings, "projector_planner") as conn:
+        counts = await count_prunable(conn, before)
+        if not yes:
+            raise ConfigError(
+                f"{sum(counts.values())} rows were not deleted: --yes is missing",
+                ", ".join(
+                    f"{count} {kind} older than {before[kind]:%Y-%m-%dT%H:%M:%SZ}"
+                    for kind, count in counts.items()
+                    if kind in before
+                )
+                or "the settings keep everything",
+            )
+        await _delete(conn, before, counts, as_json)
+
+
+async def _delete(conn: Connection, before: Cutoffs, counts: dict[Any, int], as_json: bool) -> None:
+    from projector.planner.retention import prune as delete
+
+    deleted: Counter[str] = Counter()
+    async for kind, rows in delete(conn, before):
+        deleted[kind] += rows
+        if as_json:
+            json_line(kind=kind, deleted=deleted[kind], of=counts[kind])
+        else:
+            _print(f"{kind:<6} {deleted[kind]:>9,} of {counts[kind]:,} deleted")
+
+
+def _print(*lines: str) -> None:
+    for line in lines:
+        console().print(line, markup=False, emoji=False, soft_wrap=True)

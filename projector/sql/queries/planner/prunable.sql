@@ -1,0 +1,10 @@
+-- How many rows the three deletions would take in the end; a null takes none.
+select (select count(*)
+        from mana_ai.run_steps s join mana_ai.mission_runs r using (run_id)
+        where s.created_at < %(steps)s and r.finished_at < %(steps)s),
+       (select count(*)
+        from mana_ai.mission_runs
+        where finished_at < %(runs)s and (next_attempt_at is null or next_attempt_at <= now())),
+       (select count(*)
+        from mana_ai.token_usage
+        where ts < %(usage)s and ts < now() - interval '24 hours')
