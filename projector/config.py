@@ -89,6 +89,10 @@ class Settings(BaseSettings):
     planner_max_rounds: int = Field(5, ge=1, le=50)
     policy_mode: Literal["off", "log-only", "enforce"] = "log-only"
     """What becomes of a call that destroys unasked or comes too often: nothing, a count and a log line, a refusal."""
+    max_tokens_per_run: int = Field(100_000, ge=1)
+    """What a run reserves of its agent's tokens when it begins, at most what is left, and may spend at a time."""
+    max_tokens_per_day: int = Field(0, ge=0)
+    """What the whole installation may spend in a day (UTC) before effects stop until the next; 0: no cap."""
     lease_s: float = Field(60.0, ge=1)
     due_interval_s: float = Field(1.0, ge=0.05)
     reannounce_interval_s: float = Field(10.0, ge=0.1)

@@ -177,6 +177,11 @@ class ChatUnavailableError(ChatError):
 class ChatAnswerError(ChatError):
     """The endpoint answered, but not as an OpenAI-compatible one; the run is tried again by itself."""
 
+    def __init__(self, message: str, prompt_tokens: int = 0, completion_tokens: int = 0) -> None:
+        super().__init__(message)
+        self.prompt_tokens = prompt_tokens
+        self.completion_tokens = completion_tokens
+
 
 class ChatRefusedError(ChatError):
     """Check PROJECTOR_LLM_API_KEY and PROJECTOR_LLM_MODEL: the endpoint refuses this request each time."""

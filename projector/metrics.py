@@ -99,6 +99,9 @@ VIEW_COMMIT_TO_ROW_SECONDS = Histogram(
 AGENT_DECISIONS = Counter(
     "mana_ai_agent_decisions_total", "What the gates and the write-back decided about a run", ["decision"]
 )
+EFFECTS_STOPPED = Gauge(
+    "mana_ai_effects_stopped", "1 while neither the model is asked nor a plan written, by what stops it", ["cause"]
+)
 PLANNER_RUNS = Counter("mana_ai_planner_runs_total", "Attempts of runs by how they ended", ["result"])
 PLANNER_RUNNING = Gauge("mana_ai_planner_running", "Runs that this worker carries out now.")
 PLANNER_ROUNDS = Histogram("mana_ai_planner_rounds", "Rounds of a planned run", buckets=(1, 2, 3, 4, 5))

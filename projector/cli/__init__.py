@@ -6,7 +6,23 @@ import sys
 
 import typer
 
-from projector.cli import cdc, demo, dev, dlq, erase, explain, rebuild, run, servers, slot, status, verify, wait, zone
+from projector.cli import (
+    cdc,
+    demo,
+    dev,
+    dlq,
+    effects,
+    erase,
+    explain,
+    rebuild,
+    run,
+    servers,
+    slot,
+    status,
+    verify,
+    wait,
+    zone,
+)
 from projector.errors import ProjectorError
 from projector.logging import configure_command
 
@@ -16,7 +32,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Streams an append-only change log into Kafka, keeps provable views of it, and plans missions from them.",
 )
-for group in (demo, dev, run, servers, status, slot, cdc, verify, rebuild, explain, dlq, erase, wait, zone):
+for group in (demo, dev, run, servers, status, slot, cdc, verify, rebuild, explain, dlq, effects, erase, wait, zone):
     group.register(app)
 
 

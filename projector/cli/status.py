@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from projector.cli.effects import effects_of, effects_text
 from projector.cli.output import console, json_line
 from projector.config import Settings, load_settings
-from projector.errors import CheckFailedError
+from projector.errors import CheckFailedError, ProjectorError
 
 if TYPE_CHECKING:
     from projector.cdc.health import Health
+    from projector.planner.effects import Effects
     from projector.views.status import Answer, Fill, Mark, Source, Status, ViewStatus
 
 WATCH_S = 2.0
@@ -51,17 +53,27 @@ async def _show(settings: Settings, *, watch: bool, as_json: bool) -> list[str]:
     previous: Health | None = None
     while True:
         found = await read_status(settings, previous)
-        for stage, text, fields in lines(found):
+        effects = await _effects(settings)
+        for stage, text, fields in (*lines(found), _line("effects", effects, effects_text)):
             if as_json:
                 json_line(stage=stage, **fields)
             else:
                 console().print(f"{stage:<14} {text}", markup=False, soft_wrap=True)
         if not watch:
-            return found.problems
+            return list(dict.fromkeys([*found.problems, *([effects.problem] if effects.problem else [])]))
         previous = found.source.value.health if found.source.value else None
         if not as_json:
             console().print()
         await asyncio.sleep(WATCH_S)
+
+
+async def _effects(settings: Settings) -> Answer[Effects]:
+    from projector.views.status import Answer
+
+    try:
+        return Answer(await effects_of(settings))
+    except ProjectorError as error:
+        return Answer(problem=error.message)
 
 
 def lines(status: Status) -> Iterator[Line]:

@@ -9,24 +9,26 @@ import orjson
 from projector.errors import ChatAnswerError
 from projector.llm.chat import Completion, ToolCall
 
+MAX_TOKENS = 1_000_000_000
+"""More than any call costs, and little enough to be added up for ever."""
 KNOWN_FINISH = {"stop", "tool_calls", "length", "content_filter"}
 
 
 def completion_of(body: bytes) -> Completion:
-    """Raises ChatAnswerError when there is no usable first choice. Missing usage counts as 0 tokens."""
+    """Raises ChatAnswerError, with what it cost, when there is no usable first choice. Missing usage is 0 tokens."""
     try:
         answer = orjson.loads(body)
     except orjson.JSONDecodeError as error:
         raise ChatAnswerError(f"the endpoint's answer is no JSON: {error}") from None
+    usage = answer.get("usage") if isinstance(answer, dict) else None
+    prompt, completed = _count(usage, "prompt_tokens"), _count(usage, "completion_tokens")
     try:
         choice = answer["choices"][0]
         message = choice["message"]
         content, calls = message.get("content"), message.get("tool_calls") or []
         tool_calls = tuple(_tool_call(call) for call in calls)
-        usage = answer.get("usage") or {}
-        prompt, completed = _count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens"))
     except (KeyError, IndexError, TypeError, AttributeError):
-        raise ChatAnswerError("the endpoint's answer has no usable choice") from None
+        raise ChatAnswerError("the endpoint's answer has no usable choice", prompt, completed) from None
     finish = choice.get("finish_reason")
     return Completion(
         content=content if isinstance(content, str) else None,
@@ -61,5 +63,6 @@ def _tool_call(call: Any) -> ToolCall:
     )
 
 
-def _count(value: object) -> int:
-    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
+def _count(usage: object, kind: str) -> int:
+    value = usage.get(kind) if isinstance(usage, dict) else None
+    return min(value, MAX_TOKENS) if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0

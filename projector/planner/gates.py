@@ -21,7 +21,14 @@ Decision = Literal[
     "skipped-paused",
     "skipped-concurrency",
     "skipped-budget",
+    "skipped-reserved",
+    "stopped-budget",
+    "skipped-stopped",
+    "skipped-spend-cap",
 ]
+
+WAITING_FOR_OTHERS = ("skipped-concurrency", "skipped-reserved")
+"""Decisions that the end of another run of the agent may turn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +46,11 @@ class Situation:
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """Runs of the agent besides this one, and tokens it spent in the last 24 hours."""
+    """Runs of the agent besides this one, tokens it spent in the last 24 hours, and tokens those runs have reserved."""
 
     running: int
     tokens: int
+    reserved: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +90,34 @@ def judge_load(agent: Agent, load: Load) -> Verdict:
             "hold", "skipped-concurrency", f"the agent runs {load.running} of {agent.max_concurrent} missions at once"
         )
     if agent.daily_tokens is not None and load.tokens >= agent.daily_tokens:
-        return Verdict(
-            "hold", "skipped-budget", f"the agent spent {load.tokens} of {agent.daily_tokens} tokens in 24 hours"
-        )
+        return Verdict("hold", "skipped-budget", _spent(load, agent.daily_tokens))
+    left = tokens_left(agent, load)
+    if left is not None and left <= 0:
+        assert agent.daily_tokens is not None
+        reason = f"{_spent(load, agent.daily_tokens)}, and its other runs have reserved the rest"
+        return Verdict("hold", "skipped-reserved", reason)
     return Verdict("admit", "admitted")
+
+
+def judge_round(agent: Agent, load: Load, allowance: int, needed: int) -> Verdict | None:
+    """What stands against one more round of an admitted run; None when nothing does.
+
+    `allowance` is what the run has left of its reservation, `needed` what the round will cost at least.
+    """
+    left = tokens_left(agent, load)
+    if left is not None and left < needed:
+        assert agent.daily_tokens is not None
+        reason = f"{_spent(load, agent.daily_tokens)}, and the next round needs {needed}"
+        return Verdict("hold", "stopped-budget", reason)
+    if allowance < needed:
+        return Verdict("hold", "stopped-budget", f"the run may spend {allowance} more tokens, and needs {needed}")
+    return None
+
+
+def tokens_left(agent: Agent, load: Load) -> int | None:
+    """What the agent may spend now beside what its other runs have reserved; None without a cap. May be negative."""
+    return None if agent.daily_tokens is None else agent.daily_tokens - load.tokens - load.reserved
+
+
+def _spent(load: Load, cap: int) -> str:
+    return f"the agent spent {load.tokens} of {cap} tokens in 24 hours"

@@ -15,9 +15,9 @@ from psycopg_pool import AsyncConnectionPool
 
 from projector.config import Settings
 from projector.errors import LeaseLostError, NotMigratedError
-from projector.planner.agent import Agent, agent_of
+from projector.planner.agent import agent_of
 from projector.planner.backoff import Failures
-from projector.planner.gates import Load, Situation, Verdict, judge_load
+from projector.planner.gates import WAITING_FOR_OTHERS, Situation
 from projector.planner.loop import Step
 from projector.planner.mission import DEFAULT_AGENT, mission_of
 from projector.sql import query
@@ -48,7 +48,7 @@ async def check_ledger(settings: Settings) -> None:
     conn = await connect(settings, "projector_planner")
     async with conn:
         # The newest of its tables.
-        row = await (await conn.execute("select to_regclass('mana_ai.user_zones') is not null")).fetchone()
+        row = await (await conn.execute("select to_regproc('mana_ai.tell_due') is not null")).fetchone()
     if row != (True,):
         raise NotMigratedError("this database has no run ledger, or an older one")
 
@@ -114,31 +114,6 @@ class Ledger:
         async with self._pool.connection() as conn:
             return await failures_of(conn, run.user_id, run.mission_id)
 
-    async def admit(self, run: ClaimedRun, agent: Agent, brief: dict[str, Any]) -> Verdict:
-        """Asks the gates that depend on what the agent has in hand, one run of the agent at a time.
-
-        When they agree, the run counts against the agent's limit from here on, and `brief` is what will be asked.
-        """
-        key = {"user_id": run.user_id, "agent_id": agent.id}
-        async with self._pool.connection() as conn, conn.transaction():
-            await conn.execute(query("planner/lock_agent"), key)
-            cursor = await conn.execute(query("planner/agent_load"), key | {"run_id": run.run_id})
-            row = await cursor.fetchone()
-            assert row is not None, "an aggregate always gives one row"
-            verdict = judge_load(agent, Load(*row))
-            if verdict.action == "admit":
-                cursor = await conn.execute(
-                    query("planner/admit"),
-                    {
-                        "run_id": run.run_id,
-                        "owner": self.owner,
-                        "agent_id": agent.id,
-                        "brief": Jsonb(brief),
-                    },
-                )
-                _expect_lease(cursor.rowcount, run.run_id)
-            return verdict
-
     def steps(self, run: ClaimedRun) -> LedgerSteps:
         """The step log of one run."""
         return LedgerSteps(self._pool, self.owner, run.run_id)
@@ -160,7 +135,7 @@ class Ledger:
                     "sweep_after_s": sweep_after_s,
                 },
             )
-            _expect_lease(cursor.rowcount, run.run_id)
+            expect_lease(cursor.rowcount, run.run_id)
             await self._wake_held(conn, run)
 
     async def settle(
@@ -190,8 +165,8 @@ class Ledger:
                     "counts": counts,
                 },
             )
-            _expect_lease(cursor.rowcount, run.run_id)
-            if decision != "skipped-concurrency":
+            expect_lease(cursor.rowcount, run.run_id)
+            if decision not in WAITING_FOR_OTHERS:
                 await self._wake_held(conn, run)
 
     @staticmethod
@@ -227,9 +202,10 @@ class LedgerSteps:
                     "completion_tokens": step.completion_tokens,
                 },
             )
-            _expect_lease(cursor.rowcount, self._run_id)
+            expect_lease(cursor.rowcount, self._run_id)
 
 
-def _expect_lease(rows: int, run_id: UUID) -> None:
+def expect_lease(rows: int, run_id: UUID) -> None:
+    """Raises LeaseLostError when a statement that asks for the lease found no row."""
     if rows == 0:
         raise LeaseLostError(f"the lease of run {run_id} is no longer held here")

@@ -7,7 +7,7 @@ the stored ones, as long as the request that led to them is the same, and asks o
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -16,6 +16,7 @@ import orjson
 from projector import crash, metrics
 from projector.llm.chat import ChatModel, Completion, Message, ToolCall
 from projector.planner.ciphertext import scrub
+from projector.planner.gates import Verdict
 from projector.planner.prompt import Prompt
 from projector.planner.storable import storable
 from projector.planner.tools import (
@@ -29,10 +30,12 @@ from projector.planner.tools import (
     without_nulls,
 )
 
-StopReason = Literal["assistant-stop", "no-tool-calls", "max-rounds"]
+StopReason = Literal["assistant-stop", "no-tool-calls", "max-rounds", "budget"]
 StepKind = Literal["llm", "tool"]
 Judge = Callable[[Tool, dict[str, Any]], str]
 """Asked of a call that holds: a reminder to go along with the answer, or ''; raises RejectedCall."""
+MayAsk = Callable[[int], Awaitable[Verdict | None]]
+"""Asked before each call that has to be paid for: what stands against one of at least so many tokens."""
 
 MAX_STEPS = 25
 MAX_CALLS_PER_ROUND = 50
@@ -71,6 +74,20 @@ class Outcome:
     rejected: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    stopped: Verdict | None = None
+    """Why the model was not asked any more, if it was not for reasons of the conversation."""
+
+
+class CallStopped(Exception):
+    """The model may not be asked now."""
+
+    def __init__(self, verdict: Verdict) -> None:
+        super().__init__(verdict.reason)
+        self.verdict = verdict
+
+
+async def _always(needed: int) -> None:
+    return None
 
 
 async def converse(
@@ -83,9 +100,10 @@ async def converse(
     run_id: str,
     max_rounds: int,
     judge: Judge = lambda tool, arguments: "",
+    may_ask: MayAsk = _always,
 ) -> Outcome:
     """Leads the conversation to its end. Errors of the model and of the log pass through."""
-    conversation = _Conversation(model, alias, tools, log, run_id, judge)
+    conversation = _Conversation(model, alias, tools, log, run_id, judge, may_ask)
     await conversation.load()
     outcome = Outcome()
     messages: list[Message] = [
@@ -93,7 +111,12 @@ async def converse(
         {"role": "user", "content": prompt.user},
     ]
     for outcome.rounds in range(1, max_rounds + 1):
-        answer = await conversation.ask(messages)
+        try:
+            answer = await conversation.ask(messages)
+        except CallStopped as stop:
+            outcome.rounds -= 1
+            outcome.stopped, outcome.stop_reason = stop.verdict, "budget"
+            break
         outcome.prompt_tokens += answer.prompt_tokens
         outcome.completion_tokens += answer.completion_tokens
         calls = _with_ids(answer.tool_calls, outcome.rounds)
@@ -110,7 +133,14 @@ async def converse(
 
 class _Conversation:
     def __init__(
-        self, model: ChatModel, alias: str, tools: Sequence[Tool], log: StepLog, run_id: str, judge: Judge
+        self,
+        model: ChatModel,
+        alias: str,
+        tools: Sequence[Tool],
+        log: StepLog,
+        run_id: str,
+        judge: Judge,
+        may_ask: MayAsk,
     ) -> None:
         self._model = model
         self._alias = alias
@@ -119,6 +149,9 @@ class _Conversation:
         self._log = log
         self._run_id = run_id
         self._asked = judge
+        self._may_ask = may_ask
+        # A round sends all that the one before sent, and its answer: it costs no less.
+        self._needed = 1
         self._seq = 0
         self._stored: dict[int, Step] = {}
 
@@ -131,6 +164,9 @@ class _Conversation:
         digest = _digest([self._alias, request, self._schemas])
         kept = self._take("llm", digest)
         if kept is None:
+            verdict = await self._may_ask(self._needed)
+            if verdict is not None:
+                raise CallStopped(verdict)
             answer = await self._model.complete(self._alias, request, self._schemas, run_id=self._run_id)
             crash.point("planner.after_llm_before_store")
             kept = Step(
@@ -143,6 +179,7 @@ class _Conversation:
             )
             await self._log.store(kept)
             crash.point("planner.after_step_stored")
+        self._needed = max(1, kept.prompt_tokens + kept.completion_tokens)
         return _completion(kept)
 
     async def carry_out(self, call: ToolCall, outcome: Outcome) -> dict[str, Any]:

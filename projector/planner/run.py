@@ -9,13 +9,14 @@ from functools import partial
 from typing import Any, Literal
 
 from projector import crash, metrics
-from projector.errors import ChatError, ChatUnavailableError
+from projector.errors import ChatAnswerError, ChatError, ChatUnavailableError
 from projector.llm.chat import ChatModel
 from projector.logging import get
 from projector.planner.agent import Agent
 from projector.planner.backoff import held, retry_s
+from projector.planner.budget import Budget
 from projector.planner.catalogue import CATALOGUE_DIGEST, PLANNABLE
-from projector.planner.gates import Verdict, judge_mission
+from projector.planner.gates import WAITING_FOR_OTHERS, Verdict, judge_mission
 from projector.planner.guard import Guard
 from projector.planner.ledger import ClaimedRun, Ledger
 from projector.planner.loop import Outcome, converse
@@ -53,6 +54,7 @@ class Planning:
     """What every run of a worker needs."""
 
     ledger: Ledger
+    budget: Budget
     model: ChatModel
     alias: str
     max_rounds: int
@@ -83,7 +85,7 @@ async def carry_out(run: ClaimedRun, planning: Planning) -> Result:
     steps = planning.ledger.steps(run)
     asked_before = run.brief if await steps.stored() else None
     brief = _brief(asked_before, mission, agent, tools, planning)
-    verdict = await planning.ledger.admit(run, agent, brief)
+    verdict = await planning.budget.admit(run, agent, brief)
     if verdict.action != "admit":
         return await _turn_away(run, planning, verdict)
     try:
@@ -96,12 +98,21 @@ async def carry_out(run: ClaimedRun, planning: Planning) -> Result:
             run_id=str(run.run_id),
             max_rounds=brief["maxRounds"],
             judge=partial(planning.guard.judge, run.user_id, agent.policy),
+            may_ask=partial(planning.budget.may_ask, run, agent),
         )
     except ChatError as error:
+        if isinstance(error, ChatAnswerError):
+            await planning.budget.charge(run, error.prompt_tokens, error.completion_tokens)
         if not error.transient:
             return await _fail(run, planning, _REFUSED, error.message)
         asked_s = error.retry_after_s if isinstance(error, ChatUnavailableError) else None
         return await _try_later(run, planning, _UNAVAILABLE, error.message, asked_s)
+    if outcome.stopped is not None:
+        if outcome.stopped.decision != "stopped-budget" or not outcome.calls:
+            # What was answered so far is stored: the run goes on from there.
+            return await _turn_away(run, planning, outcome.stopped)
+        metrics.AGENT_DECISIONS.labels(decision=outcome.stopped.decision).inc()
+        outcome.summary = f"Cut short: {outcome.stopped.reason}"
     await planning.ledger.store_plan(run, _plan(outcome, agent), sweep_after_s=planning.pace.sweep_after_s)
     crash.point("planner.after_plan_stored")
     metrics.PLANNER_ROUNDS.observe(outcome.rounds)
@@ -175,7 +186,7 @@ async def _turn_away(run: ClaimedRun, planning: Planning, verdict: Verdict, *, w
         )
         return "cancelled"
     if wait_s is None:
-        wait_s = pace.hold_for_place_s if verdict.decision == "skipped-concurrency" else pace.hold_s
+        wait_s = pace.hold_for_place_s if verdict.decision in WAITING_FOR_OTHERS else pace.hold_s
     await planning.ledger.settle(
         run, "held", decision=verdict.decision, reason=verdict.reason, wait_s=wait_s, counts=False
     )

@@ -11,6 +11,7 @@ from projector.config import Settings
 from projector.errors import DatabaseUnavailableError
 from projector.logging import get
 from projector.planner.due import BATCH, open_due_runs, reannounce, until_next_due, wake_changed
+from projector.planner.effects import read_effects, wake_stopped
 from projector.planner.ledger import Connection, Pool
 from projector.sql import query
 from projector.sql.connection import connect
@@ -30,6 +31,7 @@ class Scheduler:
         self._pool = pool
         self._interval_s = settings.due_interval_s
         self._late_s = settings.reannounce_interval_s
+        self._day_cap = settings.max_tokens_per_day
 
     async def run(self, stop: asyncio.Event) -> None:
         """Opens due runs until `stop`: when a mission's row says that it is due now, when the next one's time has
@@ -76,10 +78,15 @@ class Scheduler:
         return opened
 
     async def look_after_waiting(self) -> None:
-        """Wakes held runs whose mission or agent changed, and announces again what nobody came for."""
+        """Wakes held runs whose mission or agent changed, and announces again what nobody came for.
+
+        While effects are stopped all of them wait; once they happen again, those held for their sake are woken too.
+        """
         try:
             async with self._pool.connection() as conn:
-                woken = await wake_changed(conn)
+                if (await read_effects(conn, self._day_cap)).verdict is not None:
+                    return
+                woken = await wake_changed(conn) + await wake_stopped(conn)
                 announced = await reannounce(conn, late_s=self._late_s)
         except psycopg.OperationalError as error:
             _away(error)

@@ -14,6 +14,7 @@ from projector.config import Settings
 from projector.errors import LeaseLostError
 from projector.llm.chat import ChatModel
 from projector.logging import get
+from projector.planner.budget import Budget
 from projector.planner.guard import Guard
 from projector.planner.ledger import ClaimedRun, Ledger, Pool
 from projector.planner.pace import Pace
@@ -35,9 +36,11 @@ class Worker:
         # One user's runs leave room for others, however long they take.
         self._per_user = max(1, settings.planner_workers // 2)
         self._lease_s = settings.lease_s
-        self._ledger = Ledger(pool, f"{socket.gethostname()}:{os.getpid()}:{uuid4().hex[:8]}", settings.lease_s)
+        owner = f"{socket.gethostname()}:{os.getpid()}:{uuid4().hex[:8]}"
+        self._ledger = Ledger(pool, owner, settings.lease_s)
         self._planning = Planning(
             ledger=self._ledger,
+            budget=Budget(pool, owner, run=settings.max_tokens_per_run, day=settings.max_tokens_per_day),
             model=model,
             alias=settings.llm_model,
             max_rounds=settings.planner_max_rounds,

@@ -13,6 +13,7 @@ from projector import metrics
 from projector.config import Settings
 from projector.logging import get
 from projector.planner.cadence import names_times
+from projector.planner.effects import are_stopped
 from projector.planner.first_time import timeless, write_first_time
 from projector.planner.ledger import Pool
 from projector.planner.pace import Pace
@@ -30,11 +31,14 @@ class Writer:
         self._pool = pool
         self._ledger = ledger
         self._zone = ZoneInfo(settings.timezone)
+        self._day_cap = settings.max_tokens_per_day
         self._pace = pace or Pace()
 
     async def write(self, run_id: UUID, user_id: str) -> None:
         """Writes one plan. What cannot be written now waits in the ledger for `sweep`; nothing is lost."""
         try:
+            if await are_stopped(self._ledger, self._day_cap):
+                return
             async with self._pool.connection() as conn:
                 await write_back(conn, run_id, user_id, zone=self._zone, pace=self._pace)
         except psycopg.OperationalError as error:
@@ -51,6 +55,8 @@ class Writer:
     async def sweep(self) -> int:
         """Writes the plans whose announcement is overdue; returns how many it tried."""
         try:
+            if await are_stopped(self._ledger, self._day_cap):
+                return 0
             async with self._ledger.connection() as conn:
                 waiting = await unwritten(conn)
         except psycopg.OperationalError as error:
@@ -64,6 +70,8 @@ class Writer:
     async def give_first_times(self) -> int:
         """Gives missions with a cron expression that have no time their first one; returns how many."""
         try:
+            if await are_stopped(self._ledger, self._day_cap):
+                return 0
             async with self._ledger.connection() as conn:
                 found = [mission async for mission in timeless(conn)]
         except psycopg.OperationalError as error:
@@ -94,6 +102,8 @@ class Writer:
         rest_s = self._pace.restore_rest_s
         restored = 0
         try:
+            if await are_stopped(self._ledger, self._day_cap):
+                return 0
             async with self._ledger.connection() as conn:
                 missions = await missions_with_dropped(conn, rest_s=rest_s)
             for user_id, mission_id in missions:

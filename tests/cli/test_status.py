@@ -198,7 +198,9 @@ async def test_without_kafka_the_database_still_tells_how_stale_the_views_are(wo
 async def test_without_the_database_every_stage_says_so_and_the_exit_status_is_one(settings: Settings) -> None:
     away = settings.model_copy(update={"database_url": SecretStr("postgresql://nobody@127.0.0.1:1/x")})
     shown = stages(away, expected=1)
-    assert {"source", "fill", "topics", "dead letters", "runs", *(f"view {name}" for name in VIEWS)} == set(shown)
+    assert {"source", "fill", "topics", "dead letters", "runs", "effects", *(f"view {name}" for name in VIEWS)} == set(
+        shown
+    )
     assert "cannot connect to PostgreSQL" in shown["source"]["problem"]
     done = run(away, "status")
     assert done.stderr.startswith("error: cannot connect to PostgreSQL")

@@ -286,6 +286,12 @@ def test_an_empty_form_does_not_take_feedback_away_and_a_new_text_does():
     assert join_iteration(known, {"id": "I", "startedAt": at(1)})["plan"] == []
 
 
+def test_a_copy_that_knows_less_takes_neither_the_whole_status_nor_what_was_approved():
+    approved = iteration(step(status="staged", decidedBy="user"), overallStatus="approved")
+    edited = iteration(step(status="staged", intent={"kind": "toolCall", "toolName": "create_task", "params": {}}))
+    assert join_iteration(approved, edited) == approved
+
+
 ACTIONS = ["approve", "reject", "run", "fail", "pull", "pull", "push", "rename", "server", "reload"]
 
 

@@ -34,6 +34,9 @@ def test_a_step_that_has_a_proposal_is_not_staged_again():
     house.server(iteration(step(status="staged", proposalId="p-of-another")))
     assert house.pull(house.review) == 0
     assert [proposal.id for proposal in house.review.proposals()] == ["p-of-another"]
+    house.server(iteration(step(proposalId="p-of-another"), step(1, proposalId="p-2")))
+    house.pull(house.review)
+    assert [proposal.id for proposal in house.review.proposals()] == ["p-of-another", "p-2"]
 
 
 @pytest.mark.parametrize("source", [{"source": None}, {"source": "browser"}])

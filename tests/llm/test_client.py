@@ -79,6 +79,13 @@ async def test_missing_usage_counts_as_nothing():
     assert (answer.prompt_tokens, answer.completion_tokens, answer.finish_reason) == (0, 0, "stop")
 
 
+async def test_an_answer_of_no_use_says_what_it_cost_and_no_cost_is_beyond_counting():
+    usage = b'"usage":{"prompt_tokens":18446744073709551615,"completion_tokens":20}'
+    found = await failure(Reply(body=b'{"choices":[],' + usage + b"}"))
+    assert isinstance(found, ChatAnswerError)
+    assert (found.prompt_tokens, found.completion_tokens) == (10**9, 20)
+
+
 @pytest.mark.parametrize("status", [408, 429, 500, 502, 503])
 async def test_an_endpoint_in_trouble_is_worth_another_try(status):
     found = await failure(error(status, {"detail": {"kind": "rate_limit", "message": "slow"}}))

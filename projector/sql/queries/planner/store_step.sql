@@ -1,8 +1,10 @@
--- One step and what it cost, while the lease holds. A step of the same number belonged to another conversation.
+-- One step and what it cost, while the lease holds: what was reserved is spent now. A step of the same number belonged
+-- to another conversation.
 with held as (
     update mana_ai.mission_runs
     set prompt_tokens = prompt_tokens + %(prompt_tokens)s,
         completion_tokens = completion_tokens + %(completion_tokens)s,
+        reserved_tokens = greatest(0, reserved_tokens - (%(prompt_tokens)s::bigint + %(completion_tokens)s)),
         updated_at = now()
     where run_id = %(run_id)s and lease_owner = %(owner)s and state = 'running'
     returning run_id, user_id, agent_id, mission_id

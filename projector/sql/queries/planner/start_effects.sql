@@ -1,0 +1,1 @@
+update mana_ai.effects set stopped_at = null, reason = null
