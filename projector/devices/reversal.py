@@ -129,7 +129,7 @@ class _Record:
             else:
                 fields[path] = former
                 present[path] = value
-        for path, write in self._own.writes.items():
+        for path, write in self._own.all_writes().items():
             known = self._shown.get(path)
             overwritten = known is None or not self._is_ours(path, known)
             former, now = _value(self._before, path), _value(self._now, path)
@@ -172,7 +172,7 @@ def _bringers(rows: Iterable[Change]) -> dict[tuple[str, Path], str]:
     brought: dict[tuple[str, Path], str] = {}
     last: dict[Path, tuple[str, str]] = {}
     for row in rows:
-        for path, write in fold([row]).writes.items():
+        for path, write in fold([row]).all_writes().items():
             value = canonical(write.value)
             known = last.get(path)
             repeated = known is not None and isinstance(write.value, list) and known[0] == value

@@ -65,6 +65,10 @@ class State:
         self.deep = False
         """Whether some path has more than one segment; follows from `writes`."""
 
+    def all_writes(self) -> dict[Path, Write]:
+        """`writes` as if no delete had been passed over: of one row alone, all that it writes."""
+        return {**self.writes, DELETED_AT: self.early[-1]} if self.early else self.writes
+
     def newest_instant(self, paths: Iterable[Path]) -> int | None:
         """The largest instant written to any of `paths`, for a writer that has to beat it."""
         instants = [self.writes[path].instant for path in paths if path in self.writes]

@@ -127,8 +127,8 @@ def explain(entries: Iterable[Entry], *, keep: int = BEATEN) -> Explanation:
     over = [one for one in by_id.values() if one.change.op == "delete" and passed_over(state, _order(one.change))]
     for entry in by_id.values():
         alone = fold([entry.change])
-        counting = alone.early if state.first is not None and entry not in over else ()
-        for path, write in (*alone.writes.items(), *((DELETED_AT, write) for write in counting)):
+        counts = state.first is not None and entry not in over
+        for path, write in (alone.all_writes() if counts else alone.writes).items():
             written[path].append(Beaten(write, entry))
     record = derive(state)
     for every in written.values():

@@ -93,7 +93,7 @@ def _named(state: State) -> set[str]:
 def _contradicts(state: State, change: Change) -> bool:
     """Whether the state has something in the name of this change that is not in it."""
     own = fold([change])
-    own_writes = dict(_writes(own))
+    own_writes = own.all_writes()
     for path, write in _writes(state):
         if write.change_id == change.id:
             said = own_writes.get(path)

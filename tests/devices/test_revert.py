@@ -376,7 +376,7 @@ def test_a_reversal_is_idempotent_and_touches_only_what_is_still_the_iterations(
         if row.op == "delete" and created:
             assert all(write.change_id in ours or write.value in arrays for write in writes.values())
             continue
-        for path, new in fold([row]).writes.items():
+        for path, new in fold([row]).all_writes().items():
             if type(new.value) is list and new.value == value_at(shown.fields, path):
                 continue  # it rides along
             write = owner(writes, path)
