@@ -153,7 +153,7 @@ class _Record:
         return inside and replaced_by(self._state.writes, path) is None
 
     def _is_ours(self, path: Path, write: Write) -> bool:
-        return self._brought[write.change_id, path] in self._ours
+        return self._brought.get((write.change_id, path), write.change_id) in self._ours
 
     def _intended(self, row: Change) -> Change:
         """The row without arrays that it only repeats, where the iteration repeats others or they the iteration."""
@@ -161,8 +161,8 @@ class _Record:
         kept = {}
         for key, value in row.data.items():
             path = named(key)
-            bringer = None if path is None else self._brought.get((row.id, path))
-            if bringer is None or (bringer in self._ours) == (row.id in self._ours):
+            bringer = row.id if path is None else self._brought.get((row.id, path), row.id)
+            if (bringer in self._ours) == (row.id in self._ours):
                 kept[key] = value
         return replace(row, data=kept)
 
