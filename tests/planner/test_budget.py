@@ -115,7 +115,8 @@ async def test_a_worker_that_lost_its_lease_may_not_ask(world: World):
     budget = Budget(world.pool, "w1", run=LARGEST, day=0)
     assert await budget.may_ask(run, an_agent(), 1) is None
     world.shift_clock_past(run.run_id)
-    await world.ledger("w2").claim(1, per_user=1)
+    (taken,) = await world.ledger("w2").claim(1, per_user=1)
+    await admit(world, taken, an_agent(), owner="w2")
     with pytest.raises(LeaseLostError):
         await budget.may_ask(run, an_agent(), 1)
 
