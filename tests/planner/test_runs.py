@@ -110,7 +110,8 @@ async def test_what_was_paid_for_is_not_paid_for_again_by_a_retry(world: World):
             await settled(world, "planned")
         await world.edit(state="paused")
         assert await write(world, world.run()) == "refused"
-        await world.edit(state="active")
+        # Another question would follow from this one, were the first not kept.
+        await world.edit(state="active", objective="Gieße auch den Kaktus")
         assert await outcome(world, retry, world.run()["run_id"]) == "retried"
         assert world.run()["plan"] is None
         async with working(world, double):
