@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 
+from projector.api import tick
 from projector.config import Settings
-from projector.planner.scheduler import Scheduler
+from projector.health.parts import at_work, expect
+from projector.planner.scheduler import DUE, WAITING, Scheduler
 from projector.sql.connection import pool
 from streams.app import make_app, prerequisites, serve
 
 
 async def run(settings: Settings, stop: asyncio.Event) -> None:
     """Keeps time until `stop`. Any number of these may run at once."""
+    expect(DUE, WAITING)
     if not await prerequisites(settings, stop):
         return
     async with pool(settings, "projector_planner", size=2) as connections:
@@ -26,4 +29,9 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
         async def overdue() -> None:
             await scheduler.look_after_waiting()
 
-        await serve(app, stop)
+        with (
+            at_work(DUE, patience_s=settings.due_interval_s, lag_s=scheduler.lag_s),
+            at_work(WAITING, patience_s=settings.reannounce_interval_s),
+            tick.offered(scheduler.tick),
+        ):
+            await serve(app, stop)

@@ -9,8 +9,9 @@ from zoneinfo import ZoneInfo
 
 import psycopg
 
-from projector import metrics
+from projector import freeze, metrics
 from projector.config import Settings
+from projector.health.parts import at_work, moved
 from projector.logging import get
 from projector.planner.ledger import Pool
 from projector.planner.pace import Pace
@@ -20,6 +21,9 @@ from projector.waiting import pause
 
 # A plan that the database refuses is tried again, but never in the way of the others.
 REFUSED_WAIT_S = 60.0
+
+WRITER = "writer"
+"""The part of the sink that must move."""
 
 log = get("sink")
 
@@ -58,6 +62,7 @@ class Writer:
             return 0
         for run_id, user_id in waiting:
             await self.write(run_id, user_id)
+            moved(WRITER)
         return len(waiting)
 
     async def restore_dropped(self) -> int:
@@ -70,6 +75,7 @@ class Writer:
             for user_id, mission_id in missions:
                 async with self._pool.connection() as conn:
                     restored += await restore(conn, user_id, mission_id, rest_s=rest_s)
+                moved(WRITER)
         except psycopg.Error as error:
             metrics.PLANNER_DATABASE_ERRORS.inc()
             log.warning("cannot restore iterations", error=str(error), code=error.sqlstate)
@@ -78,9 +84,12 @@ class Writer:
     async def sweep_for_ever(self, stop: asyncio.Event) -> None:
         """Sweeps and restores until `stop`, with a pause between."""
         restored_at = time.monotonic()
-        while not stop.is_set():
-            await self.sweep()
-            if time.monotonic() - restored_at >= self._pace.restore_every_s:
-                await self.restore_dropped()
-                restored_at = time.monotonic()
-            await pause(self._pace.poll_s, stop)
+        with at_work(WRITER) as part:
+            while not stop.is_set():
+                part.moved()
+                await freeze.point("sink.sweep")
+                await self.sweep()
+                if time.monotonic() - restored_at >= self._pace.restore_every_s:
+                    await self.restore_dropped()
+                    restored_at = time.monotonic()
+                await pause(self._pace.poll_s, stop)
