@@ -70,7 +70,7 @@ class Workflow(faust.App):
         super().__init__(*args, **kwargs)
         self._handled: dict[tuple[str, int], int] = {}
 
-    def handled(self, event: faust.EventT) -> None:
+    def handled(self, event: faust.EventT[Any]) -> None:
         """An announcement needs nothing more."""
         self._handled[event.message.topic, event.message.partition] = event.message.offset + 1
 

@@ -12,7 +12,7 @@ from aiokafka.errors import KafkaError
 from projector import collector, metrics, waiting
 from projector.config import Settings
 from projector.errors import BrokerUnavailableError, DatabaseUnavailableError, ProjectorError
-from projector.health.parts import expect, part
+from projector.health.parts import expect, failed
 from projector.logging import get
 from projector.views import deadletters
 from projector.views.consume import consume
@@ -40,8 +40,8 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
     expect(*parts)
     async with asyncio.TaskGroup() as tasks:
         running = [tasks.create_task(keep_up(name, session, stop)) for name, session in parts.items()]
-    for failed in filter(None, (part.result() for part in running)):
-        raise failed
+    for error in filter(None, (part.result() for part in running)):
+        raise error
 
 
 async def keep_up(name: str, session: Callable[[], Awaitable[None]], stop: asyncio.Event) -> Exception | None:
@@ -61,10 +61,10 @@ async def keep_up(name: str, session: Callable[[], Awaitable[None]], stop: async
             pause = min(2 * pause, LONGEST_PAUSE_S)
         except ProjectorError as error:
             log.error("view stopped", view=name, error=error.message, remedy=error.remedy)
-            part(name).failure = type(error).__name__
+            failed(name, error)
             return error
         except Exception as error:
             log.exception("view stopped", view=name)
-            part(name).failure = type(error).__name__
+            failed(name, error)
             return error
     return None

@@ -42,8 +42,6 @@ async def serving(
     runner = web.AppRunner(
         app,
         access_log=None,
-        handle_signals=False,
-        handler_cancellation=False,
         shutdown_timeout=STOP_S,
         lingering_time=STOP_S,
     )
@@ -83,13 +81,8 @@ def _guarded(key: str | None) -> Middleware:
 
 async def _answer(request: web.Request, handler: Handler, key: str | None) -> web.StreamResponse:
     refused = request.match_info.http_exception
-    wrong_method = refused is not None and refused.status == 405
-    if (
-        key is not None
-        and request.path.startswith(tick.PREFIX)
-        and not wrong_method
-        and not tick.is_allowed(request, key)
-    ):
+    guarded = request.path.startswith(tick.PREFIX) and (refused is None or refused.status != 405)
+    if key is not None and guarded and not tick.is_allowed(request, key):
         return web.json_response({"error": "invalid or missing service key"}, status=401)
     try:
         return await handler(request)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import faulthandler
 import os
 import sys
@@ -48,7 +49,9 @@ class Monitor:
         self.stalled: asyncio.Future[None] = self._loop.create_future()
         self._started: asyncio.Future[None] = self._loop.create_future()
         self._beating = at_work(LOOP)
-        self._thread = threading.Thread(target=self._run, name="health", daemon=True)
+        # In the context of the caller, whose log lines name the stream.
+        context = contextvars.copy_context()
+        self._thread = threading.Thread(target=context.run, args=(self._run,), name="health", daemon=True)
         self._own_loop: asyncio.AbstractEventLoop | None = None
         self._closing: asyncio.Event | None = None
         self._timer: asyncio.TimerHandle | None = None

@@ -111,6 +111,11 @@ def at_work_on_topics(
     return at_work(name, seen, lag_s=lag_s)
 
 
+def failed(name: str, error: Exception) -> None:
+    """The part goes on no more, and the others do."""
+    part(name).failure = type(error).__name__
+
+
 def moved(name: str) -> None:
     """For a long step of a part: it is not over, but goes on."""
     part(name).moved()

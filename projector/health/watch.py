@@ -64,18 +64,16 @@ class Watch:
             for part in parts():
                 verdict = self.verdicts.get(part.name)
                 if verdict is not None and verdict.standing_s >= END_AFTER * (self._stall_after_s + part.patience_s):
-                    self._end(
-                        StalledError(f"{part.name} stands still since {verdict.standing_s:.0f} s"), part.name == LOOP
-                    )
+                    error = StalledError(f"{part.name} stood still for {verdict.standing_s:.0f} s")
+                    self._end(error, part.name == LOOP)
                     return
             await asyncio.sleep(self._rest_s)
 
     async def _look(self) -> None:
         away = [name for name, why in (await self._servers.away()).items() if why is not None]
         watched = parts()
-        for part, seen in zip(
-            watched, await asyncio.gather(*(self._seen(part, away) for part in watched)), strict=True
-        ):
+        positions = await asyncio.gather(*(self._seen(part, away) for part in watched))
+        for part, seen in zip(watched, positions, strict=True):
             self._judge(part, seen)
         self._looked_at = time.monotonic()
 
