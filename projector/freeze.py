@@ -1,7 +1,7 @@
-"""Named points at which a test may have one loop of this process stand still for ever.
+"""Named points at which a test may have loops of this process stand still for ever.
 
-`PROJECTOR_FREEZE_AT=name` holds whoever comes to that point, each time: what hangs in a call that never returns looks
-like this, to itself and to others.
+`PROJECTOR_FREEZE_AT=name[,name]` holds whoever comes to one of these points, each time: what hangs in a call that never
+returns looks like this, to itself and to others.
 """
 
 from __future__ import annotations
@@ -10,22 +10,22 @@ import asyncio
 import os
 import time
 
-_name = os.environ.get("PROJECTOR_FREEZE_AT", "")
+_names = frozenset(os.environ.get("PROJECTOR_FREEZE_AT", "").split(","))
 _LONG_S = 3600.0
 
 
 async def point(name: str) -> None:
     """Does nothing, unless the environment names this point: then it is never passed."""
-    if name == _name:
+    if name in _names:
         await asyncio.Event().wait()
 
 
 def block(name: str) -> None:
     """The same for a call that holds up the whole event loop with it."""
-    if name == _name:
+    if name in _names:
         time.sleep(_LONG_S)
 
 
 def is_at(name: str) -> bool:
     """Whether the environment names this point, for a callback that cannot wait: it returns with nothing done."""
-    return name == _name
+    return name in _names

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from types import CodeType, FrameType
+import gc
+from types import AsyncGeneratorType, CodeType, CoroutineType, FrameType, GeneratorType
 from typing import Any
+
+_CODE = (AsyncGeneratorType, CoroutineType, GeneratorType)
 
 
 def tasks(loop: asyncio.AbstractEventLoop) -> list[dict[str, Any]]:
@@ -21,11 +24,10 @@ def _stack(waiting: object) -> list[str]:
     places: list[str] = []
     while waiting is not None:
         place, inner = _place(waiting)
-        if place is None:
-            # A future, or another thing that is no code of Python.
-            places.append(type(waiting).__name__)
-            break
-        places.append(place)
+        if place is None and not isinstance(waiting, asyncio.Future):
+            inner = _inside(waiting)
+        # A future, or another thing that is no code of Python, has its type to show.
+        places.append(place or type(waiting).__name__)
         waiting = inner
     return places
 
@@ -38,3 +40,8 @@ def _place(waiting: object) -> tuple[str | None, object]:
             line = code.co_firstlineno if frame is None else frame.f_lineno
             return f"{code.co_filename}:{line} {code.co_name}", getattr(waiting, inner, None)
     return None, None
+
+
+def _inside(waiting: object) -> object:
+    """The generator that an `asend`, or the coroutine that its iterator, works for: they do not tell it otherwise."""
+    return next((held for held in gc.get_referents(waiting) if isinstance(held, _CODE)), None)

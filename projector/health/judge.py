@@ -50,3 +50,7 @@ class Judge:
             return Verdict("moving" if seen.ahead else "idle")
         self._standing_s += since_s
         return Verdict("stalled" if self._standing_s >= patience_s else "moving", self._standing_s)
+
+    def skip(self, now: float) -> None:
+        """The time since the last look does not count: nothing could move in it."""
+        self._looked_at = now

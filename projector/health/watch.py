@@ -7,6 +7,7 @@ import faulthandler
 import math
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Callable
 
 from projector import metrics
@@ -14,6 +15,7 @@ from projector.errors import StalledError
 from projector.health import dump
 from projector.health.judge import Judge, Seen, Verdict
 from projector.health.parts import Part, parts
+from projector.health.parts import part as part_of
 from projector.health.servers import ANSWER_S, AWAY, Connections
 from projector.logging import get
 
@@ -48,7 +50,7 @@ class Watch:
         self._servers = servers
         self._loop = loop
         self._end = end
-        self._judges: dict[str, Judge] = {}
+        self._judges = defaultdict[str, Judge](lambda: Judge(self._rest_s + LONGEST_LOOK_S))
         self.verdicts: dict[str, Verdict] = {}
         self._looked_at = time.monotonic()
 
@@ -70,16 +72,23 @@ class Watch:
             await asyncio.sleep(self._rest_s)
 
     async def _look(self) -> None:
-        away = [name for name, why in (await self._servers.away()).items() if why is not None]
-        watched = parts()
-        positions = await asyncio.gather(*(self._seen(part, away) for part in watched))
-        for part, seen in zip(watched, positions, strict=True):
-            self._judge(part, seen)
+        # First: while it is blocked none of the others can move, and that is not their fault.
+        loop = part_of(LOOP)
+        self._judge(loop, await loop.seen(self._servers))
+        others = [part for part in parts() if part is not loop]
+        if self.verdicts[LOOP].standing_s:
+            for part in others:
+                self._judges[part.name].skip(time.monotonic())
+        else:
+            away = [name for name, why in (await self._servers.away()).items() if why is not None]
+            positions = await asyncio.gather(*(self._seen(part, away) for part in others))
+            for part, seen in zip(others, positions, strict=True):
+                self._judge(part, seen)
         self._looked_at = time.monotonic()
 
     async def _seen(self, part: Part, away: list[str]) -> Seen | None:
         """None as well when a server is away: then everybody waits for it, some of them without a sign."""
-        if away and part.name != LOOP:
+        if away:
             return None
         try:
             return await part.seen(self._servers)
@@ -88,16 +97,14 @@ class Watch:
             return None
 
     def _judge(self, part: Part, seen: Seen | None) -> None:
-        judge = self._judges.get(part.name)
-        if judge is None:
-            judge = self._judges[part.name] = Judge(self._rest_s + LONGEST_LOOK_S)
-        before = self.verdicts.get(part.name)
-        verdict = self.verdicts[part.name] = judge.look(time.monotonic(), seen, self._stall_after_s + part.patience_s)
+        judge = self._judges[part.name]
+        verdict = judge.look(time.monotonic(), seen, self._stall_after_s + part.patience_s)
+        before = self.verdicts.get(part.name, verdict)
+        self.verdicts[part.name] = verdict
         metrics.PART_STANDING_SECONDS.labels(part.name).set(verdict.standing_s)
-        was_stalled = before is not None and before.state == "stalled"
-        if verdict.state == "stalled" and not was_stalled:
+        if verdict.state == "stalled" and (before is verdict or before.state != "stalled"):
             self._tell(part.name, verdict)
-        elif was_stalled and verdict.state != "stalled":
+        elif verdict.state != "stalled" and before.state == "stalled":
             log.warning("moves again", part_name=part.name)
 
     def _tell(self, name: str, verdict: Verdict) -> None:

@@ -13,7 +13,7 @@ import aiohttp
 from projector.config import Settings
 from tests.faults.stream import Stream
 
-ASK_S = 0.1
+ASK_S = 0.4
 
 
 @dataclass
@@ -35,6 +35,11 @@ class Observed:
     def ready(self) -> bool:
         return self.answers.get("/health/ready", (0, {}))[0] == 200
 
+    def waits(self) -> bool:
+        """Whether it is not ready, and all but its event loop waits for a server."""
+        states = [part["state"] for name, part in self.answers["/health/live"][1]["parts"].items()]
+        return not self.ready() and states.count("waiting") == len(states) - 1
+
     def why_not(self) -> dict[str, str]:
         """The reasons of /health/ready by part."""
         parts = self.answers["/health/ready"][1]["parts"]
@@ -45,7 +50,7 @@ class Observed:
         while (port := self.port) is None:
             if self.stream.exit_code is not None:
                 return
-            await asyncio.sleep(ASK_S)
+            await asyncio.sleep(0.1)
         async with aiohttp.ClientSession(f"http://127.0.0.1:{port}") as session:
             while self.stream.exit_code is None:
                 for path in "/health/live", "/health/ready":
