@@ -88,15 +88,13 @@ async def test_what_is_not_served_gets_no_detail_and_few_labels(timers: Observed
     async with session(timers) as client:
         for path in ("/", "/health", "/health/live/x", "/secret-1", "/secret-2"):
             assert await asked(client, "GET", path) == (404, {"error": "not found"})
-        assert await asked(client, "GET", "/internal/x", headers={"X-Service-Key": KEY}) == (
-            404,
-            {"error": "not found"},
-        )
+        good = {"X-Service-Key": KEY}
+        assert await asked(client, "GET", "/internal/x", headers=good) == (404, {"error": "not found"})
         assert await asked(client, "GET", "/internal/tick") == (405, {"error": "method not allowed"})
         assert (await asked(client, "POST", "/health/live"))[0] == 405
-        big = await asked(client, "POST", "/internal/tick", headers={"X-Service-Key": KEY}, data=b"x" * 100_000)
+        big = await asked(client, "POST", "/internal/tick", headers=good, data=b"x" * 100_000)
         assert big[0] == 413
-        async with client.request("BREW", "/coffee") as answer:
+        async with client.request("PROPFIND", "/coffee") as answer:
             assert answer.status == 404
     (port,) = [entry["port"] for entry in timers.stream.entries() if entry["event"] == "metrics listening"]
     async with aiohttp.ClientSession() as client, client.get(f"http://127.0.0.1:{port}/metrics") as answer:
@@ -143,7 +141,7 @@ async def test_a_stream_that_lags_is_not_ready(settings: Settings, tmp_path: Pat
                     await asyncio.sleep(0.05)
 
 
-@pytest.mark.parametrize(("key", "words"), [("", "not set"), (DEVELOPMENT_SERVICE_KEY, "known default")])
+@pytest.mark.parametrize(("key", "words"), [("", "not set"), (DEVELOPMENT_SERVICE_KEY, "the known default")])
 def test_the_timers_do_not_start_with_a_service_key_that_everybody_knows(
     settings: Settings, tmp_path: Path, key, words
 ):
