@@ -47,10 +47,12 @@ class Watch:
     ) -> None:
         self._stall_after_s = stall_after_s or math.inf
         self._rest_s = min(LONGEST_REST_S, self._stall_after_s / LOOKS_PER_STALL)
+        # Never so long that one look alone, after a pause of the process, makes a part stalled.
+        longest_s = min(self._rest_s + LONGEST_LOOK_S, self._stall_after_s / 2)
         self._servers = servers
         self._loop = loop
         self._end = end
-        self._judges = defaultdict[str, Judge](lambda: Judge(self._rest_s + LONGEST_LOOK_S))
+        self._judges = defaultdict[str, Judge](lambda: Judge(longest_s))
         self.verdicts: dict[str, Verdict] = {}
         self._looked_at = time.monotonic()
 

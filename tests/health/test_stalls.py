@@ -59,7 +59,10 @@ class Fleet:
     `reasons` and `verdicts` of those that were cut off, at that time, by stream.
     """
 
-    def __init__(self, template: Template, stack: Servers, folder: Path, resources: ExitStack) -> None:
+    def __init__(
+        self, wanted: set[str], template: Template, stack: Servers, folder: Path, resources: ExitStack
+    ) -> None:
+        self._wanted = wanted
         self._template = template
         self._stack = stack
         self._folder = folder
@@ -103,8 +106,9 @@ class Fleet:
             healthy[name] = self.start(cut_off if name in CUT_OFF else whole, name)
         async with following([publisher, *healthy.values()]), working(shared):
             await until(lambda: all(one.ready() for one in (publisher, *healthy.values())), "healthy streams are ready")
-            for points, (name, _) in FROZEN.items():
-                self.frozen[points] = self.start(self.settings() if points in ALONE else shared, name, points)
+            for points in self._wanted:
+                settings = self.settings() if points in ALONE else shared
+                self.frozen[points] = self.start(settings, FROZEN[points][0], points)
             async with following([*self.frozen.values()]):
                 through.freeze()
                 healthy["sink"].stream.send(signal.SIGSTOP)
@@ -154,9 +158,18 @@ async def working(settings: Settings) -> AsyncIterator[None]:
 
 
 @pytest.fixture(scope="module")
-def fleet(template: Template, stack: Servers, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+def fleet(
+    request: pytest.FixtureRequest, template: Template, stack: Servers, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Fleet]:
+    chosen = [item.callspec.params for item in request.session.items if hasattr(item, "callspec")]
     with ExitStack() as resources:
-        fleet = Fleet(template, stack, tmp_path_factory.mktemp("streams"), resources)
+        fleet = Fleet(
+            {params["points"] for params in chosen if "points" in params},
+            template,
+            stack,
+            tmp_path_factory.mktemp("streams"),
+            resources,
+        )
         asyncio.run(fleet.run())
         yield fleet
 
