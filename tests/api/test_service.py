@@ -42,7 +42,7 @@ def timers(settings: Settings, tmp_path: Path) -> Iterator[Observed]:
 @asynccontextmanager
 async def session(observed: Observed) -> AsyncIterator[aiohttp.ClientSession]:
     await until(lambda: observed.port, "an HTTP port")
-    async with aiohttp.ClientSession(observed.url) as client:
+    async with aiohttp.ClientSession(observed.url, timeout=aiohttp.ClientTimeout(20)) as client:
         yield client
 
 
