@@ -15,6 +15,8 @@ from projector.errors import ConfigError
 # What missions can read and write today; `PROJECTOR_APPS` names others.
 DEFAULT_APPS = ("ai", "companion", "notes", "todo", "calendar", "journal", "kontext", "profile")
 
+DEVELOPMENT_SERVICE_KEY = "dev-service-key"
+
 _SASL = ("kafka_sasl_mechanism", "kafka_sasl_username", "kafka_sasl_password")
 _OF_CERTIFICATE = ("kafka_ssl_keyfile", "kafka_ssl_keyfile_password")
 _SSL = ("kafka_ssl_cafile", "kafka_ssl_certfile", *_OF_CERTIFICATE)
@@ -105,6 +107,19 @@ class Settings(BaseSettings):
     keep_usage_days: int = Field(400, ge=0, le=36_500)
     """How long what was spent is kept; 0: for ever. Budgets ask for the last 24 hours, which are never deleted."""
     retention_interval_s: float = Field(60.0, ge=0.1)
+
+    # Health
+    api_address: str = "127.0.0.1"
+    api_port: int | None = Field(None, ge=0, le=65535)
+    """Port of /health/live, /health/ready and, of the timers, /internal/tick; unset: none, 0 chooses a free one."""
+    service_key: SecretStr = SecretStr("")
+    """What callers of /internal/ must know."""
+    development: bool = False
+    """Whether the service key may be left at its default, which everybody knows."""
+    stall_after_s: float = Field(120.0, ge=0)
+    """A part that stands still for so long, with something to do, is not live; the process then ends. 0: never."""
+    ready_lag_s: float = Field(60.0, gt=0)
+    """A stream that is further behind is not ready."""
 
     # This machine
     state_dir: Path = Path(".projector")
@@ -216,6 +231,20 @@ class Settings(BaseSettings):
         if not self.kafka_bootstrap_servers:
             raise ConfigError("PROJECTOR_KAFKA_BOOTSTRAP_SERVERS is not set", "set it to host:port[,host:port]")
         return self.kafka_bootstrap_servers
+
+    def require_service_key(self) -> str:
+        """The service key; raises ConfigError for none, or for the one that everybody knows, outside development."""
+        key = self.service_key.get_secret_value()
+        if self.development:
+            return key or DEVELOPMENT_SERVICE_KEY
+        if key in ("", DEVELOPMENT_SERVICE_KEY):
+            raise ConfigError(
+                f"PROJECTOR_SERVICE_KEY is {'the known default' if key else 'not set'}, and with PROJECTOR_API_PORT"
+                " the timers take commands",
+                "set PROJECTOR_SERVICE_KEY or PROJECTOR_SERVICE_KEY_FILE to a secret of your own, or, on a machine of"
+                " your own, PROJECTOR_DEVELOPMENT=true",
+            )
+        return key
 
     def environment(self) -> dict[str, str]:
         """The settings that differ from their defaults as environment variables, for a child process."""

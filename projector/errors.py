@@ -25,6 +25,12 @@ class ProjectorError(Exception):
         return f"{self.message} ({self.remedy})" if self.remedy else self.message
 
 
+class StalledError(ProjectorError):
+    """Start the stream again; it goes on where it was. The tasks in the log above say what it waited for."""
+
+    exit_status = 3
+
+
 # Settings and servers
 
 

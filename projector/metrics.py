@@ -18,6 +18,20 @@ def serve(settings: Settings) -> None:
     get("metrics").info("metrics listening", port=server.server_port)
 
 
+# Every stream
+
+HTTP_REQUESTS = Counter("mana_ai_http_requests_total", "Requests answered", ["method", "path", "status"])
+HTTP_SECONDS = Histogram(
+    "mana_ai_http_request_duration_seconds",
+    "Time to answer a request",
+    ["method", "path", "status"],
+    buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
+)
+PART_STANDING_SECONDS = Gauge(
+    "projector_part_standing_seconds", "How long a part stands still although there is something to do", ["part"]
+)
+STALLS = Counter("projector_stalls_total", "Times that a part stood still for longer than it may", ["part"])
+
 # CDC
 
 CDC_RECORDS = Counter("projector_cdc_records_total", "Records that Kafka has acknowledged")
@@ -107,6 +121,10 @@ PLANNER_RUNNING = Gauge("mana_ai_planner_running", "Runs that this worker carrie
 PLANNER_ROUNDS = Histogram("mana_ai_planner_rounds", "Rounds of a planned run", buckets=(1, 2, 3, 4, 5))
 PLANNER_DATABASE_ERRORS = Counter(
     "mana_ai_planner_database_errors_total", "Times that the planner or the write-back could not reach the database"
+)
+TICKS = Counter("mana_ai_ticks_total", "Passes that looked for missions that are due")
+TICK_SECONDS = Histogram(
+    "mana_ai_tick_duration_seconds", "Time of such a pass", buckets=(0.1, 0.5, 1, 2, 5, 10, 30, 60, 120)
 )
 RUNS_OPENED = Counter("mana_ai_runs_opened_total", "Runs that this scheduler opened.")
 RUNS_REANNOUNCED = Counter("mana_ai_runs_reannounced_total", "Runs announced again because nobody came for them.")

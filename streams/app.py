@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import nullcontext
 from typing import Any
 from uuid import UUID
 
@@ -18,14 +19,19 @@ from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread
 from faust.types.auth import CredentialsT
 from mode.threads import WorkerThread
 
+from projector import freeze
 from projector.config import Settings
 from projector.errors import BrokerUnavailableError, ProjectorError, StreamStoppedError
+from projector.health.judge import Seen
+from projector.health.parts import Servers, at_work
 from projector.kafka import client_options
 from projector.logging import get
 from projector.planner.announcement import run_of
 from projector.planner.ledger import check_ledger
 from projector.views.kafka import wait_for_topics
 
+ANNOUNCEMENTS = "announcements"
+"""The part that must move in an application that consumes."""
 STOP_TIMEOUT_S = 10.0
 START_TIMEOUT_S = 30.0
 SESSION_TIMEOUT_S = 6.0
@@ -58,6 +64,25 @@ class Workflow(faust.App):
     """One stream of the workflow plane: an application with its own consumer group."""
 
     BootStrategy = _WithoutProducer
+    consumes = True
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._handled: dict[tuple[str, int], int] = {}
+
+    def handled(self, event: faust.EventT[Any]) -> None:
+        """An announcement needs nothing more."""
+        self._handled[event.message.topic, event.message.partition] = event.message.offset + 1
+
+    async def seen(self, servers: Servers) -> Seen:
+        """Of the partitions that this member has, what came since it has them, or since it last handled one."""
+        mine = {(place.topic, place.partition): 0 for place in self.consumer.assignment()}
+        ends = await servers.ends(mine)
+        # What comes back from another member goes on where that one was.
+        for place in self._handled.keys() - mine.keys():
+            self._handled.pop(place, None)
+        handled = {place: self._handled.setdefault(place, end) for place, end in ends.items()}
+        return Seen(tuple(sorted(handled.items())), any(end > handled[place] for place, end in ends.items()))
 
     def _create_directories(self) -> None:
         """Nothing of this application is kept on disk."""
@@ -68,13 +93,14 @@ class Clockwork(Workflow):
 
     BootStrategy = _WithoutKafka
     producer_only = True
+    consumes = False
 
     async def on_start(self) -> None:
         """Faust's own would make a consumer that nobody starts and nobody closes."""
         self.finalize()
 
 
-def make_app(settings: Settings, name: str, *, kafka: bool = True) -> faust.App:
+def make_app(settings: Settings, name: str, *, kafka: bool = True) -> Workflow:
     """The application of one stream; `name` is part of its consumer group. Call it inside the running loop."""
     # Faust wants an address even from an application that never connects.
     servers = settings.require_kafka() if kafka else "localhost"
@@ -111,7 +137,7 @@ def _credentials(options: dict[str, Any]) -> CredentialsT | None:
     return faust.SSLCredentials(context) if context is not None else None
 
 
-def on_announcement(app: faust.App, topic: str, handle: Callable[[UUID, str], Awaitable[None]]) -> None:
+def on_announcement(app: Workflow, topic: str, handle: Callable[[UUID, str], Awaitable[None]]) -> None:
     """Calls `handle(run id, user id)` for each announcement on `topic`; others are counted out in the log.
 
     One at a time: with more, Faust may commit past one that is still being handled.
@@ -119,12 +145,14 @@ def on_announcement(app: faust.App, topic: str, handle: Callable[[UUID, str], Aw
     source = app.topic(topic, key_type=bytes, value_type=bytes, key_serializer="raw", value_serializer="raw")
 
     async def agent(stream: faust.StreamT[bytes]) -> None:
-        async for value in stream:
-            run = run_of(value)
+        async for event in stream.events():
+            run = run_of(event.value)
             if run is None:
                 log.warning("an announcement that names no run", topic=topic)
-                continue
-            await handle(*run)
+            else:
+                await freeze.point("workflow.announcement")
+                await handle(*run)
+            app.handled(event)
 
     app.agent(source, name=f"{app.conf.id}.{topic}", concurrency=1)(agent)
 
@@ -138,7 +166,7 @@ async def prerequisites(settings: Settings, stop: asyncio.Event, *topics: str) -
     return not topics or await wait_for_topics(settings, topics, stop)
 
 
-async def serve(app: faust.App, stop: asyncio.Event, *work: Coroutine[Any, Any, None]) -> None:
+async def serve(app: Workflow, stop: asyncio.Event, *work: Coroutine[Any, Any, None]) -> None:
     """Runs the application, and `work` beside it, until `stop`, and then ends them in good order.
 
     `work` begins at once: a group whose member was killed takes seconds to go on, and the ledger needs no group.
@@ -155,7 +183,8 @@ async def serve(app: faust.App, stop: asyncio.Event, *work: Coroutine[Any, Any, 
             starting.result()
             died = [asyncio.create_task(app.wait_until_stopped())]
             log.info("ready", application=app.conf.id)
-            await asyncio.wait([*ends, *died], return_when=asyncio.FIRST_COMPLETED)
+            with at_work(ANNOUNCEMENTS, app.seen) if app.consumes else nullcontext():
+                await asyncio.wait([*ends, *died], return_when=asyncio.FIRST_COMPLETED)
             if died[0].done() and not stop.is_set():
                 raise _cause(app)
         stop.set()

@@ -8,6 +8,7 @@ import psycopg
 from aiokafka.errors import KafkaError
 
 from projector import waiting
+from projector.cdc.pump import PUMP
 from projector.cdc.session import stream
 from projector.config import Settings
 from projector.errors import (
@@ -16,6 +17,7 @@ from projector.errors import (
     ProjectorError,
     ReplicationError,
 )
+from projector.health.parts import expect
 from projector.logging import get
 from projector.metrics import CDC_RESTARTS
 
@@ -33,6 +35,7 @@ async def run(settings: Settings, stop: asyncio.Event, *, adopt: bool = False) -
     after a pause that grows while it keeps failing. What a person must mend is raised as the ProjectorError it is;
     so is everything that goes wrong before both servers were reached once, when a wrong setting is the likely cause.
     """
+    expect(PUMP)
     reached = asyncio.Event()
     loop = asyncio.get_running_loop()
     pause = FIRST_PAUSE_S

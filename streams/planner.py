@@ -6,11 +6,12 @@ import asyncio
 from uuid import UUID
 
 from projector.config import Settings
+from projector.health.parts import expect
 from projector.llm.client import OpenAIChat
 from projector.log.topics import Topics
-from projector.planner.worker import Worker
+from projector.planner.worker import WORKER, Worker
 from projector.sql.connection import pool
-from streams.app import make_app, on_announcement, prerequisites, serve
+from streams.app import ANNOUNCEMENTS, make_app, on_announcement, prerequisites, serve
 
 CONNECTIONS = 4
 
@@ -18,6 +19,7 @@ CONNECTIONS = 4
 async def run(settings: Settings, stop: asyncio.Event) -> None:
     """Plans until `stop`; unfinished runs go back to the ledger."""
     topic = Topics(settings.topic_prefix).due
+    expect(WORKER, ANNOUNCEMENTS)
     model = OpenAIChat.from_settings(settings)
     if not await prerequisites(settings, stop, topic):
         return

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 
 from projector.config import Settings
+from projector.health.parts import expect
 from projector.log.topics import Topics
-from projector.planner.writer import Writer
+from projector.planner.writer import WRITER, Writer
 from projector.sql.connection import pool
-from streams.app import make_app, on_announcement, prerequisites, serve
+from streams.app import ANNOUNCEMENTS, make_app, on_announcement, prerequisites, serve
 
 CONNECTIONS = 4
 
@@ -16,6 +17,7 @@ CONNECTIONS = 4
 async def run(settings: Settings, stop: asyncio.Event) -> None:
     """Writes until `stop`."""
     topic = Topics(settings.topic_prefix).iterations
+    expect(WRITER, ANNOUNCEMENTS)
     if not await prerequisites(settings, stop, topic):
         return
     async with (

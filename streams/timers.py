@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 
+from projector.api import tick
 from projector.config import Settings
+from projector.health.parts import at_work, expect
 from projector.planner.retention import Retention
-from projector.planner.scheduler import Scheduler
+from projector.planner.scheduler import DUE, WAITING, Scheduler
 from projector.sql.connection import pool
 from streams.app import make_app, prerequisites, serve
 
 
 async def run(settings: Settings, stop: asyncio.Event) -> None:
     """Keeps time until `stop`. Any number of these may run at once."""
+    expect(DUE, WAITING)
     if not await prerequisites(settings, stop):
         return
     async with pool(settings, "projector_planner", size=3) as connections:
@@ -28,4 +31,9 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
         async def over() -> None:
             await retention.apply()
 
-        await serve(app, stop, scheduler.run(stop))
+        with (
+            at_work(DUE, patience_s=settings.due_interval_s, lag_s=scheduler.lag_s),
+            at_work(WAITING, patience_s=settings.reannounce_interval_s),
+            tick.offered(scheduler.tick),
+        ):
+            await serve(app, stop, scheduler.run(stop))

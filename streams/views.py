@@ -12,18 +12,15 @@ from aiokafka.errors import KafkaError
 from projector import collector, metrics, waiting
 from projector.config import Settings
 from projector.errors import BrokerUnavailableError, DatabaseUnavailableError, ProjectorError
+from projector.health.parts import expect, failed
 from projector.logging import get
 from projector.views import deadletters
 from projector.views.consume import consume
 from projector.views.declared import VIEWS
-from projector.views.watermarks import Staleness, watch
+from projector.views.watermarks import FOLLOWER, Staleness, watch
 
 FIRST_PAUSE_S = 0.1
 LONGEST_PAUSE_S = 10.0
-WATERMARKS = "watermarks"
-"""What follows the watermark topic for all views is named like one of them in log and metrics."""
-LETTERS = "dead letters"
-"""So is what counts the dead letters of all."""
 TRANSIENT = (psycopg.OperationalError, KafkaError, BrokerUnavailableError, DatabaseUnavailableError)
 
 log = get("views")
@@ -38,12 +35,13 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
     collector.relax()
     stalenesses = {name: Staleness(view) for name, view in VIEWS.items()}
     parts = {name: partial(consume, settings, view, stalenesses[name], stop) for name, view in VIEWS.items()}
-    parts[WATERMARKS] = partial(watch, settings, stalenesses.values(), stop)
-    parts[LETTERS] = partial(deadletters.watch, settings, stop)
+    parts[FOLLOWER] = partial(watch, settings, stalenesses.values(), stop)
+    parts[deadletters.WATCH] = partial(deadletters.watch, settings, stop)
+    expect(*parts)
     async with asyncio.TaskGroup() as tasks:
         running = [tasks.create_task(keep_up(name, session, stop)) for name, session in parts.items()]
-    for failed in filter(None, (part.result() for part in running)):
-        raise failed
+    for error in filter(None, (part.result() for part in running)):
+        raise error
 
 
 async def keep_up(name: str, session: Callable[[], Awaitable[None]], stop: asyncio.Event) -> Exception | None:
@@ -63,8 +61,10 @@ async def keep_up(name: str, session: Callable[[], Awaitable[None]], stop: async
             pause = min(2 * pause, LONGEST_PAUSE_S)
         except ProjectorError as error:
             log.error("view stopped", view=name, error=error.message, remedy=error.remedy)
+            failed(name, error)
             return error
         except Exception as error:
             log.exception("view stopped", view=name)
+            failed(name, error)
             return error
     return None

@@ -32,6 +32,7 @@ from projector.cdc.tail import Tails
 from projector.cdc.writer import Writer
 from projector.config import Settings
 from projector.errors import HiddenRowsError
+from projector.health.parts import at_work, moved
 from projector.log.change import FILL_HEADER
 from projector.log.place import lsn_text, parse_lsn
 from projector.log.topics import Topics
@@ -46,6 +47,9 @@ Connection = psycopg.AsyncConnection[Any]
 REPORT_S: Final = 5.0
 _CHECKPOINT_S: Final = 1.0
 _TURN_ROWS = 100
+
+FILL = "fill"
+"""The part that must move."""
 
 log = get("cdc")
 
@@ -212,8 +216,9 @@ class Fill:
         for app in apps:
             if state.app != app:
                 state.app, state.cursor = app, None
-            if not await self._publish_app(table, app, stop):
-                return False
+            with at_work(FILL, patience_s=self._longest_turn_s):
+                if not await self._publish_app(table, app, stop):
+                    return False
         await table.walk_indexes(False)
         await self._publish_erasures()
         await self._finish()
@@ -237,6 +242,7 @@ class Fill:
         state = self._state
         checkpoint = time.monotonic() + _CHECKPOINT_S
         async for rows in table.rows(app, state.cursor):
+            moved(FILL)
             for count, row in enumerate(rows, 1):
                 state.cursor = row.cursor
                 if row.record is not None:
@@ -275,8 +281,14 @@ class Fill:
         lane = self._publisher.lanes(topic).get(user_id) or self._publisher.find_lane(topic, user_id)
         self._publisher.append(lane, (self._state.lsn, 0), created_ms, user_id, value, headers)
 
+    @property
+    def _longest_turn_s(self) -> float:
+        limit = self._settings.fill_rows_per_s
+        return _TURN_ROWS / limit if limit else 0.0
+
     async def _turn(self) -> None:
         """Sends, lets acknowledgements in, and waits while too much is in flight or too fast."""
+        moved(FILL)
         await asyncio.sleep(0)
         await self._send()
         while self._publisher.octets >= MAX_IN_FLIGHT_BYTES:

@@ -8,6 +8,7 @@ emit a message under our prefix, so ours carry a secret of this session, and wha
 from __future__ import annotations
 
 import asyncio
+import math
 import secrets
 import time
 from asyncio import Future
@@ -19,15 +20,18 @@ import orjson
 import psycopg
 from aiokafka import AIOKafkaProducer
 
-from projector import crash
+from projector import crash, freeze
 from projector.cdc.progress import Progress
 from projector.cdc.publisher import Publisher
+from projector.health.parts import at_work
 from projector.log.place import lsn_text
 from projector.log.watermark import KEY, Ends, Watermark, encode
 from projector.metrics import CDC_WATERMARK_TIME
 from projector.sql import query
 
 PREFIX: Final = "projector.heartbeat"
+BEATS: Final = "heartbeat"
+"""The part that must move."""
 DRY_INTERVAL_S: Final = 0.02
 """A stream that has run dry says so at most so often."""
 
@@ -77,15 +81,27 @@ class Heartbeat:
         self._vouched = 0
         self._published: list[tuple[Watermark, _Beat]] = []
 
+    @property
+    def is_awaited(self) -> bool:
+        """Whether a heartbeat is on its way."""
+        return bool(self._sent)
+
+    def lag_s(self) -> float:
+        """Everything that committed longer ago is in the topics; NaN before the first watermark of this session."""
+        return max(0.0, time.time() - self._vouched / 1e6) if self._vouched else math.nan
+
     # In the database
 
     async def run(self) -> None:
         """Beats for ever; raises psycopg.Error."""
-        for count in range(1 << 62):
-            await self._beat()
-            if count % _THIN_EVERY == _THIN_EVERY - 1:
-                await self._conn.execute(query("cdc/thin_watermarks"))
-            await asyncio.sleep(self._interval)
+        with at_work(BEATS, patience_s=self._interval) as part:
+            for count in range(1 << 62):
+                part.moved()
+                await freeze.point("cdc.heartbeat")
+                await self._beat()
+                if count % _THIN_EVERY == _THIN_EVERY - 1:
+                    await self._conn.execute(query("cdc/thin_watermarks"))
+                await asyncio.sleep(self._interval)
 
     async def _beat(self) -> None:
         published, self._published = self._published, []

@@ -11,7 +11,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-from projector import crash
+from projector import crash, freeze
 from projector.cdc.heartbeat import Heartbeat
 from projector.cdc.progress import Progress
 from projector.cdc.publisher import Publisher
@@ -19,7 +19,12 @@ from projector.cdc.replication import Replication
 from projector.cdc.translate import Translator
 from projector.cdc.wire import Keepalive
 from projector.errors import ReplicationError
+from projector.health.judge import Seen
+from projector.health.parts import Part, Servers, at_work
 from projector.metrics import CDC_CONFIRMED_LSN, CDC_IN_FLIGHT
+
+PUMP, STREAM, ACKNOWLEDGEMENTS = "cdc", "replication stream", "acknowledgements"
+"""The parts of it that must move."""
 
 STATUS_INTERVAL_S: Final = 10.0
 """At least so often Postgres is told how far we are, as a standby's wal_receiver_status_interval."""
@@ -78,12 +83,21 @@ class Pump:
         self._heard = self._told = time.monotonic()
         self._told_flushed = progress.flushed
         self._reply_wanted = False
+        self._reads = 0
 
     async def run(self, stop: asyncio.Event) -> None:
         """Until `stop` is set; then what was read is acknowledged and confirmed, if that takes no longer than 5 s.
 
         Raises what ended the session: psycopg.OperationalError, aiokafka's KafkaError, a ProjectorError.
         """
+        with (
+            at_work(PUMP, lag_s=self._heartbeat.lag_s) as part,
+            at_work(STREAM, self._stream),
+            at_work(ACKNOWLEDGEMENTS, self._acknowledged),
+        ):
+            await self._run(stop, part)
+
+    async def _run(self, stop: asyncio.Event, part: Part) -> None:
         self._read_on()
         self._tick()
         stopping = asyncio.ensure_future(stop.wait())
@@ -92,6 +106,8 @@ class Pump:
             while not stop.is_set():
                 await self._wake.wait()
                 self._wake.clear()
+                part.moved()
+                await freeze.point("cdc.step")
                 await self._step()
             await self._drain()
         finally:
@@ -100,6 +116,13 @@ class Pump:
             for timer in (self._ticker, self._again):
                 if timer is not None:
                     timer.cancel()
+
+    async def _stream(self, _servers: Servers) -> Seen:
+        """The server must be heard while heartbeats are on their way: not of them, when others are before them."""
+        return Seen((self._reads, self._publisher.acknowledged), self._heartbeat.is_awaited)
+
+    async def _acknowledged(self, _servers: Servers) -> Seen:
+        return Seen((self._publisher.acknowledged, self._progress.received), self._progress.outstanding)
 
     async def _step(self) -> None:
         if self._failure is not None:
@@ -145,7 +168,11 @@ class Pump:
             self._watched = None
 
     def _readable(self) -> None:
+        if freeze.is_at("cdc.read"):
+            self._pause()
+            return
         now = time.monotonic()
+        self._reads += 1
         try:
             self._replication.receive(self._translator.feed, self._keepalive, _READ_BUDGET)
         except Exception as error:  # handed to `run`, which raises it

@@ -50,7 +50,7 @@ def run(
     settings.require_kafka()
     logging.configure(settings, stream)
     metrics.serve(settings)
-    asyncio.run(_until_signalled(main, settings))
+    asyncio.run(_until_signalled(main, settings, stream))
 
 
 def load_stream(name: str) -> Stream:
@@ -61,9 +61,29 @@ def load_stream(name: str) -> Stream:
     raise ConfigError(f"there is no stream {name!r}", f"choose one of: {', '.join(STREAMS)}")
 
 
-async def _until_signalled(main: Stream, settings: Settings) -> None:
+async def _until_signalled(main: Stream, settings: Settings, stream: str) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    await main(settings, stop)
+    if settings.api_port is None and not settings.stall_after_s:
+        await main(settings, stop)
+        return
+    # Not above: a command line should be quick to say what is wrong with it.
+    from projector.api.server import serving
+    from projector.health.monitor import Monitor
+
+    async with Monitor(settings, stream, partial(serving, settings, stream, stop.is_set)) as monitor:
+        await _unless_stalled(asyncio.ensure_future(main(settings, stop)), monitor.stalled)
+
+
+async def _unless_stalled(main: asyncio.Future[None], stalled: asyncio.Future[None]) -> None:
+    """Awaits `main`, or raises the error of `stalled` after `main` was cancelled."""
+    await asyncio.wait({main, stalled}, return_when=asyncio.FIRST_COMPLETED)
+    if main.done():
+        stalled.cancel()
+        main.result()
+        return
+    main.cancel()
+    await asyncio.gather(main, return_exceptions=True)
+    stalled.result()

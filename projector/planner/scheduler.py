@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
 
 import psycopg
 
-from projector import metrics
+from projector import freeze, metrics
 from projector.config import Settings
 from projector.errors import DatabaseUnavailableError
+from projector.health.parts import moved
 from projector.logging import get
 from projector.planner.due import BATCH, open_due_runs, reannounce, until_next_due, wake_changed
 from projector.planner.effects import read_effects, wake_stopped
+from projector.planner.iteration import iso_ms
 from projector.planner.ledger import Connection, Pool
 from projector.sql import query
 from projector.sql.connection import connect
@@ -20,7 +26,20 @@ from projector.waiting import pause
 SHORTEST_REST_S = 0.02
 """Between two passes, however often a pass is asked for."""
 
+DUE, WAITING = "due", "waiting runs"
+"""The parts that must move: one pass each."""
+
 log = get("timers")
+
+
+@dataclass(slots=True)
+class Pass:
+    """What a pass has done so far."""
+
+    opened: int = 0
+    woken: int = 0
+    announced: int = 0
+    errors: list[str] = field(default_factory=list)
 
 
 class Scheduler:
@@ -32,6 +51,8 @@ class Scheduler:
         self._interval_s = settings.due_interval_s
         self._late_s = settings.reannounce_interval_s
         self._day_cap = settings.max_tokens_per_day
+        self._opening = False
+        self._passed_at = time.monotonic()
 
     async def run(self, stop: asyncio.Event) -> None:
         """Opens due runs until `stop`: when a mission's row says that it is due now, when the next one's time has
@@ -57,45 +78,96 @@ class Scheduler:
         async for _ in listening.notifies(timeout=rest_s, stop_after=1):
             pass
 
+    def lag_s(self) -> float:
+        """The seconds since a pass last went through."""
+        return time.monotonic() - self._passed_at
+
     async def open_due_runs(self) -> int:
-        """Opens a run for every mission that is due; returns how many it opened."""
-        opened = 0
-        try:
-            async with self._pool.connection() as conn:
-                while True:
-                    now_opened = await open_due_runs(conn)
-                    opened += now_opened
-                    metrics.RUNS_OPENED.inc(now_opened)
-                    if now_opened < BATCH:
-                        break
-        except psycopg.OperationalError as error:
-            _away(error)
-        except psycopg.errors.UniqueViolation:
-            # Another scheduler opened a new run where this one took up an old one; the next pass sees it.
-            log.info("lost a race for a mission")
-        if opened:
-            log.info("due", opened=opened)
-        return opened
+        """Opens a run for every mission that is due; returns how many it opened. 0 while another call does it."""
+        done = Pass()
+        if not self._opening:
+            await self._open_due_runs(done)
+        return done.opened
 
     async def look_after_waiting(self) -> None:
         """Wakes held runs whose mission or agent changed, and announces again what nobody came for.
 
         While effects are stopped all of them wait; once they happen again, those held for their sake are woken too.
         """
+        await self._look_after_waiting(Pass())
+
+    async def tick(self) -> dict[str, Any]:
+        """Both passes now, as `{scannedAt, dueMissionCount, runsWoken, runsAnnouncedAgain, errors}`.
+
+        While missions are being opened already, nothing is done, and `errors` says so.
+        """
+        scanned_at = iso_ms(datetime.now(UTC))
+        done = Pass()
+        if self._opening:
+            done.errors.append("overlap-skipped")
+        else:
+            await self._open_due_runs(done)
+            await self._look_after_waiting(done)
+        return {
+            "scannedAt": scanned_at,
+            "dueMissionCount": done.opened,
+            "runsWoken": done.woken,
+            "runsAnnouncedAgain": done.announced,
+            "errors": done.errors,
+        }
+
+    async def _open_due_runs(self, done: Pass) -> None:
+        self._opening = True
+        moved(DUE)
+        metrics.TICKS.inc()
+        try:
+            with metrics.TICK_SECONDS.time():
+                await freeze.point("timers.due")
+                freeze.block("timers.block")
+                await self._open_all(done)
+        finally:
+            self._opening = False
+        if done.opened:
+            log.info("due", opened=done.opened)
+
+    async def _open_all(self, done: Pass) -> None:
+        try:
+            async with self._pool.connection() as conn:
+                while True:
+                    now_opened = await open_due_runs(conn)
+                    done.opened += now_opened
+                    metrics.RUNS_OPENED.inc(now_opened)
+                    moved(DUE)
+                    if now_opened < BATCH:
+                        break
+        except psycopg.OperationalError as error:
+            _away(error, done)
+            return
+        except psycopg.errors.UniqueViolation:
+            # Another scheduler opened a new run where this one took up an old one; the next pass sees it.
+            log.info("lost a race for a mission")
+        self._passed_at = time.monotonic()
+
+    async def _look_after_waiting(self, done: Pass) -> None:
+        moved(WAITING)
+        await freeze.point("timers.overdue")
         try:
             async with self._pool.connection() as conn:
                 if (await read_effects(conn, self._day_cap)).verdict is not None:
                     return
-                woken = await wake_changed(conn) + await wake_stopped(conn)
-                announced = await reannounce(conn, late_s=self._late_s)
+                done.woken = await wake_changed(conn) + await wake_stopped(conn)
+                done.announced = await reannounce(conn, late_s=self._late_s)
         except psycopg.OperationalError as error:
-            _away(error)
+            _away(error, done)
             return
-        metrics.RUNS_REANNOUNCED.inc(announced)
-        if woken or announced:
-            log.info("looked after waiting runs", woken=woken, announced=announced)
+        metrics.RUNS_REANNOUNCED.inc(done.announced)
+        if done.woken or done.announced:
+            log.info("looked after waiting runs", woken=done.woken, announced=done.announced)
 
 
-def _away(error: Exception) -> None:
+def _away(error: Exception, done: Pass | None = None) -> None:
     metrics.PLANNER_DATABASE_ERRORS.inc()
     log.warning("database away", error=str(error))
+    # Who asked for the pass is told no more than the kind: the text may name hosts and users.
+    if done is not None:
+        done.errors.append(f"database away: {type(error).__name__}")

@@ -9,9 +9,11 @@ from uuid import UUID, uuid4
 
 import psycopg
 
-from projector import metrics
+from projector import freeze, metrics
 from projector.config import Settings
 from projector.errors import LeaseLostError
+from projector.health.judge import Seen
+from projector.health.parts import Servers, at_work
 from projector.llm.chat import ChatModel
 from projector.logging import get
 from projector.planner.budget import Budget
@@ -21,6 +23,8 @@ from projector.planner.pace import Pace
 from projector.planner.run import Planning, carry_out, give_up_attempt
 
 RENEWALS_PER_LEASE = 3
+WORKER, LEASES, OLDEST_RUN = "worker", "leases", "oldest run"
+"""The parts of it that must move."""
 
 log = get("planner")
 
@@ -36,6 +40,7 @@ class Worker:
         # One user's runs leave room for others, however long they take.
         self._per_user = max(1, settings.planner_workers // 2)
         self._lease_s = settings.lease_s
+        self._longest_run_s = settings.llm_timeout_s * settings.planner_max_rounds
         owner = f"{socket.gethostname()}:{os.getpid()}:{uuid4().hex[:8]}"
         self._ledger = Ledger(pool, owner, settings.lease_s)
         self._planning = Planning(
@@ -59,17 +64,24 @@ class Worker:
         renewing = asyncio.create_task(self._renew_for_ever())
         stopping = asyncio.create_task(stop.wait())
         try:
-            while not stop.is_set():
-                if renewing.done():
-                    renewing.result()
-                self._woken.clear()
-                if not await self._fill():
-                    await self._rest(stopping)
+            with at_work(WORKER) as part, at_work(OLDEST_RUN, self._oldest_run, patience_s=self._longest_run_s):
+                while not stop.is_set():
+                    if renewing.done():
+                        renewing.result()
+                    part.moved()
+                    await freeze.point("planner.claim")
+                    self._woken.clear()
+                    if not await self._fill():
+                        await self._rest(stopping)
         finally:
             stopping.cancel()
             renewing.cancel()
             await asyncio.gather(renewing, stopping, return_exceptions=True)
             await self._put_down()
+
+    async def _oldest_run(self, _servers: Servers) -> Seen:
+        oldest = next(iter(list(self._tasks)), None)
+        return Seen(oldest, oldest is not None)
 
     async def _fill(self) -> bool:
         """Claims runs for the free places; True when there may be more to claim at once."""
@@ -104,6 +116,7 @@ class Worker:
         try:
             with metrics.PLANNER_RUNNING.track_inprogress():
                 try:
+                    await freeze.point("planner.run")
                     result = await carry_out(run, self._planning)
                 except (LeaseLostError, psycopg.OperationalError):
                     raise
@@ -124,21 +137,28 @@ class Worker:
             self._woken.set()
 
     async def _renew_for_ever(self) -> None:
-        while True:
-            await asyncio.sleep(self._lease_s / RENEWALS_PER_LEASE)
-            held = set(self._tasks)
-            if not held:
-                continue
-            try:
-                kept = await self._ledger.renew(held)
-            except psycopg.OperationalError as error:
-                metrics.PLANNER_DATABASE_ERRORS.inc()
-                log.warning("cannot renew leases", error=str(error))
-                continue
-            for run_id in held - kept:
-                # Settled in the meantime, or taken over: then what it still does must not be paid for.
-                if (task := self._tasks.get(run_id)) is not None:
-                    task.cancel()
+        every_s = self._lease_s / RENEWALS_PER_LEASE
+        with at_work(LEASES, patience_s=every_s) as part:
+            while True:
+                await asyncio.sleep(every_s)
+                part.moved()
+                await freeze.point("planner.renew")
+                await self._renew()
+
+    async def _renew(self) -> None:
+        held = set(self._tasks)
+        if not held:
+            return
+        try:
+            kept = await self._ledger.renew(held)
+        except psycopg.OperationalError as error:
+            metrics.PLANNER_DATABASE_ERRORS.inc()
+            log.warning("cannot renew leases", error=str(error))
+            return
+        for run_id in held - kept:
+            # Settled in the meantime, or taken over: then what it still does must not be paid for.
+            if (task := self._tasks.get(run_id)) is not None:
+                task.cancel()
 
     async def _put_down(self) -> None:
         tasks = list(self._tasks.values())

@@ -9,8 +9,9 @@ from zoneinfo import ZoneInfo
 
 import psycopg
 
-from projector import metrics
+from projector import freeze, metrics
 from projector.config import Settings
+from projector.health.parts import at_work, moved
 from projector.logging import get
 from projector.planner.cadence import names_times
 from projector.planner.effects import are_stopped
@@ -20,6 +21,9 @@ from projector.planner.pace import Pace
 from projector.planner.restore import missions_with_dropped, restore
 from projector.planner.writeback import postpone, unwritten, write_back
 from projector.waiting import pause
+
+WRITER = "writer"
+"""The part of the sink that must move."""
 
 log = get("sink")
 
@@ -65,6 +69,7 @@ class Writer:
             return 0
         for run_id, user_id in waiting:
             await self.write(run_id, user_id)
+            moved(WRITER)
         return len(waiting)
 
     async def give_first_times(self) -> int:
@@ -109,6 +114,7 @@ class Writer:
             for user_id, mission_id in missions:
                 async with self._pool.connection() as conn:
                     restored += await restore(conn, user_id, mission_id, rest_s=rest_s)
+                moved(WRITER)
         except psycopg.Error as error:
             metrics.PLANNER_DATABASE_ERRORS.inc()
             log.warning("cannot restore iterations", error=str(error), code=error.sqlstate)
@@ -117,12 +123,15 @@ class Writer:
     async def sweep_for_ever(self, stop: asyncio.Event) -> None:
         """Sweeps, restores and gives first times until `stop`, with a pause between."""
         restored_at = timed_at = time.monotonic()
-        while not stop.is_set():
-            await self.sweep()
-            if time.monotonic() - restored_at >= self._pace.restore_every_s:
-                await self.restore_dropped()
-                restored_at = time.monotonic()
-            if time.monotonic() - timed_at >= self._pace.first_times_s:
-                await self.give_first_times()
-                timed_at = time.monotonic()
-            await pause(self._pace.poll_s, stop)
+        with at_work(WRITER) as part:
+            while not stop.is_set():
+                part.moved()
+                await freeze.point("sink.sweep")
+                await self.sweep()
+                if time.monotonic() - restored_at >= self._pace.restore_every_s:
+                    await self.restore_dropped()
+                    restored_at = time.monotonic()
+                if time.monotonic() - timed_at >= self._pace.first_times_s:
+                    await self.give_first_times()
+                    timed_at = time.monotonic()
+                await pause(self._pace.poll_s, stop)

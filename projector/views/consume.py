@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -11,8 +12,9 @@ import psycopg
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
 
-from projector import metrics
+from projector import freeze, metrics
 from projector.config import Settings
+from projector.health.parts import at_work, at_work_on_topics, never
 from projector.logging import get
 from projector.sql.connection import connect
 from projector.views import kafka
@@ -56,6 +58,7 @@ class Rebalance(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ha
         self._conn = conn
         self._staleness = staleness
         self._failure: BaseException | None = None
+        self._begun = False
 
     async def on_partitions_revoked(self, revoked: Collection[TopicPartition]) -> None:
         try:
@@ -80,7 +83,14 @@ class Rebalance(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ha
             # aiokafka would only log it: the loop raises it.
             self._failure = error
         else:
+            self._begun = True
             log.info("ready", view=self._view.name, partitions=len(offsets))
+
+    def lag_s(self) -> float:
+        """How old what this process shows is; NaN until the group has given it its share, which may be nothing."""
+        if not self._begun:
+            return math.nan
+        return self._staleness.seconds() if self._engine.applied_to else 0.0
 
     def raise_failure(self) -> None:
         """Raises what went wrong in the group's callbacks."""
@@ -96,7 +106,8 @@ async def consume(settings: Settings, view: View, staleness: Staleness, stop: as
     topics = kafka.topics_of(settings, view)
     if not topics:
         log.warning("none of the configured apps has records of this view", view=view.name)
-        await stop.wait()
+        with at_work(view.name, never):
+            await stop.wait()
         return
     if not await kafka.wait_for_topics(settings, topics, stop):
         return
@@ -111,7 +122,8 @@ async def consume(settings: Settings, view: View, staleness: Staleness, stop: as
         consumer.subscribe(topics, listener=listener)
         with metrics.VIEW_RUNNING.labels(view.name).track_inprogress():
             try:
-                await _loop(engine, listener, consumer, staleness, stop)
+                with at_work_on_topics(view.name, lambda: engine.applied_to, lag_s=listener.lag_s):
+                    await _loop(engine, listener, consumer, staleness, stop)
             finally:
                 await engine.abandon()
 
@@ -122,6 +134,7 @@ async def _loop(
     applied_to: dict[Partition, int] = {}
     told_at = committed_at = time.monotonic()
     while not stop.is_set():
+        await freeze.point("views.consume")
         fetched = await consumer.getmany(timeout_ms=POLL_MS, max_records=FETCH_RECORDS)
         listener.raise_failure()
         async with listener.lock:

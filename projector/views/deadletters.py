@@ -9,14 +9,17 @@ from typing import Any
 import psycopg
 from psycopg.types.json import Jsonb
 
-from projector import metrics
+from projector import freeze, metrics
 from projector.config import Settings
+from projector.health.parts import at_work
 from projector.sql import query
 from projector.sql.connection import connect
 from projector.views.inbox import DeadLetter
 from projector.views.positions import Partition
 from projector.waiting import pause
 
+WATCH = "dead letters"
+"""What counts them is named like a view in log and metrics."""
 LOOK_S = 10.0
 """How often stored letters are counted for the metrics."""
 
@@ -63,9 +66,12 @@ async def erase_below(
 async def watch(settings: Settings, stop: asyncio.Event) -> None:
     """Shows how many letters are stored, whoever stored or removed them, until `stop`."""
     async with await connect(settings, "projector_engine") as conn:
-        while not stop.is_set():
-            await show_stored(conn)
-            await pause(LOOK_S, stop)
+        with at_work(WATCH, patience_s=LOOK_S) as part:
+            while not stop.is_set():
+                part.moved()
+                await freeze.point("views.letters")
+                await show_stored(conn)
+                await pause(LOOK_S, stop)
 
 
 async def show_stored(conn: psycopg.AsyncConnection[Any]) -> None:

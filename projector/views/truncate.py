@@ -7,6 +7,7 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
+from projector.health.parts import moved
 from projector.log.place import Place
 from projector.log.topics import partition_of
 from projector.sql import query
@@ -35,6 +36,7 @@ async def reload_partition(
     async with conn.cursor(name="truncated_users") as cursor:
         await cursor.execute(all_users, {"app": app})
         while found := await cursor.fetchmany(USERS_AT_ONCE):
+            moved(store.view.name)
             users = [user for (user,) in found if partition_of(user.encode(), width) == partition.partition]
             parameters = {"app": app, "users": users}
             await conn.execute(gone, parameters)
@@ -47,6 +49,7 @@ async def _reload_left(
     async with conn.cursor(name="truncated_left") as cursor:
         await cursor.execute(left, parameters)
         while identities := await cursor.fetchmany(SMALL_BATCH):
+            moved(store.view.name)
             rows, gone = [], []
             for identity, held in (await store.load(conn, identities)).items():
                 anew = await reload(conn, store.view.fold, identity, held, place)

@@ -13,8 +13,9 @@ from typing import Any
 import psycopg
 from aiokafka import TopicPartition
 
-from projector import metrics
+from projector import freeze, metrics
 from projector.config import Settings
+from projector.health.parts import at_work_on_topics
 from projector.log.place import parse_lsn
 from projector.log.topics import Topics
 from projector.log.watermark import Watermark, decode
@@ -24,6 +25,8 @@ from projector.views import kafka
 from projector.views.declared import View
 from projector.views.positions import Partition
 
+FOLLOWER = "watermarks"
+"""What follows their topic for all views is named like one of them in log and metrics."""
 PENDING = 1000
 """Watermarks that a view remembers until it reaches them: even, so that the newest stays when every other one goes."""
 POLL_MS = 500
@@ -43,15 +46,19 @@ async def follow(settings: Settings, stop: asyncio.Event) -> AsyncGenerator[Wate
         partition = TopicPartition(topic, 0)
         consumer.assign([partition])
         end = (await consumer.end_offsets([partition]))[partition]
-        consumer.seek(partition, max(0, end - 1))
-        while not stop.is_set():
-            for message in (await consumer.getmany(partition, timeout_ms=POLL_MS)).get(partition, ()):
-                try:
-                    mark = decode(message.value)
-                except (KeyError, TypeError, ValueError) as error:
-                    log.warning("no watermark", topic=topic, offset=message.offset, error=repr(error))
-                else:
-                    yield mark
+        position = max(0, end - 1)
+        consumer.seek(partition, position)
+        with at_work_on_topics(FOLLOWER, lambda: {(topic, 0): position}):
+            while not stop.is_set():
+                await freeze.point("views.watermarks")
+                for message in (await consumer.getmany(partition, timeout_ms=POLL_MS)).get(partition, ()):
+                    position = message.offset + 1
+                    try:
+                        mark = decode(message.value)
+                    except (KeyError, TypeError, ValueError) as error:
+                        log.warning("no watermark", topic=topic, offset=message.offset, error=repr(error))
+                    else:
+                        yield mark
 
 
 async def watch(settings: Settings, views: Collection[Staleness], stop: asyncio.Event) -> None:

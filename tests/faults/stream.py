@@ -1,4 +1,4 @@
-"""`projector run cdc` as a process that can be killed, paused, and told where to kill itself.
+"""`projector run NAME` as a process that can be killed, paused, and told where to kill itself.
 
 Forked from a server that has the modules loaded: importing them takes a hundred times as long as everything else
 that a start does, and a matrix starts thousands.
@@ -17,21 +17,28 @@ from pathlib import Path
 
 from projector.config import Settings
 
+STREAMS = [f"streams.{name}" for name in ("cdc", "views", "planner", "sink", "timers")]
+
 _FORKS = multiprocessing.get_context("forkserver")
-_FORKS.set_forkserver_preload(["projector.cli", "projector.cli.run", "streams.cdc", "tests.faults.stream"])
+_FORKS.set_forkserver_preload(
+    ["projector.cli", "projector.cli.run", "projector.api.server", *STREAMS, "tests.faults.stream"]
+)
 
 POLL_S = 0.01
 READY_LIMIT_S = 40.0
 
 
 class Stream:
-    """Starts at once. `crash_at` is what PROJECTOR_CRASH_AT says."""
+    """Starts at once. `crash_at` is what PROJECTOR_CRASH_AT says, `freeze_at` is what PROJECTOR_FREEZE_AT says."""
 
-    def __init__(self, settings: Settings, log_file: Path, crash_at: str = "") -> None:
+    def __init__(
+        self, settings: Settings, log_file: Path, crash_at: str = "", *, name: str = "cdc", freeze_at: str = ""
+    ) -> None:
         self.log_file = log_file
         self._log_start = log_file.stat().st_size if log_file.exists() else 0
         environment = settings.environment() | {"PROJECTOR_LOG_FORMAT": "json", "PROJECTOR_CRASH_AT": crash_at}
-        self._process = _FORKS.Process(target=_main, args=(environment, str(log_file)), daemon=True)
+        environment["PROJECTOR_FREEZE_AT"] = freeze_at
+        self._process = _FORKS.Process(target=_main, args=(name, environment, str(log_file)), daemon=True)
         self._process.start()
 
     @property
@@ -51,8 +58,13 @@ class Stream:
     def stop(self, limit_s: float = 15.0) -> None:
         """SIGTERM: it ends in order."""
         self._process.terminate()
-        self._process.join(limit_s)
+        self.joined(limit_s)
         assert self.exit_code == 0, f"the stream ended with {self.exit_code}:\n{self.tail()}"
+
+    def joined(self, limit_s: float) -> int | None:
+        """Waits until it has ended; returns its exit code, None when that did not happen in time."""
+        self._process.join(limit_s)
+        return self.exit_code
 
     def killed(self, limit_s: float) -> bool:
         """Waits until it was killed by SIGKILL; False when that did not happen in time."""
@@ -94,19 +106,20 @@ def _entry(line: str) -> dict[str, object]:
     return entry if isinstance(entry, dict) else {}
 
 
-def _main(environment: dict[str, str], log_file: str) -> None:
-    """In the forked process: what `python -m projector run cdc` does."""
-    from projector import cli, crash
+def _main(name: str, environment: dict[str, str], log_file: str) -> None:
+    """In the forked process: what `python -m projector run NAME` does."""
+    from projector import cli, crash, freeze
     from projector.embedded.guard import PR_SET_PDEATHSIG, prctl
 
     prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     log = os.open(log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(log, 1)
     os.dup2(log, 2)
-    for name in [name for name in os.environ if name.startswith("PROJECTOR_")]:
-        del os.environ[name]
+    for variable in [variable for variable in os.environ if variable.startswith("PROJECTOR_")]:
+        del os.environ[variable]
     os.environ |= environment
-    importlib.reload(crash)  # it reads the environment when it is imported
+    for module in crash, freeze:
+        importlib.reload(module)  # they read the environment when they are imported
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    sys.argv = ["projector", "run", "cdc"]
+    sys.argv = ["projector", "run", name]
     sys.exit(cli.main())
