@@ -74,8 +74,11 @@ class Workflow(faust.App):
         """An announcement needs nothing more."""
         self._handled[event.message.topic, event.message.partition] = event.message.offset + 1
 
-    async def seen(self, servers: Servers) -> Seen:
+    async def seen(self, servers: Servers) -> Seen | None:
         """Of the partitions that this member has, what came since it has them, or since it last handled one."""
+        if self.crashed or self.should_stop:
+            # Its consumer may be gone; `serve` ends with it.
+            return None
         mine = {(place.topic, place.partition): 0 for place in self.consumer.assignment()}
         ends = await servers.ends(mine)
         # What comes back from another member goes on where that one was.

@@ -43,6 +43,8 @@ ALONE = {"cdc.step,cdc.heartbeat", "cdc.read"}
 HEALTHY = ("cdc", "views", "timers", "planner", "sink")
 CUT_OFF = HEALTHY[:3]
 """Those of them that reach their database through a network that freezes."""
+NOBODY = 1
+"""A port at which nothing listens."""
 ANNOUNCE = """
     select pg_logical_emit_message(
         true, 'mission.iterations', json_build_object('run_id', %s::text, 'user_id', 'u')::text)
@@ -96,7 +98,8 @@ class Fleet:
     async def run(self) -> None:
         shared, whole = self.settings(), self.settings()
         whole = whole.model_copy(update={"stall_after_s": HEALTHY_STALL_S})
-        through = Proxy(lambda: int(conninfo.conninfo_to_dict(whole.admin_url)["port"]))
+        upstream = {"port": int(conninfo.conninfo_to_dict(whole.admin_url)["port"])}
+        through = Proxy(lambda: upstream["port"])
         self._resources.callback(through.close)
         url = conninfo.make_conninfo(whole.database_url.get_secret_value(), host="127.0.0.1", port=through.port)
         cut_off = Settings(**(dict(whole) | {"database_url": url}))
@@ -110,6 +113,8 @@ class Fleet:
                 settings = self.settings() if points in ALONE else shared
                 self.frozen[points] = self.start(settings, FROZEN[points][0], points)
             async with following([*self.frozen.values()]):
+                # Old connections are silent, and new ones are not to be had.
+                port, upstream["port"] = upstream["port"], NOBODY
                 through.freeze()
                 healthy["sink"].stream.send(signal.SIGSTOP)
                 await asyncio.sleep(PAUSE_S)
@@ -117,6 +122,7 @@ class Fleet:
                 await until(lambda: all(healthy[name].waits() for name in CUT_OFF), "streams wait for their database")
                 self.reasons = {name: healthy[name].why_not() for name in CUT_OFF}
                 self.verdicts = {name: healthy[name].answers["/health/live"][1]["parts"] for name in CUT_OFF}
+                upstream["port"] = port
                 through.thaw()
                 frozen = list(self.frozen.values())
                 await until(lambda: None not in [one.stream.exit_code for one in frozen], "frozen streams have ended")
