@@ -26,7 +26,7 @@ test: $(READY)
 # No test of the whole, and none that the version cannot change: those run on the wheel's.
 ANY_POSTGRES := $(patsubst %,tests/cdc/test_%.py,confirmation fill_under_load pgoutput progress recovery rows timeline topics)
 OF_POSTGRES := $(filter-out $(ANY_POSTGRES),$(wildcard tests/cdc/test_*.py)) tests/cli/test_slot.py tests/cli/test_wal_level.py tests/embedded/test_versions.py \
-	tests/planner/test_ledger.py $(patsubst %,tests/views/test_%.py,sql_fold tenants erasure dead_letters engine)
+	$(patsubst %,tests/planner/test_%.py,ledger transitions retention restore) $(patsubst %,tests/views/test_%.py,sql_fold tenants erasure dead_letters engine)
 test-postgres: $(READY)
 	@test -n "$(PG)" || { echo "say which: make test-postgres PG=15"; exit 2; }
 	@PROJECTOR_PG_VERSION=$(PG) $(BIN)/python -m pytest $(OF_POSTGRES) $(PYTEST_ARGS)

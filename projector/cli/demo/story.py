@@ -9,6 +9,7 @@ from typing import Any
 import psycopg
 
 from projector.cli.demo.follow import TopicWatch, one_row, until
+from projector.cli.demo.gates import set_up_agents, turn_away
 from projector.cli.demo.show import Show
 from projector.devices import AGENTS, MISSIONS, NOTES, DeviceClock, Replica, SyncServer
 from projector.embedded.environment import Environment
@@ -39,6 +40,7 @@ async def play(env: Environment, show: Show) -> None:
         mission_id = await _mission_travels(env, show, server, phone, laptop)
         await _another_user(env, show, server, tablet)
         await _devices_disagree(env, show, server, phone, laptop, mission_id)
+        await _agents_may_not(env, show, server, phone, mission_id)
     await _prove(env, show)
 
 
@@ -199,6 +201,16 @@ async def _explain(env: Environment, show: Show, mission_id: str) -> None:
     show.fact(
         "as of", f"offset {title.entry.offset}, before the laptop pushed, the title was “{before.fields['title']}”"
     )
+
+
+async def _agents_may_not(env: Environment, show: Show, server: SyncServer, phone: Replica, mission_id: str) -> None:
+    spender = str(_field(phone, mission_id, "agentId"))
+    paused = await set_up_agents(env, server, phone, spender, AGENT)
+    cases = [
+        ("skipped-paused", mission("Treppe fegen", paused, minutes_ago=1)),
+        ("skipped-budget", mission("Kräuter ernten", spender, minutes_ago=1)),
+    ]
+    await turn_away(env, show, server, phone, cases)
 
 
 async def _prove(env: Environment, show: Show) -> None:
