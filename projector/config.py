@@ -96,12 +96,13 @@ class Settings(BaseSettings):
     max_tokens_per_day: int = Field(0, ge=0)
     """What the whole installation may spend in a day (UTC) before effects stop until the next; 0: no cap."""
     lease_s: float = Field(60.0, ge=1)
-    due_interval_s: float = Field(1.0, ge=0.05)
+    due_interval_s: float = Field(1.0, ge=0.05, le=600)
     reannounce_interval_s: float = Field(10.0, ge=0.1)
     timezone: str = "Europe/Berlin"
     """The owners' time zone, unless `projector zone set` gives one of their own: no record carries one."""
     keep_runs_days: int = Field(90, ge=0, le=36_500)
-    """How long finished runs are kept, with all their steps; 0: for ever. No due time fires again when one goes."""
+    """How long finished runs are kept, with all their steps; 0: for ever. No due time fires again when one goes, but
+    failures in a row, and iterations to bring back, are counted no further."""
     keep_steps_days: int = Field(30, ge=0, le=36_500)
     """How long the steps of finished runs are kept, which hold answers of the model; 0: as long as the run."""
     keep_usage_days: int = Field(400, ge=0, le=36_500)

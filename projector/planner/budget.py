@@ -65,7 +65,7 @@ class Budget:
             row = await cursor.fetchone()
             expect_lease(cursor.rowcount, run.run_id)
             assert row is not None, "there is a lease"
-            return judge_round(agent, await _load(conn, run, agent), row[0], needed)
+            return judge_round(agent, await _load(conn, run, agent), row[0], needed, most=self._run)
 
     async def charge(self, run: ClaimedRun, prompt_tokens: int, completion_tokens: int) -> None:
         """Counts an answer that was paid for and is of no use. Raises LeaseLostError."""

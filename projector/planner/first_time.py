@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -21,22 +20,16 @@ from projector.sql import query
 PAGE = 500
 
 
-async def timeless(conn: Connection, *, size: int = PAGE) -> AsyncIterator[tuple[str, str, Any]]:
-    """User, mission and cadence of each active mission with a cron expression and no time.
-
-    `conn` is one of projector_planner.
+async def timeless(
+    conn: Connection, after: tuple[str, str] = ("", ""), *, limit: int = PAGE
+) -> list[tuple[str, str, Any]]:
+    """User, mission and cadence of active missions with a cron expression and no time: those that follow the user and
+    mission `after`. `conn` is one of projector_planner.
     """
-    after = ("", "")
-    while True:
-        cursor = await conn.execute(
-            query("planner/timeless"), {"after_user": after[0], "after_mission": after[1], "limit": size}
-        )
-        page = await cursor.fetchall()
-        for user_id, mission_id, cadence in page:
-            yield user_id, mission_id, cadence
-        if len(page) < size:
-            return
-        after = page[-1][:2]
+    cursor = await conn.execute(
+        query("planner/timeless"), {"after_user": after[0], "after_mission": after[1], "limit": limit}
+    )
+    return [(user_id, mission_id, cadence) for user_id, mission_id, cadence in await cursor.fetchall()]
 
 
 async def write_first_time(conn: Connection, user_id: str, mission_id: str, *, zone: ZoneInfo) -> bool:
@@ -59,7 +52,7 @@ async def write_first_time(conn: Connection, user_id: str, mission_id: str, *, z
         except InvalidCadence:
             return False
         assert first is not None, "a cron expression that is valid names times"
-        await conn.execute(query("planner/write_iteration"), _row(mission, state, now_us, from_datetime(first)))
+        await conn.execute(query("planner/write_mission"), _row(mission, state, now_us, from_datetime(first)))
     return True
 
 

@@ -55,9 +55,12 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """`hold`: look again later; `cancel`: what was due is no longer. `reason` is for people, without their data."""
+    """`hold`: look again later; `cancel`: what was due is no longer; `fail`: no later look can help.
 
-    action: Literal["admit", "hold", "cancel"]
+    `reason` is for people, without their data.
+    """
+
+    action: Literal["admit", "hold", "cancel", "fail"]
     decision: Decision
     reason: str = ""
 
@@ -99,11 +102,15 @@ def judge_load(agent: Agent, load: Load) -> Verdict:
     return Verdict("admit", "admitted")
 
 
-def judge_round(agent: Agent, load: Load, allowance: int, needed: int) -> Verdict | None:
+def judge_round(agent: Agent, load: Load, allowance: int, needed: int, *, most: int) -> Verdict | None:
     """What stands against one more round of an admitted run; None when nothing does.
 
-    `allowance` is what the run has left of its reservation, `needed` what the round will cost at least.
+    `allowance` is what the run has left of its reservation, `needed` what the round will cost at least, `most` what
+    any run may reserve.
     """
+    cap = most if agent.daily_tokens is None else min(most, agent.daily_tokens)
+    if needed > cap:
+        return Verdict("fail", "stopped-budget", f"the next round needs {needed} tokens, and a run may spend {cap}")
     left = tokens_left(agent, load)
     if left is not None and left < needed:
         assert agent.daily_tokens is not None

@@ -29,7 +29,9 @@ Pool = AsyncConnectionPool[Connection]
 
 @dataclass(frozen=True, slots=True)
 class ClaimedRun:
-    """A run that this worker holds the lease of. `attempts` counts this one; `brief` is set if it was asked before."""
+    """A run that this worker holds the lease of. `attempts` counts this one; `brief` is set if it was asked before,
+    `decision` is what was said of it last.
+    """
 
     run_id: UUID
     user_id: str
@@ -41,6 +43,7 @@ class ClaimedRun:
     started_at: datetime
     created_at: datetime
     brief: dict[str, Any] | None
+    decision: str | None
 
 
 async def check_ledger(settings: Settings) -> None:

@@ -12,7 +12,7 @@ from psycopg.types.json import Jsonb
 
 from projector import crash, metrics
 from projector.fold import derive, following_stamp, format_instant
-from projector.log.actor import SYSTEM_MISSION_RUNNER, origin_from_actor, system
+from projector.log.actor import MISSION_RUNNER, origin_from_actor
 from projector.log.ids import restored_change_id
 from projector.logging import get
 from projector.planner.mission_state import enter_user, in_log, lock_mission, newest_state, server_clock
@@ -34,12 +34,22 @@ class Dropped:
     iteration: dict[str, Any]
 
 
-async def missions_with_dropped(conn: Connection, *, rest_s: float, limit: int = BATCH) -> list[tuple[str, str]]:
-    """Users and missions whose record lacks iterations of ours since `rest_s`. `conn` is one of projector_planner.
+async def missions_with_dropped(
+    conn: Connection, after: tuple[str, str] = ("", ""), *, rest_s: float, limit: int = BATCH
+) -> list[tuple[str, str]]:
+    """Users and missions whose record lacks iterations of ours since `rest_s`: those that follow `after`.
+
+    `conn` is one of projector_planner.
 
     Its cost follows the number of missions that lack some: they are in a partial index.
     """
-    parameters = {"limit": limit, "most": MOST_RESTORES, "rest_s": rest_s}
+    parameters = {
+        "after_user": after[0],
+        "after_mission": after[1],
+        "limit": limit,
+        "most": MOST_RESTORES,
+        "rest_s": rest_s,
+    }
     cursor = await conn.execute(query("planner/missions_with_dropped"), parameters)
     return [(user_id, mission_id) for user_id, mission_id in await cursor.fetchall()]
 
@@ -63,18 +73,17 @@ async def restore(conn: Connection, user_id: str, mission_id: str, *, rest_s: fl
             return 0
         stamp = format_instant(following_stamp(await server_clock(conn), state.newest_instant([("iterations",)])))
         cursor = await conn.execute(query("planner/count_restores"), {"run_ids": [d.run_id for d in dropped]})
-        actor = system(SYSTEM_MISSION_RUNNER)
         restores = max(count for (count,) in await cursor.fetchall())
         await conn.execute(
-            query("planner/write_iteration"),
+            query("planner/write_mission"),
             {
                 "id": restored_change_id([d.run_id for d in dropped], restores),
                 "user_id": user_id,
                 "mission_id": mission_id,
                 "data": Jsonb({"iterations": merged(shown, [d.iteration for d in dropped])}),
                 "field_meta": Jsonb({"iterations": stamp}),
-                "actor": Jsonb(actor.to_json()),
-                "origin": origin_from_actor(actor),
+                "actor": Jsonb(MISSION_RUNNER.to_json()),
+                "origin": origin_from_actor(MISSION_RUNNER),
             },
         )
         crash.point("sink.restore_before_commit")

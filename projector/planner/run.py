@@ -29,6 +29,8 @@ from projector.planner.tools import Tool
 
 Result = Literal["planned", "held", "cancelled", "retried", "failed"]
 
+RETRIED = "retried-by-hand"
+"""Decision of a run that an operator has let be tried again."""
 BRIEF_VERSION = 1
 PLAN_VERSION = 1
 
@@ -46,6 +48,7 @@ class Told:
 _UNAVAILABLE = Told("ModelUnavailable", "the model did not answer")
 _REFUSED = Told("ModelRefused", "the model does not take this mission")
 _FAULT = Told("InternalFault", "the planner has a fault")
+_TOO_LARGE = Told("TooLarge", "one round with the model takes more than its agent may spend")
 _VANISHED = Told("WorkersVanished", "its workers vanished, time and again")
 
 
@@ -77,7 +80,7 @@ async def carry_out(run: ClaimedRun, planning: Planning) -> Result:
         return await _turn_away(run, planning, verdict)
     failures = await planning.ledger.failures(run)
     rest = held(failures, datetime.now(UTC), planning.pace, changed_at=situation.changed_at)
-    if rest is not None:
+    if rest is not None and run.decision != RETRIED:
         return await _turn_away(run, planning, Verdict("hold", "skipped-failing", rest.reason), wait_s=rest.wait_s)
     mission, agent = situation.mission, situation.agent
     assert mission is not None and agent is not None, "judge_mission speaks up otherwise"  # noqa: PT018
@@ -108,6 +111,8 @@ async def carry_out(run: ClaimedRun, planning: Planning) -> Result:
         asked_s = error.retry_after_s if isinstance(error, ChatUnavailableError) else None
         return await _try_later(run, planning, _UNAVAILABLE, error.message, asked_s)
     if outcome.stopped is not None:
+        if outcome.stopped.action == "fail" and not outcome.calls:
+            return await _fail(run, planning, _TOO_LARGE, outcome.stopped.reason)
         if outcome.stopped.decision != "stopped-budget" or not outcome.calls:
             # What was answered so far is stored: the run goes on from there.
             return await _turn_away(run, planning, outcome.stopped)

@@ -63,24 +63,36 @@ class Scheduler:
                 async with await connect(self._settings, "projector_planner") as listening:
                     await listening.execute(query("planner/listen"))
                     while not stop.is_set():
+                        began = time.monotonic()
                         await self.open_due_runs()
-                        await self._rest(listening)
+                        # However often it is asked for, looking takes half of the time at most.
+                        await pause(max(SHORTEST_REST_S, time.monotonic() - began), stop)
+                        await self._rest(listening, stop)
             except (psycopg.OperationalError, DatabaseUnavailableError) as error:
                 _away(error)
+                await self.open_due_runs()  # the pool may have a connection where there is none to listen with
                 await pause(self._interval_s, stop)
 
-    async def _rest(self, listening: Connection) -> None:
-        await asyncio.sleep(SHORTEST_REST_S)
-        rest_s = self._interval_s
+    async def _rest(self, listening: Connection, stop: asyncio.Event) -> None:
         following_s = await until_next_due(listening)
+        # A tick that is at work may be past a mission that it was woken for.
+        rest_s = SHORTEST_REST_S if self._opening else self._interval_s
         if following_s is not None:
             rest_s = min(max(following_s, 0.0), rest_s)
-        async for _ in listening.notifies(timeout=rest_s, stop_after=1):
-            pass
+        told = asyncio.create_task(_notified(listening, rest_s))
+        stopped = asyncio.create_task(stop.wait())
+        try:
+            await asyncio.wait({told, stopped}, return_when=asyncio.FIRST_COMPLETED)
+            if told.done():
+                told.result()
+        finally:
+            for task in (told, stopped):
+                task.cancel()
+            await asyncio.gather(told, stopped, return_exceptions=True)
 
     def lag_s(self) -> float:
-        """The seconds since a pass last went through."""
-        return time.monotonic() - self._passed_at
+        """The seconds since a pass should have gone through."""
+        return max(0.0, time.monotonic() - self._passed_at - self._interval_s)
 
     async def open_due_runs(self) -> int:
         """Opens a run for every mission that is due; returns how many it opened. 0 while another call does it."""
@@ -163,6 +175,11 @@ class Scheduler:
         metrics.RUNS_REANNOUNCED.inc(done.announced)
         if done.woken or done.announced:
             log.info("looked after waiting runs", woken=done.woken, announced=done.announced)
+
+
+async def _notified(conn: Connection, timeout_s: float) -> None:
+    async for _ in conn.notifies(timeout=timeout_s, stop_after=1):
+        pass
 
 
 def _away(error: Exception, done: Pass | None = None) -> None:

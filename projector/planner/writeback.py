@@ -100,7 +100,7 @@ async def write_back(conn: Connection, run_id: UUID, user_id: str, *, zone: Zone
                 record, run.due_at, to_datetime(now_us), await zone_of(conn, user_id, zone), rest=rest
             )
             await conn.execute(
-                query("planner/write_iteration"), _row(run, user_id, change_id, state, record, now_us, following.at)
+                query("planner/write_mission"), _row(run, user_id, change_id, state, record, now_us, following.at)
             )
             decision = "failed" if run.failed else "ran"
             await conn.execute(

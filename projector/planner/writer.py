@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
+from typing import Any, TypeVar
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
@@ -15,15 +18,17 @@ from projector.health.parts import at_work, moved
 from projector.logging import get
 from projector.planner.cadence import names_times
 from projector.planner.effects import are_stopped
-from projector.planner.first_time import timeless, write_first_time
-from projector.planner.ledger import Pool
+from projector.planner.first_time import PAGE, timeless, write_first_time
+from projector.planner.ledger import Connection, Pool
 from projector.planner.pace import Pace
-from projector.planner.restore import missions_with_dropped, restore
+from projector.planner.restore import BATCH, missions_with_dropped, restore
 from projector.planner.writeback import postpone, unwritten, write_back
 from projector.waiting import pause
 
 WRITER = "writer"
 """The part of the sink that must move."""
+
+Found = TypeVar("Found", bound=tuple[Any, ...])
 
 log = get("sink")
 
@@ -37,6 +42,7 @@ class Writer:
         self._zone = ZoneInfo(settings.timezone)
         self._day_cap = settings.max_tokens_per_day
         self._pace = pace or Pace()
+        self._restored_to = ("", "")
 
     async def write(self, run_id: UUID, user_id: str) -> None:
         """Writes one plan. What cannot be written now waits in the ledger for `sweep`; nothing is lost."""
@@ -50,7 +56,8 @@ class Writer:
             log.warning("cannot write now", run=str(run_id), error=str(error))
         except psycopg.Error as error:
             metrics.WRITEBACK_REFUSED.inc()
-            log.exception("the database refused a plan", run=str(run_id), code=error.sqlstate)
+            # Never its text, which may hold the row.
+            log.error("the database refused a plan", run=str(run_id), code=error.sqlstate)
             async with self._pool.connection() as conn:
                 await postpone(
                     conn, run_id, user_id, reason=f"the database refused the plan: {error.sqlstate}", pace=self._pace
@@ -73,52 +80,63 @@ class Writer:
         return len(waiting)
 
     async def give_first_times(self) -> int:
-        """Gives missions with a cron expression that have no time their first one; returns how many."""
-        try:
-            if await are_stopped(self._ledger, self._day_cap):
-                return 0
-            async with self._ledger.connection() as conn:
-                found = [mission async for mission in timeless(conn)]
-        except psycopg.OperationalError as error:
-            metrics.PLANNER_DATABASE_ERRORS.inc()
-            log.warning("cannot look for missions without a time", error=str(error))
-            return 0
-        able = [(user_id, mission_id) for user_id, mission_id, cadence in found if names_times(cadence)]
-        metrics.MISSIONS_WITHOUT_TIMES.set(len(found) - len(able))
-        given = sum([await self._give_first_time(user_id, mission_id) for user_id, mission_id in able])
+        """Gives missions with a cron expression that have no time their first one; returns how many.
+
+        No more than a page of them at once: the next pass finds the others.
+        """
+        given = unable = 0
+        after = ("", "")
+        while given < PAGE:
+            page = await self._found(partial(timeless, after=after))
+            able = [(user_id, mission_id) for user_id, mission_id, cadence in page if names_times(cadence)]
+            unable += len(page) - len(able)
+            given += await self._each(able, partial(write_first_time, zone=self._zone))
+            if len(page) < PAGE:
+                metrics.MISSIONS_WITHOUT_TIMES.set(unable)
+                break
+            after = page[-1][:2]
         if given:
             log.info("first times given", missions=given)
         return given
 
-    async def _give_first_time(self, user_id: str, mission_id: str) -> bool:
+    async def restore_dropped(self) -> int:
+        """Puts back what devices dropped; returns how many iterations. What fails is found again by a later pass."""
+        rest_s = self._pace.restore_rest_s
+        missions = await self._found(partial(missions_with_dropped, after=self._restored_to, rest_s=rest_s))
+        self._restored_to = missions[-1] if len(missions) == BATCH else ("", "")
+        return await self._each(missions, partial(restore, rest_s=rest_s))
+
+    async def _found(self, look: Callable[[Connection], Awaitable[list[Found]]]) -> list[Found]:
         try:
-            async with self._pool.connection() as conn:
-                return await write_first_time(conn, user_id, mission_id, zone=self._zone)
+            async with self._ledger.connection() as conn:
+                return await look(conn)
         except psycopg.OperationalError as error:
             metrics.PLANNER_DATABASE_ERRORS.inc()
-            log.warning("cannot write now", mission=mission_id, error=str(error))
-        except psycopg.Error as error:
-            metrics.WRITEBACK_REFUSED.inc()
-            log.warning("the database refused a first time", mission=mission_id, code=error.sqlstate)
-        return False
+            log.warning("cannot look for missions to write to", error=str(error))
+            return []
 
-    async def restore_dropped(self) -> int:
-        """Puts back what devices dropped; returns how many iterations. What fails is found again by the next pass."""
-        rest_s = self._pace.restore_rest_s
-        restored = 0
-        try:
-            if await are_stopped(self._ledger, self._day_cap):
-                return 0
-            async with self._ledger.connection() as conn:
-                missions = await missions_with_dropped(conn, rest_s=rest_s)
-            for user_id, mission_id in missions:
+    async def _each(
+        self, missions: Iterable[tuple[str, str]], write: Callable[[Connection, str, str], Awaitable[int]]
+    ) -> int:
+        """The sum of what `write` returns for each mission, until effects are stopped. None is in another's way."""
+        written = 0
+        for user_id, mission_id in missions:
+            try:
+                if await are_stopped(self._ledger, self._day_cap):
+                    break
                 async with self._pool.connection() as conn:
-                    restored += await restore(conn, user_id, mission_id, rest_s=rest_s)
-                moved(WRITER)
-        except psycopg.Error as error:
-            metrics.PLANNER_DATABASE_ERRORS.inc()
-            log.warning("cannot restore iterations", error=str(error), code=error.sqlstate)
-        return restored
+                    written += await write(conn, user_id, mission_id)
+            except psycopg.OperationalError as error:
+                metrics.PLANNER_DATABASE_ERRORS.inc()
+                log.warning("cannot write now", mission=mission_id, error=str(error))
+                if error.sqlstate is None:  # not this mission's affair: there is no connection
+                    break
+            except psycopg.Error as error:
+                metrics.WRITEBACK_REFUSED.inc()
+                # Never its text, which may hold the row.
+                log.error("the database refused a change of ours", mission=mission_id, code=error.sqlstate)
+            moved(WRITER)
+        return written
 
     async def sweep_for_ever(self, stop: asyncio.Event) -> None:
         """Sweeps, restores and gives first times until `stop`, with a pause between."""

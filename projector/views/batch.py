@@ -24,7 +24,7 @@ class Batch:
     noticed: Counters = field(default_factory=Counters)
     changes: int = 0
     octets: int = 0
-    """Of the values folded: a measure of what the batch takes in memory, never too small."""
+    """Of the values folded and of the states they went into: what the batch takes in memory, in proportion."""
     newest_commit_us: int | None = None
 
     @property

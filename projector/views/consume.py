@@ -14,7 +14,7 @@ from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
 
 from projector import freeze, metrics
 from projector.config import Settings
-from projector.health.parts import at_work, at_work_on_topics, never
+from projector.health.parts import at_work, at_work_on_topics, moved, never
 from projector.logging import get
 from projector.sql.connection import connect
 from projector.views import kafka
@@ -30,7 +30,7 @@ POLL_MS = 500
 FETCH_RECORDS = 2_000
 """At most so many records are folded before the group's heartbeat may have its turn."""
 BEHIND_RECORDS = 2_000
-BATCH_BYTES = 64 * 1024 * 1024
+BATCH_BYTES = 96 * 1024 * 1024
 BATCH_S = 10.0
 """A view with so many records ahead of it gathers changes up to these limits: many of a record become one row."""
 GROUP_COMMIT_S = 1.0
@@ -139,7 +139,9 @@ async def _loop(
         listener.raise_failure()
         async with listener.lock:
             applied = Applied(seek=await engine.take(fetched))
-            behind = _lag(consumer, engine) >= BEHIND_RECORDS
+            behind = bool(fetched) and _lag(consumer, engine) >= BEHIND_RECORDS
+            if behind:
+                moved(engine.name)  # what it takes in shows in its offsets later
             now = time.monotonic()
             if not behind or engine.waiting_octets >= BATCH_BYTES or now - committed_at >= BATCH_S:
                 applied += await engine.commit(wait=not behind)

@@ -123,6 +123,11 @@ class Engine:
             self.applied_to.pop(partition, None)
 
     @property
+    def name(self) -> str:
+        """The view's."""
+        return self._view.name
+
+    @property
     def partitions(self) -> Collection[Partition]:
         """Those that are open."""
         return self._owned.keys()
@@ -258,9 +263,13 @@ class Engine:
             held = self._owned[batch.partition_of[identity]].cache.take(identity)
             if held is None:
                 missing.append(identity)
+            else:
+                batch.octets += held.size
             batch.held[identity] = held
         if self._store is not None and not self._empty:
-            batch.held |= await self._store.load(self._reading, missing)
+            loaded = await self._store.load(self._reading, missing)
+            batch.octets += sum(held.size for held in loaded.values())
+            batch.held |= loaded
 
     async def _fold(self, identity: Identity, events: Iterable[Fold | Reload]) -> None:
         batch = self._batch

@@ -33,7 +33,7 @@ def running(settings: Settings, folder: Path, name: str) -> Iterator[Observed]:
 @pytest.fixture
 def timers(settings: Settings, world: World, tmp_path: Path) -> Iterator[Observed]:
     """Its own passes are so rare that none comes into a test, and no row of a view asks for one."""
-    world.admin.execute("alter table mana_ai.mission_snapshots_1 disable trigger tell_due")
+    world.admin.execute("alter table mana_ai.mission_snapshots_1 disable trigger user")
     rare = {"due_interval_s": 600, "reannounce_interval_s": 600, "service_key": KEY, "metrics_port": 0}
     with running(settings.model_copy(update=rare), tmp_path, "timers") as observed:
         observed.stream.wait_for("ready", 60)

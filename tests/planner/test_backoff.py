@@ -16,6 +16,7 @@ from projector.planner.backoff import Failures, held, rest_s, retry_s, rewrite_s
 from projector.planner.due import wake_changed
 from projector.planner.iteration import iso_ms
 from projector.planner.pace import Pace
+from projector.planner.runs import Selection, retry
 from projector.planner.writeback import write_back
 from projector.planner.writer import Writer
 from projector.sql.connection import connect, pool
@@ -159,6 +160,16 @@ async def test_a_mission_whose_runs_keep_failing_is_held_with_the_reason_and_not
     wait = run["next_attempt_at"] - run["updated_at"]
     assert 5 * HOUR < wait <= 6 * HOUR
     assert (double.requests, await world.open()) == ([], 0)
+
+
+async def test_an_operator_may_have_a_held_mission_tried_at_once(world: World):
+    await keep_failing(world)
+    async with Double(text("fertig")) as double, working(world, double):
+        await settled(world, "held")
+        async with world.pool.connection() as conn:
+            selection = Selection(decision="skipped-failing")
+            assert [done.outcome async for done in retry(conn, selection, by="an operator")] == ["retried"]
+        await settled(world, "planned")
 
 
 @pytest.mark.parametrize("who", ["owner-before-it-was-due", "owner", "agent"])

@@ -117,7 +117,9 @@ async def test_all_of_them_are_found_page_by_page_through_an_index(world: World)
         await world.mission(f"u{number % 2}", f"m{number}", seen=False, cadence=NINE, nextRunAt=None)
     await world.catch_up()
     async with world.pool.connection() as conn:
-        found = [(user, mission) async for user, mission, _ in timeless(conn, size=2)]
+        found: list[tuple[str, str]] = []
+        while page := await timeless(conn, found[-1] if found else ("", ""), limit=2):
+            found += [(user, mission) for user, mission, _ in page]
     assert found == sorted((f"u{number % 2}", f"m{number}") for number in range(5))
     indexes = "select count(*) from pg_indexes where schemaname = 'mana_ai' and indexname like 'mission%timeless'"
     assert world.admin.execute(indexes).fetchone() == (2,)

@@ -69,5 +69,14 @@ def test_what_other_runs_have_reserved_counts_as_spent(load, decision):
     ],
 )
 def test_a_round_needs_what_the_one_before_cost(cap, load, allowance, needed, stopped):
-    verdict = judge_round(agent_of("a", {"maxTokensPerDay": cap}), load, allowance, needed)
+    verdict = judge_round(agent_of("a", {"maxTokensPerDay": cap}), load, allowance, needed, most=100_000)
     assert (verdict is not None and verdict.decision == "stopped-budget") == stopped
+
+
+@pytest.mark.parametrize(("cap", "most"), [(50, 100), (None, 50)])
+def test_a_round_that_no_run_may_pay_for_fails_instead_of_waiting(cap, most):
+    agent = agent_of("a", {"maxTokensPerDay": cap})
+    verdict = judge_round(agent, Load(0, 0), 50, 51, most=most)
+    assert verdict is not None
+    assert (verdict.action, verdict.decision) == ("fail", "stopped-budget")
+    assert judge_round(agent, Load(0, 0), 50, 50, most=most) is None

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from projector.planner.effects import start_effects, stop_effects
 from projector.planner.history import KEPT
 from projector.planner.pace import Pace
 from projector.planner.restore import MOST_RESTORES, merged, missions_with_dropped
@@ -122,6 +123,30 @@ async def test_several_sinks_bring_it_back_once(world: World, writer: Writer):
     assert len(world.ours()) == 2
 
 
+async def test_a_mission_that_cannot_be_written_is_in_no_others_way(world: World, writer: Writer):
+    for mission in ("m1", "m2", "m3"):
+        await world.mission(mission=mission)
+        await written(world, writer)
+    for mission in ("m1", "m2", "m3"):
+        await world.edit(mission=mission, iterations=[])
+    world.admin.execute(
+        "alter table sync_changes add check (record_id <> 'm1' or client_id <> 'mana-ai-runner') not valid"
+    )
+    assert await writer.restore_dropped() == 2
+    assert [row["record_id"] for row in world.ours()][3:] == ["m2", "m3"]
+
+
+async def test_nothing_is_restored_while_effects_are_stopped(world: World, writer: Writer):
+    await world.mission()
+    await written(world, writer)
+    await world.edit(iterations=[])
+    async with world.pool.connection() as conn:
+        await stop_effects(conn, None)
+        assert await writer.restore_dropped() == 0
+        await start_effects(conn)
+    assert await writer.restore_dropped() == 1
+
+
 async def test_it_rests_first(world: World, writer: Writer):
     await world.mission()
     await written(world, writer)
@@ -134,7 +159,8 @@ async def test_it_rests_first(world: World, writer: Writer):
 async def test_only_missions_that_lack_something_are_looked_at(world: World, writer: Writer):
     world.admin.execute("set enable_seqscan = off")
     plan = world.admin.execute(
-        "explain " + query("planner/missions_with_dropped"), {"limit": 1, "most": 1, "rest_s": 0}
+        "explain " + query("planner/missions_with_dropped"),
+        {"after_user": "", "after_mission": "", "limit": 1, "most": 1, "rest_s": 0},
     ).fetchall()
     assert "mission_iterations_1_dropped" in str(plan)
 

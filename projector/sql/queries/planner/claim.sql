@@ -44,4 +44,4 @@ set state = 'running',
 from taken
 where r.run_id = taken.run_id
 returning r.run_id, r.user_id, r.mission_id, r.agent_id, r.due_at, r.attempts, r.iteration_id, r.started_at,
-          r.created_at, r.brief
+          r.created_at, r.brief, r.decision

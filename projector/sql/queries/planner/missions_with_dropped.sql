@@ -2,7 +2,8 @@
 -- partial indexes, word for word.
 select m.user_id, m.mission_id
 from mana_ai.mission_iterations m
-where not m.deleted
+where (m.user_id, m.mission_id) > (%(after_user)s, %(after_mission)s)
+  and not m.deleted
   and m.record @?
       '$.iterations[*] ? (@.shown == false && @.iteration.source == "server" && !exists(@.iteration.archivedAt))'
   and exists (
@@ -15,4 +16,5 @@ where not m.deleted
         and r.state = 'written'
         and r.restores < %(most)s
         and coalesce(r.restored_at, r.written_at) < now() - make_interval(secs => %(rest_s)s))
+order by m.user_id, m.mission_id
 limit %(limit)s

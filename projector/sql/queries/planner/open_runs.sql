@@ -15,7 +15,7 @@ with given as (
 ), again as (
     update mana_ai.mission_runs r
     set state = 'due', decision = null, reason = null, attempts = 0, next_attempt_at = now(), agent_id = given.agent_id,
-        brief = null, plan = null, planned_at = null, updated_at = now()
+        brief = null, plan = null, planned_at = null, refused_writes = 0, updated_at = now()
     from given
     where r.run_id = given.run_id and r.state in ('failed', 'cancelled') and r.next_attempt_at <= now()
     returning r.run_id, r.user_id

@@ -12,13 +12,13 @@ with before as (
 ), due as (
     update mana_ai.mission_runs r
     set state = 'due', decision = 'retried-by-hand', reason = %(reason)s, attempts = 0, next_attempt_at = now(),
-        plan = null, planned_at = null, updated_at = now()
+        plan = null, planned_at = null, refused_writes = 0, updated_at = now()
     from before
     where r.run_id = before.run_id and before.state in ('due', 'held', 'failed', 'cancelled') and before.other is null
     returning r.run_id, r.user_id, 'mission.due' as topic
 ), planned as (
     update mana_ai.mission_runs r
-    set next_attempt_at = now(), updated_at = now()
+    set next_attempt_at = now(), refused_writes = 0, updated_at = now()
     from before
     where r.run_id = before.run_id and before.state = 'planned'
     returning r.run_id, r.user_id, 'mission.iterations'
