@@ -66,7 +66,8 @@ class Scheduler:
                         began = time.monotonic()
                         await self.open_due_runs()
                         # However often it is asked for, looking takes half of the time at most.
-                        await pause(max(SHORTEST_REST_S, time.monotonic() - began), stop)
+                        took_s = time.monotonic() - began
+                        await pause(min(max(SHORTEST_REST_S, took_s), self._interval_s), stop)
                         await self._rest(listening, stop)
             except (psycopg.OperationalError, DatabaseUnavailableError) as error:
                 _away(error)
