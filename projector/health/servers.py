@@ -10,6 +10,7 @@ from typing import Any
 import psycopg
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
+from aiokafka.protocol.metadata import MetadataRequest
 
 from projector.config import Settings
 from projector.errors import ProjectorError
@@ -92,8 +93,10 @@ class Connections:
             raise
 
     async def _metadata(self) -> None:
-        # Asks a broker each time, which what the client remembers would not.
-        await (await self._connected()).topics()
+        # Asks a broker each time, which what the client remembers would not, and for no topic: a cluster may have
+        # thousands, and `topics()` would have it list them all.
+        client = (await self._connected())._client
+        await client.send(client.get_random_node(), MetadataRequest([]))
 
     async def _connected(self) -> AIOKafkaConsumer:
         """Made at the first use; afterwards the client finds its brokers again by itself."""
