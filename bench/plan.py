@@ -30,7 +30,7 @@ from projector.planner.due import open_due_runs
 from projector.sql.connection import connect
 
 NAME = "plan"
-MISSIONS, RATE = 400, 5.0
+MISSIONS, RATE = 300, 5.0
 SLOW_RUNS, SLOW_CALL_S, PLACES = 800, 5.0, 200
 DUE, FEW, MANY, PASSES = 100, 1_000, 1_000_000, 7
 FAR = "2099-01-01T00:00:00.000Z"
