@@ -21,7 +21,7 @@ import psycopg
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
 from bench.cdc import PARTITIONS, installation
-from bench.report import Report
+from bench.report import Report, percentile
 from projector.cdc.topics import ensure_topics
 from projector.config import Settings
 from projector.embedded.pipeline import Pipeline
@@ -64,7 +64,7 @@ def run(report: Report, quick: bool = False) -> None:
                     delays = asyncio.run(measured(settings, rate, seconds))
                     told = {"transactions_per_s": rate, "seconds": seconds, "seen": len(delays)}
                     for percent in (50, 99):
-                        report.add(f"{measure}_p{percent}_ms", _percentile(delays, percent), "ms", **told)
+                        report.add(f"{measure}_p{percent}_ms", percentile(delays, percent), "ms", **told)
 
 
 @contextmanager
@@ -218,7 +218,3 @@ def write(tag: str, rate: int, total: int) -> None:
             sent = time.monotonic_ns()
             data = json.dumps({"title": "Water the plants", "sent": sent, "n": n, "tag": tag})
             conn.execute(INSERT, [f"{tag}-{n}", f"user-{n % 200}", data])
-
-
-def _percentile(ordered: list[float], percent: int) -> float:
-    return ordered[min(len(ordered) - 1, len(ordered) * percent // 100)]

@@ -7,20 +7,20 @@ The model answers at once, or after a given time, over HTTP; everything else is 
 from __future__ import annotations
 
 import asyncio
-import json
 import statistics
 import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import psycopg
 from psycopg.types.json import Jsonb
 
 from bench.cdc import installation
-from bench.report import Report
+from bench.report import Report, percentile
 from bench.usage import peak_mb
 from projector.config import Settings
 from projector.embedded.pipeline import Pipeline
@@ -80,7 +80,7 @@ def _pipeline(settings: Settings, *, delay_s: float = 0.0) -> Iterator[Pipeline]
             pipeline.stop_all()
 
 
-def _populate(conn: psycopg.Connection[tuple[object, ...]], missions: int, policy: dict[str, str]) -> None:
+def _populate(conn: psycopg.Connection[Any], missions: int, policy: dict[str, str]) -> None:
     """A mission and an agent for each user, none of them due; returns when the views show them."""
     agent = {"name": "Mana", "role": "helps", "state": "active", "maxConcurrentMissions": 3, "policy": policy}
     with conn.transaction(), conn.cursor() as cursor:
@@ -115,7 +115,7 @@ def _mission() -> Jsonb:
     )
 
 
-def _make_due(conn: psycopg.Connection[tuple[object, ...]], number: int) -> None:
+def _make_due(conn: psycopg.Connection[Any], number: int) -> None:
     now = format_instant(now_us())
     data, meta = Jsonb({"nextRunAt": now}), Jsonb({"nextRunAt": now})
     conn.execute(INSERT, [uuid4(), "aiMissions", f"m{number}", f"user-{number}", "update", data, meta])
@@ -143,13 +143,10 @@ def _latency(report: Report, missions: int) -> None:
         delays.sort()
         told = {"missions": missions, "per_s": RATE, "written": len(delays)}
         for percent in (50, 99):
-            value = delays[min(len(delays) - 1, len(delays) * percent // 100)]
-            report.add(f"due_to_written_p{percent}_ms", value, "ms", **told)
+            report.add(f"due_to_written_p{percent}_ms", percentile(delays, percent), "ms", **told)
 
 
-def _collect(
-    conn: psycopg.Connection[tuple[object, ...]], sent: dict[str, float], delays: list[float], seconds: float
-) -> None:
+def _collect(conn: psycopg.Connection[Any], sent: dict[str, float], delays: list[float], seconds: float) -> None:
     for notification in conn.notifies(timeout=max(seconds, 0.0)):
         delays.append((time.perf_counter() - sent[notification.payload]) * 1000)
 
@@ -174,9 +171,9 @@ def _slow_calls(report: Report, runs: int) -> None:
             report.add("slow_rss_mb", peak_mb(pipeline.processes["planner"].pid), "MB", **told)
 
 
-def _written(conn: psycopg.Connection[tuple[object, ...]]) -> int:
-    row = conn.execute("select count(*) from mana_ai.mission_runs where state = 'written'").fetchone()
-    return json.loads(str(row[0])) if row else 0
+def _written(conn: psycopg.Connection[Any]) -> int:
+    (count,) = conn.execute("select count(*) from mana_ai.mission_runs where state = 'written'").fetchone() or (0,)
+    return int(count)
 
 
 def _due_passes(report: Report, many: int) -> None:
@@ -192,7 +189,7 @@ def _due_passes(report: Report, many: int) -> None:
     report.add("due_pass_ratio", medians[1] / medians[0], "ratio", missions=f"{FEW}:{many}", due=DUE)
 
 
-async def _passes(settings: Settings, admin: psycopg.Connection[tuple[object, ...]]) -> list[float]:
+async def _passes(settings: Settings, admin: psycopg.Connection[Any]) -> list[float]:
     seconds = []
     async with await connect(settings, "projector_planner") as conn:
         for _ in range(PASSES):

@@ -30,3 +30,8 @@ class Report:
     def progress(self, text: str) -> None:
         """A line for whoever waits, on stderr."""
         print(text, file=sys.stderr, flush=True)
+
+
+def percentile(ordered: list[float], percent: int) -> float:
+    """Of values in order, the smallest first."""
+    return ordered[min(len(ordered) - 1, len(ordered) * percent // 100)]

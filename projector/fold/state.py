@@ -183,7 +183,6 @@ def _apply_update(state: State, change: ChangeLike, counters: Counters) -> bool:
 
 def _apply_insert(state: State, change: ChangeLike, counters: Counters) -> bool:
     created_us, change_id, meta, data = change.created_at_us, change.id, change.field_meta, change.data
-    writes = state.writes
     changed = False
     order = Order(created_us, change_id)
     if state.insert is None or order > state.insert:
@@ -205,11 +204,7 @@ def _apply_insert(state: State, change: ChangeLike, counters: Counters) -> bool:
         if instant > created_us + FUTURE_TOLERANCE_US:
             counters.future_stamps += 1
         write = _new(Write, (instant, created_us, change_id, value))
-        if path not in writes:
-            writes[path] = write
-            changed = True
-        else:
-            changed |= _put(state, path, write)
+        changed |= _put(state, path, write)
         if key == GRANT:
             changed |= _observe_grant(state, [(path, write)])
     return changed

@@ -32,7 +32,4 @@ def parse_lsn(text: str) -> int:
 
 def from_headers(headers: Mapping[str, bytes]) -> Place:
     """Reads the place of a Kafka record; raises KeyError or ValueError when it has none."""
-    high, slash, low = headers["lsn"].partition(b"/")
-    if not slash:
-        raise ValueError(f"{headers['lsn']!r} is no LSN")
-    return Place(int(headers["source"]), int(high, 16) << 32 | int(low, 16), int(headers["ord"]))
+    return Place(int(headers["source"]), parse_lsn(headers["lsn"].decode("ascii")), int(headers["ord"]))

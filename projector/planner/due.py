@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from psycopg import AsyncConnection
-
 from projector import crash
 from projector.log.clock import from_datetime
 from projector.log.ids import iteration_id, run_id
+from projector.planner.ledger import Connection
 from projector.planner.mission import DEFAULT_AGENT
 from projector.sql import query
 
 BATCH = 500
 ANNOUNCED_AGAIN = 100
-
-Connection = AsyncConnection[tuple[Any, ...]]
 
 
 async def open_due_runs(conn: Connection, *, limit: int = BATCH) -> int:

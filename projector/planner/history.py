@@ -6,7 +6,7 @@ view of iterations, that it is no loss; the second leaves it out. The view keeps
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 KEPT = 20
@@ -23,16 +23,11 @@ def capped(iterations: list[Any], now: str) -> list[Any]:
     return list(_capped(iterations, now))
 
 
-def is_archived(iteration: Mapping[str, Any]) -> bool:
-    archived_at = iteration.get("archivedAt")
-    return isinstance(archived_at, str) and archived_at != ""
-
-
 def _capped(iterations: list[Any], now: str) -> Iterator[Any]:
     for age, iteration in zip(range(len(iterations) - 1, -1, -1), iterations, strict=True):
         if age < KEPT or not isinstance(iteration, dict) or not isinstance(iteration.get("id"), str):
             yield iteration
-        elif is_archived(iteration):
+        elif isinstance(archived_at := iteration.get("archivedAt"), str) and archived_at:  # as the fold reads it
             continue
         elif iteration.get("overallStatus") in _DECIDED or age >= UNDECIDED_KEPT:
             yield {**iteration, "archivedAt": now}

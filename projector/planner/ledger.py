@@ -50,7 +50,7 @@ async def check_ledger(settings: Settings) -> None:
     """Raises DatabaseUnavailableError or NotMigratedError when there is no ledger to work with."""
     conn = await connect(settings, "projector_planner")
     async with conn:
-        # The newest of its tables.
+        # What the newest migration made.
         row = await (await conn.execute("select to_regproc('mana_ai.tell_due') is not null")).fetchone()
     if row != (True,):
         raise NotMigratedError("this database has no run ledger, or an older one")

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Any
-
-from psycopg import AsyncConnection
 
 from projector.errors import RowSecurityError
 from projector.fold import State, apply, load
 from projector.log.clock import to_datetime
+from projector.planner.ledger import Connection
 from projector.sql import query
 from projector.views.declared import IDENTITY, MISSIONS, Identity
 from projector.views.reload import BEGINNING, changes_of
-
-Connection = AsyncConnection[tuple[Any, ...]]
 
 # A row may commit long after its created_at was taken; a transaction older than this is not waited for.
 LATEST_COMMIT = timedelta(days=1)

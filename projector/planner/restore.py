@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from psycopg import AsyncConnection
 from psycopg.rows import class_row
 from psycopg.types.json import Jsonb
 
@@ -15,6 +14,7 @@ from projector.fold import derive, following_stamp, format_instant
 from projector.log.actor import MISSION_RUNNER, origin_from_actor
 from projector.log.ids import restored_change_id
 from projector.logging import get
+from projector.planner.ledger import Connection
 from projector.planner.mission_state import enter_user, in_log, lock_mission, newest_state, server_clock
 from projector.sql import query
 
@@ -22,7 +22,6 @@ MOST_RESTORES = 3
 """Of one iteration: a device that drops it again and again has its reasons."""
 BATCH = 100
 
-Connection = AsyncConnection[tuple[Any, ...]]
 log = get("sink")
 
 

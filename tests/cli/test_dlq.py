@@ -14,8 +14,8 @@ import psycopg
 import pytest
 from psycopg.types.json import Jsonb
 
-from projector.cli import main
 from projector.config import Settings
+from tests.cli.in_process import read
 from tests.cli.test_servers import run
 
 SECRET = "enc:1:c2VjcmV0\\/Zm9y+/=="
@@ -48,17 +48,7 @@ class Shelf:
 
     def read(self, *words: str, status: int = 0) -> str:
         """What the command prints, on stderr when it fails."""
-        with pytest.MonkeyPatch.context() as patch:
-            for name, value in self.settings.environment().items():
-                patch.setenv(name, value)
-            patch.setattr("sys.argv", ["projector", "dlq", *words])
-            # It would bind this process's log to the stderr of this test, which ends with it.
-            patch.setattr("projector.cli.configure_command", lambda: None)
-            with pytest.raises(SystemExit) as ended:
-                main()
-        shown = self.capsys.readouterr()
-        assert ended.value.code == status, shown.err
-        return shown.err if status else shown.out
+        return read(self.settings, self.capsys, "dlq", *words, status=status)
 
     def listed(self, *words: str) -> list[str]:
         return [letter["id"] for letter in parse(self.read("list", *words, "--json"))]

@@ -17,10 +17,10 @@ import pytest
 from psycopg import sql
 from psycopg.types.json import Jsonb
 
-from projector.cli import main
 from projector.cli.runs import parse_time
 from projector.config import Settings
 from projector.errors import ConfigError
+from tests.cli.in_process import read
 from tests.cli.test_servers import run
 
 SECRET = "enc:1:c2VjcmV0\\/Zm9y+/=="
@@ -83,17 +83,7 @@ class Book:
 
     def read(self, *words: str, status: int = 0) -> str:
         """What the command prints, on stderr when it fails."""
-        with pytest.MonkeyPatch.context() as patch:
-            for name, value in self.settings.environment().items():
-                patch.setenv(name, value)
-            patch.setattr("sys.argv", ["projector", "runs", *words])
-            # It would bind this process's log to the stderr of this test, which ends with it.
-            patch.setattr("projector.cli.configure_command", lambda: None)
-            with pytest.raises(SystemExit) as ended:
-                main()
-        shown = self.capsys.readouterr()
-        assert ended.value.code == status, shown.err
-        return shown.err if status else shown.out
+        return read(self.settings, self.capsys, "runs", *words, status=status)
 
     def listed(self, *words: str) -> list[int]:
         return [UUID(one["run_id"]).int for one in parse(self.read("list", *words, "--json"))]
