@@ -95,6 +95,21 @@ class Settings(BaseSettings):
     """What a run reserves of its agent's tokens when it begins, at most what is left, and may spend at a time."""
     max_tokens_per_day: int = Field(0, ge=0)
     """What the whole installation may spend in a day (UTC) before effects stop until the next; 0: no cap."""
+    missions_with_gaps: Literal["run", "hold"] = "run"
+    """What becomes of a mission with an input that cannot be read here: it runs without it and is told so, or waits."""
+    news_url: str = ""
+    """The API of news research, up to and without /api/v1; unset: no shallow research."""
+    research_url: str = ""
+    """The service of deep research, up to and without /api/v1; jobs that it has are asked for while it is set."""
+    research_key: SecretStr = SecretStr("")
+    """What both of them know us by."""
+    deep_research: bool = False
+    """Whether missions that ask for deep research get it: each job costs money."""
+    research_provider: Literal["gemini-deep-research-max", "gemini-deep-research", "openai-deep-research"] = (
+        "gemini-deep-research-max"
+    )
+    research_max_age_s: float = Field(7200.0, gt=0)
+    """How long a deep research job may take before its mission goes on without it."""
     lease_s: float = Field(60.0, ge=1)
     due_interval_s: float = Field(1.0, ge=0.05, le=600)
     reannounce_interval_s: float = Field(10.0, ge=0.1)

@@ -163,7 +163,7 @@ class RunsRefusedError(ProjectorError):
 
 
 class RowSecurityError(ProjectorError):
-    """Take BYPASSRLS and superuser from the role: the write-back must be held to the rows of one user."""
+    """Take BYPASSRLS and superuser from the role: it must be held to the rows of one user."""
 
 
 class StreamStoppedError(ProjectorError):
@@ -197,6 +197,18 @@ class ChatRefusedError(ChatError):
     """Check PROJECTOR_LLM_API_KEY and PROJECTOR_LLM_MODEL: the endpoint refuses this request each time."""
 
     transient = False
+
+
+class ResearchError(ProjectorError):
+    """Check PROJECTOR_NEWS_URL and PROJECTOR_RESEARCH_URL, and the services' own logs; missions run without it."""
+
+
+class ResearchUnavailableError(ResearchError):
+    """Check that the research service runs and knows PROJECTOR_RESEARCH_KEY; a job is asked for again by itself."""
+
+
+class ResearchRefusedError(ResearchError):
+    """The research service does not take this question, or does not know the job; the mission runs without it."""
 
 
 # Reports of checks

@@ -153,4 +153,16 @@ MISSIONS_WITHOUT_TIMES = Gauge(
 ITERATIONS_RESTORED = Counter(
     "mana_ai_iterations_restored_total", "Iterations put back that a device had dropped from its mission"
 )
+INPUTS = Counter(
+    "mana_ai_inputs_total", "Inputs that missions link, by kind and what became of them", ["module", "outcome"]
+)
+RESEARCH_SUBMITTED = Counter("mana_ai_research_jobs_submitted_total", "Deep research jobs submitted", ["provider"])
+RESEARCH_COMPLETED = Counter("mana_ai_research_jobs_completed_total", "Deep research jobs that were done", ["provider"])
+RESEARCH_FAILED = Counter(
+    "mana_ai_research_jobs_failed_total", "Deep research jobs that failed, or were given up", ["provider"]
+)
+RESEARCH_PENDING_SKIPS = Counter(
+    "mana_ai_research_jobs_pending_skips_total", "Times that a run was put off because its deep research goes on"
+)
+RESEARCH_SHALLOW = Counter("mana_ai_research_shallow_total", "Shallow research by its end", ["result"])
 WRITEBACK_REFUSED = Counter("mana_ai_writeback_refused_total", "Plans and first times that the database refused")

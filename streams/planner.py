@@ -9,6 +9,7 @@ from projector.config import Settings
 from projector.health.parts import expect
 from projector.llm.client import OpenAIChat
 from projector.log.topics import Topics
+from projector.planner.research.services import ResearchServices
 from projector.planner.worker import WORKER, Worker
 from projector.sql.connection import pool
 from streams.app import ANNOUNCEMENTS, make_app, on_announcement, prerequisites, serve
@@ -21,10 +22,11 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
     topic = Topics(settings.topic_prefix).due
     expect(WORKER, ANNOUNCEMENTS)
     model = OpenAIChat.from_settings(settings)
+    services = ResearchServices.from_settings(settings)
     if not await prerequisites(settings, stop, topic):
         return
-    async with model, pool(settings, "projector_planner", size=CONNECTIONS) as connections:
-        worker = Worker(settings, connections, model)
+    async with model, services, pool(settings, "projector_planner", size=CONNECTIONS) as connections:
+        worker = Worker(settings, connections, model, services=services)
         app = make_app(settings, "planner")
 
         async def wake(run_id: UUID, user_id: str) -> None:

@@ -53,6 +53,11 @@ def rewrite_s(refusals: int, pace: Pace) -> float:
     return _doubled(pace.refused_rest_s, refusals, pace)
 
 
+def poll_s(polls: int, pace: Pace) -> float:
+    """The wait before a research job is asked for again, in seconds, after so many requests about it."""
+    return min(pace.first_poll_s * 2.0 ** min(polls, _MOST_DOUBLINGS), pace.longest_poll_s)
+
+
 def _doubled(first_s: float, times: int, pace: Pace) -> float:
     return min(first_s * 2.0 ** min(times - 1, _MOST_DOUBLINGS), pace.longest_rest_s)
 

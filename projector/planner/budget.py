@@ -26,11 +26,12 @@ class Budget:
         self._run = run
         self._day = day
 
-    async def admit(self, run: ClaimedRun, agent: Agent, brief: dict[str, Any]) -> Verdict:
+    async def admit(self, run: ClaimedRun, agent: Agent, brief: dict[str, Any] | None) -> Verdict:
         """Asks the gates that depend on what the agent has in hand, one run of the agent at a time.
 
         When they agree, the run counts against the agent's limits from here on, with what it may spend at most, and
-        `brief` is what will be asked. Raises LeaseLostError.
+        `brief` is what will be asked, None while that has to be gathered yet: then it is asked for once more.
+        Raises LeaseLostError.
         """
         async with self._pool.connection() as conn:
             stopped = (await read_effects(conn, self._day)).verdict
@@ -49,7 +50,7 @@ class Budget:
                             "owner": self._owner,
                             "agent_id": agent.id,
                             "reserved": self._run if left is None else min(self._run, left),
-                            "brief": Jsonb(brief),
+                            "brief": None if brief is None else Jsonb(brief),
                         },
                     )
                     expect_lease(cursor.rowcount, run.run_id)

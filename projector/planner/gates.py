@@ -25,6 +25,9 @@ Decision = Literal[
     "stopped-budget",
     "skipped-stopped",
     "skipped-spend-cap",
+    "skipped-gaps",
+    "stopped-inputs",
+    "research-pending",
 ]
 
 WAITING_FOR_OTHERS = ("skipped-concurrency", "skipped-reserved")

@@ -14,7 +14,10 @@ DEFAULT_AGENT = "legacy:ai-default"
 
 @dataclass(frozen=True, slots=True)
 class Mission:
-    """Texts are '' where the record has none; `iterations` holds only the elements that are objects."""
+    """Texts are '' where the record has none; `iterations` holds only the elements that are objects.
+
+    `cadence` and `inputs` are as stored.
+    """
 
     title: str
     concept: str
@@ -23,6 +26,7 @@ class Mission:
     state: str
     agent_id: str
     iterations: tuple[Mapping[str, Any], ...]
+    inputs: Any = None
 
     @property
     def encrypted_field(self) -> str | None:
@@ -52,4 +56,5 @@ def mission_of(record: Mapping[str, Any]) -> Mission:
         state=text(record.get("state")),
         agent_id=agent_id if isinstance(agent_id, str) and agent_id else DEFAULT_AGENT,
         iterations=tuple(i for i in iterations if isinstance(i, Mapping)) if isinstance(iterations, list) else (),
+        inputs=record.get("inputs"),
     )

@@ -27,6 +27,9 @@ class Pace:
     """When a held run is looked at again if nothing about its mission or agent changes before."""
     hold_for_place_s: float = 30.0
     """The same for one that waits for its agent's other runs, whose end wakes it anyway."""
+    first_poll_s: float = 15.0
+    """When a deep research job is asked for first; each time after twice as long, up to a cap."""
+    longest_poll_s: float = 300.0
     sweep_after_s: float = 5.0
     """How long the announcement of a plan may take before the write-back looks for it by itself."""
     restore_every_s: float = 15.0

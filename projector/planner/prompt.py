@@ -14,6 +14,7 @@ from typing import Any
 from projector.planner.agent import Agent
 from projector.planner.ciphertext import scrub
 from projector.planner.injection import Marker, marker_in
+from projector.planner.inputs.resolve import MAX_UNITS, Inputs, ResolvedInput
 from projector.planner.mission import Mission, text
 from projector.planner.storable import storable
 
@@ -55,9 +56,9 @@ class Prompt:
     marker: Marker | None = None
 
 
-def prompt_of(mission: Mission, agent: Agent, *, rounds: int) -> Prompt:
+def prompt_of(mission: Mission, agent: Agent, *, rounds: int, inputs: Inputs | None = None) -> Prompt:
     """The prompt of one iteration."""
-    told = _told(mission)
+    told = _told(mission, inputs or Inputs())
     # As it was before tags were made harmless. Whatever is told of a mission is looked at here, as a whole; the
     # persona is not, since its owner means it for an instruction.
     marker = marker_in([told.replace("&lt;", "<"), agent.memory[:MAX_FIELD]])
@@ -74,16 +75,28 @@ def _system(agent: Agent, rounds: int) -> str:
     return "\n".join(parts)
 
 
-def _told(mission: Mission) -> str:
+def _told(mission: Mission, inputs: Inputs) -> str:
     return "\n\n".join(
         [
             f"# Mission: {_line(mission.title)}",
             "## Konzept\n" + _block(mission.concept, "_(leer)_"),
             "## Konkretes Ziel\n" + _block(mission.objective, "_(nicht gesetzt)_"),
-            "## Verlinkte Inputs\n_(keine verlinkten Inputs)_",
+            "## Verlinkte Inputs\n" + _inputs(inputs),
             f"## Letzte Iterationen (max. {HISTORY})\n" + _history(mission.iterations),
         ]
     )
+
+
+def _inputs(inputs: Inputs) -> str:
+    missing = [f"_(Nicht lesbar und deshalb nicht dabei: {inputs.missing})_"] if inputs.gaps else []
+    return "\n\n".join([*map(_input, inputs.told), *missing]) or "_(keine verlinkten Inputs)_"
+
+
+def _input(one: ResolvedInput) -> str:
+    # A block for each, so that none can pass for another. They are cut already, to what each kind may have.
+    heading = f"### {_line(one.module)}/{_line(one.table)}: {_line(one.title or one.id)}"
+    block = f"<user_data>\n{heading}\n{_clean(one.content, MAX_UNITS).strip()}\n</user_data>"
+    return f"{block}\n{one.note}" if one.note else block
 
 
 def _history(iterations: Sequence[Mapping[str, Any]]) -> str:
@@ -115,7 +128,7 @@ def _line(content: str) -> str:
     return flat if len(flat) <= MAX_LINE else flat[:MAX_LINE] + "…"
 
 
-def _clean(content: str) -> str:
+def _clean(content: str, most: int = MAX_FIELD) -> str:
     safe: str = scrub(storable(content))
-    cut = safe if len(safe) <= MAX_FIELD else safe[:MAX_FIELD] + "…"
+    cut = safe if len(safe) <= most else safe[:most] + "…"
     return _TAG.sub(r"&lt;\1", cut)

@@ -17,13 +17,16 @@ from projector.planner.backoff import held, retry_s
 from projector.planner.budget import Budget
 from projector.planner.catalogue import CATALOGUE_DIGEST, PLANNABLE
 from projector.planner.gates import WAITING_FOR_OTHERS, Verdict, judge_mission
+from projector.planner.gathering import Gathering, gathered_before, gathered_for
 from projector.planner.guard import Guard
+from projector.planner.inputs.resolve import Inputs
 from projector.planner.ledger import ClaimedRun, Ledger
 from projector.planner.loop import Outcome, converse
 from projector.planner.mission import Mission
 from projector.planner.pace import Pace
 from projector.planner.policy import allowed_tools
 from projector.planner.prompt import Prompt, prompt_of
+from projector.planner.research.seek import Pending
 from projector.planner.storable import storable
 from projector.planner.tools import Tool
 
@@ -31,7 +34,9 @@ Result = Literal["planned", "held", "cancelled", "retried", "failed"]
 
 RETRIED = "retried-by-hand"
 """Decision of a run that an operator has let be tried again."""
-BRIEF_VERSION = 1
+BRIEF_VERSION = 2
+_KNOWN_BRIEFS = (1, BRIEF_VERSION)
+"""Those that a run can go on with; version 1 told of no inputs."""
 PLAN_VERSION = 1
 
 log = get("planner")
@@ -49,6 +54,7 @@ _UNAVAILABLE = Told("ModelUnavailable", "the model did not answer")
 _REFUSED = Told("ModelRefused", "the model does not take this mission")
 _FAULT = Told("InternalFault", "the planner has a fault")
 _TOO_LARGE = Told("TooLarge", "one round with the model takes more than its agent may spend")
+_LONG_INPUTS = Told("InputsTooLarge", "what its mission links is too long")
 _VANISHED = Told("WorkersVanished", "its workers vanished, time and again")
 
 
@@ -57,6 +63,7 @@ class Planning:
     """What every run of a worker needs."""
 
     ledger: Ledger
+    gathering: Gathering
     budget: Budget
     model: ChatModel
     alias: str
@@ -87,7 +94,13 @@ async def carry_out(run: ClaimedRun, planning: Planning) -> Result:
     tools = allowed_tools(PLANNABLE, agent.policy)
     steps = planning.ledger.steps(run)
     asked_before = run.brief if await steps.stored() else None
-    brief = _brief(asked_before, mission, agent, tools, planning)
+    if asked_before is not None and _may_go_on(asked_before, agent, tools):
+        brief = asked_before
+    else:
+        inputs = await _gather(run, planning, mission, agent)
+        if not isinstance(inputs, Inputs):
+            return inputs
+        brief = _brief(mission, agent, tools, inputs, planning)
     verdict = await planning.budget.admit(run, agent, brief)
     if verdict.action != "admit":
         return await _turn_away(run, planning, verdict)
@@ -130,19 +143,40 @@ async def give_up_attempt(run: ClaimedRun, planning: Planning, error: Exception)
     return await _try_later(run, planning, _FAULT, f"internal fault: {type(error).__name__}")
 
 
-def _brief(
-    before: dict[str, Any] | None, mission: Mission, agent: Agent, tools: Sequence[Tool], planning: Planning
-) -> dict[str, Any]:
-    """What is asked. A run that paid for answers asks the same again, unless it may no longer."""
-    names = [tool.name for tool in tools]
-    if (
-        before is not None
-        and before["version"] == BRIEF_VERSION
-        and before["agentId"] == agent.id
-        and before["tools"] == names
-    ):
+async def _gather(run: ClaimedRun, planning: Planning, mission: Mission, agent: Agent) -> Inputs | Result:
+    """What the mission links and research gives, once for each run; or how the run was settled without asking."""
+    if not planning.gathering.is_needed(mission):
+        return Inputs()
+    before = gathered_before(run.brief, mission)
+    if before is not None:
         return before
-    prompt = prompt_of(mission, agent, rounds=planning.max_rounds)
+    # Nothing is read or paid for unless the agent could go on with it now.
+    verdict = await planning.budget.admit(run, agent, run.brief)
+    if verdict.action != "admit":
+        return await _turn_away(run, planning, verdict)
+    gathered = await planning.gathering.gather(run, mission)
+    if isinstance(gathered, Pending):
+        verdict = Verdict("hold", "research-pending", gathered.reason)
+        return await _turn_away(run, planning, verdict, wait_s=gathered.wait_s)
+    if isinstance(gathered, Verdict):
+        if gathered.action == "fail":
+            return await _fail(run, planning, _LONG_INPUTS, gathered.reason)
+        return await _turn_away(run, planning, gathered)
+    return gathered
+
+
+def _may_go_on(brief: dict[str, Any], agent: Agent, tools: Sequence[Tool]) -> bool:
+    """Whether a run that paid for answers may ask the same again."""
+    return (
+        brief["version"] in _KNOWN_BRIEFS
+        and brief["agentId"] == agent.id
+        and brief["tools"] == [tool.name for tool in tools]
+    )
+
+
+def _brief(mission: Mission, agent: Agent, tools: Sequence[Tool], inputs: Inputs, planning: Planning) -> dict[str, Any]:
+    """What is asked."""
+    prompt = prompt_of(mission, agent, rounds=planning.max_rounds, inputs=inputs)
     if prompt.marker is not None:
         metrics.INJECTION_MARKERS.labels(source="prompt", marker=prompt.marker).inc()
         log.warning("injection marker in what the prompt tells", agent=agent.id, marker=prompt.marker)
@@ -151,9 +185,11 @@ def _brief(
         "agentId": agent.id,
         "model": planning.alias,
         "maxRounds": planning.max_rounds,
-        "tools": names,
+        "tools": [tool.name for tool in tools],
         "system": prompt.system,
         "user": prompt.user,
+        "gatheredFor": gathered_for(mission),
+        "inputs": inputs.to_json(),
     }
 
 

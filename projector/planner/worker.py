@@ -17,9 +17,13 @@ from projector.health.parts import Servers, at_work
 from projector.llm.chat import ChatModel
 from projector.logging import get
 from projector.planner.budget import Budget
+from projector.planner.gathering import Gathering
 from projector.planner.guard import Guard
 from projector.planner.ledger import ClaimedRun, Ledger, Pool
 from projector.planner.pace import Pace
+from projector.planner.research.jobs import Jobs
+from projector.planner.research.seek import LONGEST_S, Research
+from projector.planner.research.services import ResearchServices
 from projector.planner.run import Planning, carry_out, give_up_attempt
 
 RENEWALS_PER_LEASE = 3
@@ -35,21 +39,33 @@ class Worker:
     Messages only wake it: what there is to do stands in the ledger, and is looked for every `pace.poll_s` anyway.
     """
 
-    def __init__(self, settings: Settings, pool: Pool, model: ChatModel, pace: Pace | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        pool: Pool,
+        model: ChatModel,
+        pace: Pace | None = None,
+        *,
+        services: ResearchServices | None = None,
+    ) -> None:
         self._places = settings.planner_workers
         # One user's runs leave room for others, however long they take.
         self._per_user = max(1, settings.planner_workers // 2)
         self._lease_s = settings.lease_s
-        self._longest_run_s = settings.llm_timeout_s * settings.planner_max_rounds
+        self._longest_run_s = settings.llm_timeout_s * settings.planner_max_rounds + LONGEST_S
         owner = f"{socket.gethostname()}:{os.getpid()}:{uuid4().hex[:8]}"
         self._ledger = Ledger(pool, owner, settings.lease_s)
+        pace = pace or Pace()
         self._planning = Planning(
             ledger=self._ledger,
+            gathering=Gathering(
+                pool, Research.from_settings(settings, Jobs(pool, owner), services, pace), settings.missions_with_gaps
+            ),
             budget=Budget(pool, owner, run=settings.max_tokens_per_run, day=settings.max_tokens_per_day),
             model=model,
             alias=settings.llm_model,
             max_rounds=settings.planner_max_rounds,
-            pace=pace or Pace(),
+            pace=pace,
             guard=Guard(settings.policy_mode),
         )
         self._tasks: dict[UUID, asyncio.Task[None]] = {}

@@ -62,7 +62,8 @@ def sessions(stack, template) -> Iterator[dict[str, psycopg.Connection[Any]]]:
                 admin.execute(f"insert into {STORED[name]} {columns}", [USERS])
                 admin.execute(f"vacuum analyze {STORED[name]}")
         with connect_sync(used, "projector_reader") as reader, connect_sync(used, "projector_planner") as planner:
-            reader.execute("select set_config('app.current_user_id', %s, false)", [ONE])
+            for session in (reader, planner):
+                session.execute("select set_config('app.current_user_id', %s, false)", [ONE])
             yield {"reader": reader, "planner": planner}
 
 

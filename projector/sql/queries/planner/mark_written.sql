@@ -1,4 +1,11 @@
-update mana_ai.mission_runs
-set state = 'written', decision = %(decision)s, reason = %(reason)s, change_id = %(change_id)s, written_at = now(),
-    next_attempt_at = null, updated_at = now()
-where run_id = %(run_id)s and state = 'planned'
+-- Research goes with the iteration that had it. One that failed leaves it to the next run.
+with written as (
+    update mana_ai.mission_runs
+    set state = 'written', decision = %(decision)s, reason = %(reason)s, change_id = %(change_id)s, written_at = now(),
+        next_attempt_at = null, updated_at = now()
+    where run_id = %(run_id)s and state = 'planned'
+    returning user_id, mission_id
+)
+delete from mana_ai.mission_research_jobs j
+using written
+where %(decision)s = 'ran' and j.user_id = written.user_id and j.mission_id = written.mission_id
