@@ -12,6 +12,7 @@ from projector.errors import LeaseLostError, UserInLogError
 from projector.planner import user_tables
 from projector.planner.loop import Step
 from projector.planner.pace import Pace
+from projector.planner.research.jobs import Jobs
 from projector.planner.writeback import write_back
 from projector.planner.zones import set_zone
 from projector.sql.connection import connect
@@ -52,17 +53,22 @@ async def test_a_run_at_work_while_its_user_is_erased_stores_and_announces_nothi
             await set_zone(conn, user, ZoneInfo("America/New_York"))
     runs = {run.user_id: run for run in await world.ledger().claim(2, per_user=1)}
     await world.ledger().steps(runs["u1"]).store(STEP)
+    jobs = Jobs(world.pool, "w1")
+    for run in runs.values():
+        await jobs.intend(run, "openai-deep-research", "a question of the user's")
     world.watch_messages()
     erase_log(world)
     await erase(world)
-    assert ledger_rows(world) == [1, 0, 0, 0, 1]
+    assert ledger_rows(world) == [1, 0, 0, 0, 1, 1]
     with pytest.raises(LeaseLostError):
         await world.ledger().steps(runs["u1"]).store(STEP)
     with pytest.raises(LeaseLostError):
         await world.ledger().store_plan(runs["u1"], PLAN, sweep_after_s=0)
+    with pytest.raises(LeaseLostError):
+        await jobs.intend(runs["u1"], "openai-deep-research", "a question of the user's")
     assert await world.ledger().renew([run.run_id for run in runs.values()]) == {runs["other"].run_id}
     assert await world.open() == 0
-    assert (ledger_rows(world), world.messages(), world.ours()) == ([1, 0, 0, 0, 1], [], [])
+    assert (ledger_rows(world), world.messages(), world.ours()) == ([1, 0, 0, 0, 1, 1], [], [])
 
 
 async def test_a_plan_is_not_written_for_a_mission_that_was_erased_from_the_log_alone(world: World):

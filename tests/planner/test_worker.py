@@ -11,6 +11,7 @@ from projector.llm.client import OpenAIChat
 from projector.planner.catalogue import CATALOGUE_DIGEST
 from projector.planner.loop import Step
 from projector.planner.pace import Pace
+from projector.planner.research.services import ResearchServices
 from projector.planner.worker import Worker
 from tests.llm.double import Double, Reply, calls, error, text
 from tests.planner.world import World
@@ -30,8 +31,11 @@ FAST = Pace(first_retry_s=0.0, longest_retry_s=0.0, poll_s=0.02, max_attempts=3)
 async def working(world: World, double: Double, pace: Pace = FAST, **settings) -> AsyncIterator[Worker]:
     changed = world.settings.model_copy(update=settings)
     stop = asyncio.Event()
-    async with OpenAIChat(double.url, timeout_s=changed.llm_timeout_s) as chat:
-        worker = Worker(changed, world.pool, chat, pace)
+    async with (
+        OpenAIChat(double.url, timeout_s=changed.llm_timeout_s) as chat,
+        ResearchServices.from_settings(changed) as services,
+    ):
+        worker = Worker(changed, world.pool, chat, pace, services=services)
         running = asyncio.create_task(worker.run(stop))
         try:
             yield worker

@@ -19,7 +19,7 @@ from projector.planner.due import open_due_runs
 from projector.planner.iteration import iso_ms
 from projector.planner.ledger import ClaimedRun, Ledger, Pool
 from projector.sql.connection import connect
-from projector.views.declared import AGENTS, MISSION_ITERATIONS, MISSIONS
+from projector.views.declared import VIEWS
 from projector.views.held import fold_anew
 from projector.views.store import Store
 from tests.fixtures.settings import Database
@@ -28,14 +28,14 @@ HOUR = timedelta(hours=1)
 INSERT = """
     insert into sync_changes
         (id, app_id, table_name, record_id, user_id, op, data, field_meta, client_id, actor, origin, created_at)
-    values (%s, 'ai', %s, %s, %s, %s, %s, %s, 'device-1', null, null, coalesce(%s, clock_timestamp()))
+    values (%s, %s, %s, %s, %s, %s, %s, %s, 'device-1', null, null, coalesce(%s, clock_timestamp()))
 """
 LOG = """
-    select table_name, record_id, user_id, json_build_object(
+    select app_id, table_name, record_id, user_id, json_build_object(
         'id', id, 'app_id', app_id, 'table_name', table_name, 'record_id', record_id, 'user_id', user_id, 'op', op,
         'data', data, 'field_meta', field_meta, 'client_id', client_id, 'created_at', created_at,
         'schema_version', schema_version, 'actor', actor, 'origin', origin, 'space_id', space_id)::text
-    from sync_changes where app_id = 'ai' order by created_at, id
+    from sync_changes order by created_at, id
 """
 
 
@@ -61,12 +61,13 @@ class World:
         *,
         stamp: datetime | None = None,
         created: datetime | None = None,
+        app: str = "ai",
     ) -> None:
         """Writes a row as the sync server does: as the user, under row-level security."""
         meta = dict.fromkeys(data, iso_ms(stamp or datetime.now(UTC))) if op == "update" else {}
         with psycopg.connect(self.database.logins.sync) as conn:
             conn.execute("select set_config('app.current_user_id', %s, true)", [user])
-            conn.execute(INSERT, [uuid4(), table, record, user, op, Jsonb(data), Jsonb(meta), created])
+            conn.execute(INSERT, [uuid4(), app, table, record, user, op, Jsonb(data), Jsonb(meta), created])
 
     async def mission(self, user: str = "u1", mission: str = "m1", *, seen: bool = True, **fields: Any) -> datetime:
         """A mission, due since an hour unless `nextRunAt` says otherwise; returns when it is due.
@@ -97,6 +98,11 @@ class World:
         if seen:
             await self.catch_up()
 
+    async def record(self, app: str, table: str, record: str, *, user: str = "u1", **fields: Any) -> None:
+        """A record that missions may link."""
+        self.change(user, table, record, "insert", fields, app=app)
+        await self.catch_up()
+
     async def edit(self, user: str = "u1", mission: str = "m1", *, seen: bool = True, **fields: Any) -> None:
         """A device's update of a mission; with `seen` false the view does not know it yet."""
         self.change(user, "aiMissions", mission, "update", fields)
@@ -112,13 +118,13 @@ class World:
         rows = self.admin.execute(LOG).fetchall()
         conn = await connect(self.settings, "projector_engine")
         async with conn:
-            for view, table in ((MISSIONS, "aiMissions"), (AGENTS, "agents"), (MISSION_ITERATIONS, "aiMissions")):
+            for view in VIEWS.values():
                 store = Store(view, 1)
                 await store.prepare(conn)
                 shown = []
-                for user, record in dict.fromkeys((u, r) for t, r, u, _ in rows if t == table):
-                    changes = [decode(v.encode()) for t, r, u, v in rows if (t, r, u) == (table, record, user)]
-                    shown.append(fold_anew(view.fold, changes, Place(1, 1, 0)).row(view, (user, "ai", table, record)))
+                for app, table, record, user in dict.fromkeys(row[:4] for row in rows if view.takes(*row[:2])):
+                    changes = [decode(row[4].encode()) for row in rows if row[:4] == (app, table, record, user)]
+                    shown.append(fold_anew(view.fold, changes, Place(1, 1, 0)).row(view, (user, app, table, record)))
                 async with conn.transaction():
                     await store.write(conn, shown, len(shown))
 
