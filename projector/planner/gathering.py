@@ -17,7 +17,6 @@ from projector.planner.inputs.resolve import MAX_UNITS, Inputs, readable, resolv
 from projector.planner.ledger import ClaimedRun, Pool
 from projector.planner.mission import Mission
 from projector.planner.research.seek import Pending, Research
-from projector.planner.research.triggers import wants_shallow
 
 log = get("planner")
 
@@ -32,7 +31,7 @@ class Gathering:
 
     def is_needed(self, mission: Mission) -> bool:
         """Whether there may be anything to gather; otherwise nothing is read at all."""
-        return bool(mission.inputs) or wants_shallow(mission)
+        return bool(mission.inputs) or self.research.is_wanted(mission)
 
     async def gather(self, run: ClaimedRun, mission: Mission) -> Inputs | Verdict | Pending:
         """All of it, or why the run does not go on now. Raises LeaseLostError."""

@@ -147,7 +147,8 @@ async def test_e15_a_deep_dive_is_submitted_waits_while_it_runs_and_is_told_when
     (submit,) = research.asked["submit"]
     assert submit["body"] == {"query": DEEP["objective"], "provider": "gemini-deep-research-max"}
     assert submit["headers"]["idempotency-key"] == str(run["run_id"])
-    assert (submit["headers"]["x-service-key"], submit["headers"]["x-user-id"]) == ("research-key", "u1")
+    sent = [submit["headers"][f"x-{name}"] for name in ("service-key", "user-id", "app-id")]
+    assert sent == ["research-key", "u1", "mana-ai"]
     assert research.asked["poll"][0]["path"].endswith("/task%2F1")
     assert (world.run()["attempts"], counted("jobs_pending_skips")) == (1, skips + 3)
     for name, value in before.items():
@@ -187,8 +188,8 @@ async def test_deep_research_is_off_until_it_is_turned_on_but_a_job_that_runs_is
 @pytest.mark.parametrize(
     ("service", "reason"),
     [
-        ({"statuses": ["failed"]}, "it was failed"),
-        ({"statuses": ["running", "cancelled"]}, "it was cancelled"),
+        ({"statuses": ["failed"]}, "the service says failed"),
+        ({"statuses": ["running", "cancelled"]}, "the service says cancelled"),
         ({"answer": {"answer": "  "}}, "its answer is empty"),
         ({"answer": None}, "its answer is empty"),
         ({"failing": {"poll": [404]}}, "answered 404"),
@@ -279,6 +280,14 @@ async def test_a_run_over_its_budget_or_held_for_its_gaps_researches_nothing(wor
         await settled(world, "held", count=2)
     assert {run["decision"] for run in world.runs()} == {"skipped-budget", "skipped-gaps"}
     assert (dict(research.asked), double.requests) == ({}, [])
+
+
+async def test_nothing_is_researched_while_effects_are_stopped(world: World):
+    await ready(world, **DEEP)
+    world.admin.execute("update mana_ai.effects set stopped_at = now(), reason = 'by a test'")
+    async with ResearchDouble() as research, Double(text("nie")) as double:
+        run = await worked(world, double, "held", pace=SLOW, **research.settings)
+    assert (run["decision"], dict(research.asked)) == ("skipped-stopped", {})
 
 
 def test_deep_research_needs_an_address(settings):

@@ -20,14 +20,14 @@ from projector.planner.inputs.sizes import first
 from projector.planner.ledger import ClaimedRun
 from projector.planner.mission import Mission
 from projector.planner.pace import Pace
-from projector.planner.research.deep import MAX_QUERY, POLL_S, DeepResearch
+from projector.planner.research.deep import MAX_QUERY, SUBMIT_S, DeepResearch
 from projector.planner.research.jobs import Job, Jobs
 from projector.planner.research.services import ResearchServices
 from projector.planner.research.shallow import DISCOVER_S, SEARCH_S, ShallowResearch
 from projector.planner.research.told import UNAVAILABLE, answer_input, news_input
 from projector.planner.research.triggers import wants_deep, wants_shallow
 
-LONGEST_S = POLL_S + DISCOVER_S + SEARCH_S
+LONGEST_S = SUBMIT_S + DISCOVER_S + SEARCH_S
 """The most time that one attempt of a run spends here."""
 MAX_FAILURES = 8
 """Requests without a usable answer, one after another, before a job is given up."""
@@ -43,9 +43,6 @@ class Pending:
 
     wait_s: float
     reason: str
-
-
-Sought = ResolvedInput | Gap | Pending | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,15 +69,19 @@ class Research:
             pace=pace,
         )
 
+    def is_wanted(self, mission: Mission) -> bool:
+        """Whether the mission asks for research and somebody could do it."""
+        return (self.shallow is not None or self.deep is not None) and wants_shallow(mission)
+
     async def is_pending(self, run: ClaimedRun, mission: Mission) -> bool:
         """Whether a job of this mission goes on. Raises psycopg.Error when the database is away, as all of this."""
         job = await self._job(run, mission)
         return job is not None and job.state in ("intended", "submitted")
 
-    async def seek(self, run: ClaimedRun, mission: Mission) -> Sought:
+    async def seek(self, run: ClaimedRun, mission: Mission) -> ResolvedInput | Gap | Pending | None:
         """The next thing to do for the run. Raises LeaseLostError."""
         asked = query_of(mission)
-        if not asked or not wants_shallow(mission):
+        if not asked or not self.is_wanted(mission):
             return None
         found = await self._seek_deep(run, mission, asked)
         return await self._seek_shallow(run, asked) if found is None else found
@@ -136,11 +137,11 @@ class Research:
             await self.jobs.note(run, "submitted")
             return self._pending(job)
         if polled.ended != "completed":
-            await self._give_up(run, job, f"it was {polled.ended}")
+            await self._give_up(run, job, f"the service says {polled.ended}")
             return None
         if polled.answer is None:
-            metrics.RESEARCH_COMPLETED.labels(provider=job.provider_id).inc()
             await self.jobs.note(run, "failed", reason="its answer is empty")
+            metrics.RESEARCH_COMPLETED.labels(provider=job.provider_id).inc()
             return None
         crash.point("research.before_result_stored")
         await self.jobs.note(run, "completed", answer=polled.answer)
@@ -158,15 +159,15 @@ class Research:
         return self._pending(job)
 
     async def _give_up(self, run: ClaimedRun, job: Job, reason: str) -> None:
+        await self.jobs.note(run, "failed", answered=False, reason=reason)
         metrics.RESEARCH_FAILED.labels(provider=job.provider_id).inc()
         log.error("deep research given up", run=str(run.run_id), provider=job.provider_id, reason=reason)
-        await self.jobs.note(run, "failed", answered=False, reason=reason)
 
     def _pending(self, job: Job) -> Pending:
         metrics.RESEARCH_PENDING_SKIPS.inc()
         return Pending(
             poll_s(job.polls, self.pace),
-            f"deep research ({job.provider_id}) goes on since {job.age_s / 60:.0f} minutes",
+            f"deep research ({job.provider_id}) has been going on for {job.age_s / 60:.0f} minutes",
         )
 
     async def _seek_shallow(self, run: ClaimedRun, asked: str) -> ResolvedInput | Gap | None:

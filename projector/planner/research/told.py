@@ -29,7 +29,8 @@ def news_input(query: str, news: News) -> ResolvedInput:
         lines.append(f"## {_line(article.title)}")
         if article.excerpt:
             lines.append(f"> {_line(article.excerpt)}")
-        lines.append(f"URL: {_url(article.url)}")
+        if url := _url(article.url):
+            lines.append(f"URL: {url}")
         if article.published_at:
             lines.append(f"Datum: {_line(article.published_at)}")
         lines.append("")

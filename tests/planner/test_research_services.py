@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+import pytest
+
+from projector.errors import ResearchRefusedError, ResearchUnavailableError
+from projector.planner.inputs.resolve import MAX_UNITS
+from projector.planner.inputs.sizes import units
+from projector.planner.mission import mission_of
+from projector.planner.research.deep import DeepResearch, Polled
+from projector.planner.research.http import MAX_BODY_BYTES, Service, http_client
+from projector.planner.research.seek import query_of
+from projector.planner.research.shallow import Article, News
+from projector.planner.research.told import answer_input, news_input
+from tests.llm.double import Double, Reply
+from tests.planner.research_double import KEY, ResearchDouble
+
+SLOW_S = 0.2
+
+
+async def post(reply: Reply, *, base: str = "") -> dict:
+    async with Double(reply) as double, http_client() as client:
+        service = Service(client, base or double.url + "/", KEY)
+        return await service.post("/x", {"query": "q"}, user_id="Ünal", timeout_s=SLOW_S)
+
+
+async def test_an_object_comes_back():
+    assert await post(Reply(body=b'{"a": 1}')) == {"a": 1}
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        Reply(body=b"{}", pause_s=60),
+        Reply(body=b'{"a": 1}', drip_s=0.1),
+        Reply(body=b" " * (MAX_BODY_BYTES + 1)),
+        Reply(body=b"no json"),
+        Reply(body=b"[]"),
+        *(Reply(status=status) for status in (401, 403, 408, 409, 429, 500, 503)),
+    ],
+    ids=lambda reply: f"{reply.status}-{len(reply.body)}",
+)
+async def test_what_may_be_better_later_is_told_from_what_is_refused(reply):
+    with pytest.raises(ResearchUnavailableError):
+        await post(reply)
+
+
+@pytest.mark.parametrize("status", [302, 400, 402, 404, 410, 422])
+async def test_what_stays_refused_is_not_asked_again_and_its_words_are_not_repeated(status):
+    with pytest.raises(ResearchRefusedError) as refused:
+        await post(Reply(status=status, body=b"you asked: secret", headers={"location": "http://127.0.0.1:1/"}))
+    assert refused.value.message == f"answered {status}"
+
+
+async def test_nobody_there_is_unavailable():
+    with pytest.raises(ResearchUnavailableError, match="unreachable"):
+        await post(Reply(), base="http://127.0.0.1:1")
+
+
+async def test_a_task_belongs_to_its_user_and_submitting_it_twice_makes_one():
+    async with ResearchDouble(statuses=["running", "completed"]) as double, http_client() as client:
+        deep = DeepResearch(Service(client, double.url, KEY))
+        first, second = [await deep.submit("q", "openai-deep-research", user_id="Ünal", key="k") for _ in range(2)]
+        assert (first, second, len(double.tasks)) == ("task/1", "task/1", 1)
+        with pytest.raises(ResearchRefusedError):
+            await deep.poll(first, user_id="u2")
+        assert await deep.poll(first, user_id="Ünal") == Polled(None)
+        assert await deep.poll(first, user_id="Ünal") == Polled("completed", double.answer)
+
+
+def test_a_query_is_no_longer_than_the_service_takes():
+    assert units(query_of(mission_of({"objective": "🌱" * 3000}))) == 4000
+    assert query_of(mission_of({"objective": "  "})) == ""
+
+
+def test_what_is_told_of_research_is_bounded_and_stays_on_its_lines():
+    long = "x\n" * 100_000
+    citation = {"title": long, "url": "https://a.example/" + "y" * 5000, "snippet": long}
+    answer = answer_input(long, {"answer": long, "citations": [citation] * 1000})
+    news = news_input(long, News(5, (Article(long, "https://a.example/ b", long, long),) * 8))
+    assert max(units(answer.content), units(news.content)) < MAX_UNITS
+    assert news.content.count("\n## ") == 8
+    assert "y" * 1000 not in answer.content  # half an address leads somewhere else
+    assert len(answer.title) == len('Deep Research: ""') + 60
