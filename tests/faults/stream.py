@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import math
 import multiprocessing
 import os
 import signal
@@ -25,7 +26,9 @@ _FORKS.set_forkserver_preload(
 )
 
 POLL_S = 0.01
-READY_LIMIT_S = 40.0
+SILENT_LIMIT_S = 40.0
+READY_LIMIT_S = 240.0
+"""Healing reads whole topics, and says so as it goes."""
 
 
 class Stream:
@@ -73,14 +76,19 @@ class Stream:
 
     def wait_ready(self) -> None:
         """Waits until it says that it reads the slot."""
-        self.wait_for("ready", READY_LIMIT_S)
+        self.wait_for("ready", READY_LIMIT_S, SILENT_LIMIT_S)
 
-    def wait_for(self, event: str, limit_s: float) -> None:
-        """Waits until it has logged an event of that name."""
+    def wait_for(self, event: str, limit_s: float, silent_limit_s: float = math.inf) -> None:
+        """Waits until it has logged an event of that name, as long as it goes on logging."""
         limit = time.monotonic() + limit_s
+        said, silent_limit = 0, time.monotonic() + silent_limit_s
         while not any(entry.get("event") == event for entry in self.entries()):
             assert self.exit_code is None, f"the stream ended with {self.exit_code}:\n{self.tail()}"
-            assert time.monotonic() < limit, f"the stream did not say {event!r} in {limit_s:.0f} s:\n{self.tail()}"
+            now = time.monotonic()
+            if (lines := len(self._lines())) > said:
+                said, silent_limit = lines, now + silent_limit_s
+            late = now >= min(limit, silent_limit)
+            assert not late, f"the stream did not say {event!r} in {limit_s:.0f} s:\n{self.tail()}"
             time.sleep(POLL_S)
 
     def entries(self) -> list[dict[str, object]]:
