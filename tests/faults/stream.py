@@ -14,6 +14,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from projector.config import Settings
@@ -26,9 +27,9 @@ _FORKS.set_forkserver_preload(
 )
 
 POLL_S = 0.01
-SILENT_LIMIT_S = 40.0
-READY_LIMIT_S = 240.0
-"""Healing reads whole topics, and says so as it goes."""
+READY_LIMIT_S = 40.0
+TALK_LIMIT_S = 240.0
+"""However much it says meanwhile."""
 
 
 class Stream:
@@ -69,27 +70,37 @@ class Stream:
         self._process.join(limit_s)
         return self.exit_code
 
-    def killed(self, limit_s: float) -> bool:
-        """Waits until it was killed by SIGKILL; False when that did not happen in time."""
-        self._process.join(limit_s)
-        return self.exit_code == -signal.SIGKILL
+    def killed(self, silent_limit_s: float) -> bool:
+        """Waits until it was killed by SIGKILL; False when it ended otherwise, or has no more to say."""
+        for _ in self._while_it_speaks(TALK_LIMIT_S, silent_limit_s):
+            if self.exit_code is not None:
+                return self.exit_code == -signal.SIGKILL
+        return False
 
     def wait_ready(self) -> None:
-        """Waits until it says that it reads the slot."""
-        self.wait_for("ready", READY_LIMIT_S, SILENT_LIMIT_S)
+        """Waits until it says that it reads the slot. Healing one reads whole topics, and says so as it goes."""
+        self.wait_for("ready", TALK_LIMIT_S, READY_LIMIT_S)
 
     def wait_for(self, event: str, limit_s: float, silent_limit_s: float = math.inf) -> None:
-        """Waits until it has logged an event of that name, as long as it goes on logging."""
-        limit = time.monotonic() + limit_s
-        said, silent_limit = 0, time.monotonic() + silent_limit_s
-        while not any(entry.get("event") == event for entry in self.entries()):
+        """Waits until it has logged an event of that name."""
+        for _ in self._while_it_speaks(limit_s, silent_limit_s):
+            if any(entry.get("event") == event for entry in self.entries()):
+                return
             assert self.exit_code is None, f"the stream ended with {self.exit_code}:\n{self.tail()}"
+        raise AssertionError(
+            f"the stream did not say {event!r} in {min(limit_s, silent_limit_s):.0f} s:\n{self.tail()}"
+        )
+
+    def _while_it_speaks(self, limit_s: float, silent_limit_s: float) -> Iterator[None]:
+        """Again and again, until it has logged nothing for so long, or the time is over."""
+        now = time.monotonic()
+        limit, silent_limit, said = now + limit_s, now + silent_limit_s, 0
+        while now < min(limit, silent_limit):
+            yield
+            time.sleep(POLL_S)
             now = time.monotonic()
             if (lines := len(self._lines())) > said:
                 said, silent_limit = lines, now + silent_limit_s
-            late = now >= min(limit, silent_limit)
-            assert not late, f"the stream did not say {event!r} in {limit_s:.0f} s:\n{self.tail()}"
-            time.sleep(POLL_S)
 
     def entries(self) -> list[dict[str, object]]:
         """What it has logged since its start."""
