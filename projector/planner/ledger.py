@@ -13,6 +13,7 @@ from psycopg.rows import class_row
 from psycopg.types.json import Jsonb
 from psycopg_pool import AsyncConnectionPool
 
+from projector import crash
 from projector.config import Settings
 from projector.errors import LeaseLostError, NotMigratedError
 from projector.planner.agent import agent_of
@@ -140,6 +141,7 @@ class Ledger:
             )
             expect_lease(cursor.rowcount, run.run_id)
             await self._wake_held(conn, run)
+            crash.point("planner.before_plan_commit")
 
     async def settle(
         self,
@@ -171,6 +173,8 @@ class Ledger:
             expect_lease(cursor.rowcount, run.run_id)
             if decision not in WAITING_FOR_OTHERS:
                 await self._wake_held(conn, run)
+            crash.point("planner.before_settle_commit")
+        crash.point("planner.after_settle")
 
     @staticmethod
     async def _wake_held(conn: Connection, run: ClaimedRun) -> None:

@@ -167,6 +167,7 @@ class _Conversation:
             verdict = await self._may_ask(self._needed)
             if verdict is not None:
                 raise CallStopped(verdict)
+            crash.point("planner.before_first_ask" if self._seq == 1 else "planner.before_next_ask")
             answer = await self._model.complete(self._alias, request, self._schemas, run_id=self._run_id)
             crash.point("planner.after_llm_before_store")
             kept = Step(
@@ -189,6 +190,7 @@ class _Conversation:
         if kept is None:
             kept = Step(self._seq, "tool", digest, self._judge(call, outcome.calls))
             await self._log.store(kept)
+            crash.point("planner.after_tool_stored")
         if kept.response["success"]:
             outcome.calls.append((call.name, without_nulls(call.arguments or {})))
         else:

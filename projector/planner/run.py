@@ -91,6 +91,7 @@ async def carry_out(run: ClaimedRun, planning: Planning) -> Result:
     verdict = await planning.budget.admit(run, agent, brief)
     if verdict.action != "admit":
         return await _turn_away(run, planning, verdict)
+    crash.point("planner.after_admit")
     try:
         outcome = await converse(
             planning.model,
@@ -106,6 +107,7 @@ async def carry_out(run: ClaimedRun, planning: Planning) -> Result:
     except ChatError as error:
         if isinstance(error, ChatAnswerError):
             await planning.budget.charge(run, error.prompt_tokens, error.completion_tokens)
+            crash.point("planner.after_charge")
         if not error.transient:
             return await _fail(run, planning, _REFUSED, error.message)
         asked_s = error.retry_after_s if isinstance(error, ChatUnavailableError) else None

@@ -84,6 +84,7 @@ async def write_back(conn: Connection, run_id: UUID, user_id: str, *, zone: Zone
         run = await cursor.fetchone()
         if run is None:
             return "nothing-to-do"
+        crash.point("sink.plan_locked")
         mission = {"user_id": user_id, "mission_id": run.mission_id}
         await lock_mission(conn, mission)
         state = await newest_state(conn, mission)
@@ -102,6 +103,7 @@ async def write_back(conn: Connection, run_id: UUID, user_id: str, *, zone: Zone
             await conn.execute(
                 query("planner/write_mission"), _row(run, user_id, change_id, state, record, now_us, following.at)
             )
+            crash.point("sink.before_mark")
             decision = "failed" if run.failed else "ran"
             await conn.execute(
                 query("planner/mark_written"),

@@ -12,7 +12,7 @@ from zoneinfo import ZoneInfo
 
 import psycopg
 
-from projector import freeze, metrics
+from projector import crash, freeze, metrics
 from projector.config import Settings
 from projector.health.parts import at_work, moved
 from projector.logging import get
@@ -76,6 +76,7 @@ class Writer:
             return 0
         for run_id, user_id in waiting:
             await self.write(run_id, user_id)
+            crash.point("sink.mid_sweep")
             moved(WRITER)
         return len(waiting)
 
