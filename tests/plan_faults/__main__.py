@@ -57,9 +57,8 @@ def run(running: Matrix, todo: list[Chunk]) -> None:
         )
     world.finish()
     outcomes = ", ".join(f"{count} {name}" for name, count in sorted(world.judge.outcomes.items()))
-    say(
-        f"{world.kills} kills in {minutes(clock.elapsed_s)}; {world.judge.judged} due times, one iteration each: {outcomes}"
-    )
+    say(f"{world.kills} kills in {minutes(clock.elapsed_s)}")
+    say(f"{world.judge.judged} due times, one iteration each: {outcomes}")
     asks = sum(map(len, world.double.asks.values()))
     say(f"{asks} requests to the model; {world.judge.lost} answers lost between the model and the ledger, by kills")
 
@@ -67,7 +66,7 @@ def run(running: Matrix, todo: list[Chunk]) -> None:
 def table(running: Matrix) -> None:
     by_point: defaultdict[str, list[float]] = defaultdict(list)
     for name, took in running.took.items():
-        by_point[name.partition(" ")[0]] += took
+        by_point[name.partition("/")[0]] += took
     say(f"\n{'seconds until it fired':32} {'kills':>7} {'p50':>7} {'p99':>7} {'max':>7}")
     for point in POINTS:
         if took := sorted(by_point[point.name]):

@@ -50,8 +50,8 @@ class Due(NamedTuple):
 class Load(threading.Thread):
     """Writes as the sync server does, as one user at a time and under row-level security.
 
-    `rate`: missions a second that become due, unless MOST_OPEN wait already. `finished` holds missions that have run, to be used once more: due
-    again, or with their iterations dropped by a device that never saw them.
+    `rate`: missions a second that become due, unless MOST_OPEN wait already. `finished` holds missions that have run,
+    to be used once more: due again, or with their iterations dropped by a device that never saw them.
     """
 
     def __init__(self, sync_url: str, admin_url: str, seed: str, rate: float) -> None:
@@ -59,7 +59,6 @@ class Load(threading.Thread):
         self.rate = rate
         self._admin_url = admin_url
         self.finished: deque[tuple[str, str]] = deque(maxlen=500)
-        self.dropped = 0
         self._url = sync_url
         self._numbers = random.Random(seed)
         self._owed: list[Due] = []
@@ -99,7 +98,7 @@ class Load(threading.Thread):
             ):
                 while not self._halt.is_set():
                     began = time.monotonic()
-                    due = self._step(conn) if self._open(ledger) < MOST_OPEN else []
+                    due = self._step(conn, busy=self._open(ledger) >= MOST_OPEN)
                     with self._lock:
                         self._owed += due
                     self._due += len(due)
@@ -113,27 +112,35 @@ class Load(threading.Thread):
         assert row is not None
         return self._due - int(row[0])
 
-    def _step(self, conn: psycopg.Connection) -> list[Due]:
+    def _step(self, conn: psycopg.Connection, *, busy: bool) -> list[Due]:
         chance = self._numbers.random()
         user = self._numbers.choice(USERS)
         with conn.transaction():
-            if chance < 0.2:
-                self._enter(conn, user)
-                return [self._mission(conn, user, NARROW) for _ in range(BURST)]
-            if chance < 0.4 and self.finished:
-                user, mission = self.finished.popleft()
-                self._enter(conn, user)
-                due = _at(0.0)
-                self._write(conn, user, "aiMissions", mission, "update", {"nextRunAt": iso_ms(due)})
-                return [Due(user, mission, due)]
-            if chance < 0.55 and self.finished:
-                user, mission = self.finished.popleft()
-                self._enter(conn, user)
-                self._write(conn, user, "aiMissions", mission, "update", {"iterations": []})
-                self.dropped += 1
+            if chance < 0.15:
+                self._drop(conn)
+                return []
+            if busy:
                 return []
             self._enter(conn, user)
+            if chance < 0.35:
+                return [self._mission(conn, user, NARROW) for _ in range(BURST)]
+            if chance < 0.55 and self.finished:
+                return [self._again(conn)]
             return [self._mission(conn, user, self._numbers.choice((WIDE, CAPPED)))]
+
+    def _drop(self, conn: psycopg.Connection) -> None:
+        """A device writes the array of iterations as it was before there were any."""
+        if self.finished:
+            user, mission = self.finished.popleft()
+            self._enter(conn, user)
+            self._write(conn, user, "aiMissions", mission, "update", {"iterations": []})
+
+    def _again(self, conn: psycopg.Connection) -> Due:
+        user, mission = self.finished.popleft()
+        self._enter(conn, user)
+        due = _at(0.0)
+        self._write(conn, user, "aiMissions", mission, "update", {"nextRunAt": iso_ms(due)})
+        return Due(user, mission, due)
 
     def _mission(self, conn: psycopg.Connection, user: str, agent: str) -> Due:
         self._number += 1

@@ -71,7 +71,7 @@ class Pair:
 
     @property
     def name(self) -> str:
-        return f"{self.point.name} × {self.mode}"
+        return f"{self.point.name}/{self.mode}"
 
 
 PAIRS = tuple(Pair(point, mode) for point in POINTS for mode in point.modes)
