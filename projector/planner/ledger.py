@@ -76,12 +76,18 @@ class Ledger:
         self.owner = owner
         self._lease_s = lease_s
 
-    async def claim(self, limit: int, *, per_user: int) -> list[ClaimedRun]:
-        """Leases up to `limit` runs, none of a user who has `per_user` at work already."""
+    async def claim(self, limit: int, *, per_user: int, at_hand: Iterable[UUID] = ()) -> list[ClaimedRun]:
+        """Leases up to `limit` runs, none of a user who has `per_user` at work already, and none that is `at_hand`."""
         async with self._pool.connection() as conn, conn.cursor(row_factory=class_row(ClaimedRun)) as cursor:
             await cursor.execute(
                 query("planner/claim"),
-                {"limit": limit, "per_user": per_user, "owner": self.owner, "lease_s": self._lease_s},
+                {
+                    "limit": limit,
+                    "per_user": per_user,
+                    "at_hand": list(at_hand),
+                    "owner": self.owner,
+                    "lease_s": self._lease_s,
+                },
             )
             return await cursor.fetchall()
 

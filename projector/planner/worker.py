@@ -89,18 +89,13 @@ class Worker:
         if free <= 0:
             return False
         try:
-            claimed = await self._ledger.claim(free, per_user=self._per_user)
+            claimed = await self._ledger.claim(free, per_user=self._per_user, at_hand=self._tasks)
         except psycopg.OperationalError as error:
             metrics.PLANNER_DATABASE_ERRORS.inc()
             log.warning("cannot claim", error=str(error))
             return False
         for run in claimed:
             crash.point("planner.claimed")
-            before = self._tasks.get(run.run_id)
-            if before is not None:
-                # Its lease had run out unnoticed, and this worker was the one to take it over.
-                before.cancel()
-                await asyncio.gather(before, return_exceptions=True)
             self._tasks[run.run_id] = asyncio.create_task(self._guarded(run), name=f"run {run.run_id}")
         return bool(claimed) and len(self._tasks) < self._places
 
