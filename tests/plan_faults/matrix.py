@@ -53,6 +53,7 @@ def matrix(seed: int, rate: float, cache_dir: Path) -> Iterator[Matrix]:
             database_url=logins.streams,
             admin_database_url=stack.admin_url,
             kafka_bootstrap_servers=stack.bootstrap_servers,
+            apps=("ai",),
         )
         prepare(settings)
         world = World(settings, logins.sync, directory, str(seed), rate)

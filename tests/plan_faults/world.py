@@ -6,7 +6,7 @@ import asyncio
 import random
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -62,7 +62,6 @@ class World:
         self.directory = directory
         self.settings = settings.model_copy(
             update={
-                "apps": ("ai",),
                 "topic_partitions": 2,
                 "llm_base_url": self.double.url,
                 "llm_timeout_s": TIMEOUT_S,
