@@ -25,6 +25,7 @@ Decision = Literal[
     "stopped-budget",
     "skipped-stopped",
     "skipped-spend-cap",
+    "skipped-version",
 ]
 
 WAITING_FOR_OTHERS = ("skipped-concurrency", "skipped-reserved")

@@ -14,7 +14,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from projector.config import Settings
@@ -33,17 +33,32 @@ TALK_LIMIT_S = 240.0
 
 
 class Stream:
-    """Starts at once. `crash_at` is what PROJECTOR_CRASH_AT says, `freeze_at` is what PROJECTOR_FREEZE_AT says."""
+    """Starts at once. `crash_at` is what PROJECTOR_CRASH_AT says, `freeze_at` is what PROJECTOR_FREEZE_AT says.
+
+    `first` is called in the new process before anything else: a function of a module.
+    """
 
     def __init__(
-        self, settings: Settings, log_file: Path, crash_at: str = "", *, name: str = "cdc", freeze_at: str = ""
+        self,
+        settings: Settings,
+        log_file: Path,
+        crash_at: str = "",
+        *,
+        name: str = "cdc",
+        freeze_at: str = "",
+        first: Callable[[], None] | None = None,
     ) -> None:
         self.log_file = log_file
         self._log_start = log_file.stat().st_size if log_file.exists() else 0
         environment = settings.environment() | {"PROJECTOR_LOG_FORMAT": "json", "PROJECTOR_CRASH_AT": crash_at}
         environment["PROJECTOR_FREEZE_AT"] = freeze_at
-        self._process = _FORKS.Process(target=_main, args=(name, environment, str(log_file)), daemon=True)
+        self._process = _FORKS.Process(target=_main, args=(name, environment, str(log_file), first), daemon=True)
         self._process.start()
+
+    @property
+    def pid(self) -> int:
+        assert self._process.pid is not None
+        return self._process.pid
 
     @property
     def exit_code(self) -> int | None:
@@ -51,8 +66,7 @@ class Stream:
         return self._process.exitcode
 
     def send(self, number: int) -> None:
-        assert self._process.pid is not None
-        os.kill(self._process.pid, number)
+        os.kill(self.pid, number)
 
     def kill(self) -> None:
         """SIGKILL, unless it has ended."""
@@ -125,7 +139,7 @@ def _entry(line: str) -> dict[str, object]:
     return entry if isinstance(entry, dict) else {}
 
 
-def _main(name: str, environment: dict[str, str], log_file: str) -> None:
+def _main(name: str, environment: dict[str, str], log_file: str, first: Callable[[], None] | None) -> None:
     """In the forked process: what `python -m projector run NAME` does."""
     from projector import cli, crash, freeze
     from projector.embedded.guard import PR_SET_PDEATHSIG, prctl
@@ -140,5 +154,7 @@ def _main(name: str, environment: dict[str, str], log_file: str) -> None:
     for module in crash, freeze:
         importlib.reload(module)  # they read the environment when they are imported
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    if first is not None:
+        first()
     sys.argv = ["projector", "run", name]
     sys.exit(cli.main())
