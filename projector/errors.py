@@ -158,6 +158,10 @@ class LeaseLostError(ProjectorError):
     """Nothing to do: another worker took the run over, and this one leaves it alone."""
 
 
+class PlanVersionError(ProjectorError):
+    """Run `projector run sink` of a version that writes such plans, then `projector runs retry --state planned`."""
+
+
 class RunsRefusedError(ProjectorError):
     """Read `projector runs show RUN-ID`: it tells the state of the run, and what may become of it."""
 

@@ -38,7 +38,9 @@ class OpenAIChat:
         self._http = httpx2.AsyncClient(
             headers=headers,
             timeout=httpx2.Timeout(timeout_s, connect=min(CONNECT_TIMEOUT_S, timeout_s)),
-            limits=httpx2.Limits(max_connections=connections),
+            # A connection for each call: whatever an endpoint sends beyond an answer would be read as the next one's,
+            # and be another user's.
+            limits=httpx2.Limits(max_connections=connections, max_keepalive_connections=0),
             follow_redirects=False,
         )
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from psycopg.types.json import Jsonb
 
+from projector import crash
 from projector.planner.agent import Agent
 from projector.planner.effects import read_effects
 from projector.planner.gates import Load, Verdict, judge_load, judge_round, tokens_left
@@ -54,6 +55,7 @@ class Budget:
                         },
                     )
                     expect_lease(cursor.rowcount, run.run_id)
+                    crash.point("planner.before_admit_commit")
                 return verdict
 
     async def may_ask(self, run: ClaimedRun, agent: Agent, needed: int) -> Verdict | None:

@@ -38,6 +38,7 @@ async def open_due_runs(conn: Connection, *, limit: int = BATCH) -> int:
         )
         opened = cursor.rowcount
         crash.point("timers.before_commit")
+    crash.point("timers.after_commit")
     return opened
 
 

@@ -25,6 +25,7 @@ Decision = Literal[
     "stopped-budget",
     "skipped-stopped",
     "skipped-spend-cap",
+    "skipped-version",
     "skipped-gaps",
     "stopped-inputs",
     "research-pending",

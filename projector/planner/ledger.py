@@ -13,6 +13,7 @@ from psycopg.rows import class_row
 from psycopg.types.json import Jsonb
 from psycopg_pool import AsyncConnectionPool
 
+from projector import crash
 from projector.config import Settings
 from projector.errors import LeaseLostError, NotMigratedError
 from projector.planner.agent import agent_of
@@ -75,12 +76,18 @@ class Ledger:
         self.owner = owner
         self._lease_s = lease_s
 
-    async def claim(self, limit: int, *, per_user: int) -> list[ClaimedRun]:
-        """Leases up to `limit` runs, none of a user who has `per_user` at work already."""
+    async def claim(self, limit: int, *, per_user: int, at_hand: Iterable[UUID] = ()) -> list[ClaimedRun]:
+        """Leases up to `limit` runs, none of a user who has `per_user` at work already, and none that is `at_hand`."""
         async with self._pool.connection() as conn, conn.cursor(row_factory=class_row(ClaimedRun)) as cursor:
             await cursor.execute(
                 query("planner/claim"),
-                {"limit": limit, "per_user": per_user, "owner": self.owner, "lease_s": self._lease_s},
+                {
+                    "limit": limit,
+                    "per_user": per_user,
+                    "at_hand": list(at_hand),
+                    "owner": self.owner,
+                    "lease_s": self._lease_s,
+                },
             )
             return await cursor.fetchall()
 
@@ -140,6 +147,7 @@ class Ledger:
             )
             expect_lease(cursor.rowcount, run.run_id)
             await self._wake_held(conn, run)
+            crash.point("planner.before_plan_commit")
 
     async def settle(
         self,
@@ -171,6 +179,8 @@ class Ledger:
             expect_lease(cursor.rowcount, run.run_id)
             if decision not in WAITING_FOR_OTHERS:
                 await self._wake_held(conn, run)
+            crash.point("planner.before_settle_commit")
+        crash.point("planner.after_settle")
 
     @staticmethod
     async def _wake_held(conn: Connection, run: ClaimedRun) -> None:

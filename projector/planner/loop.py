@@ -146,6 +146,8 @@ class _Conversation:
         self._alias = alias
         self._offered: Mapping[str, Tool] = {tool.name: tool for tool in tools}
         self._schemas = [function_schema(tool) for tool in tools]
+        # What tells requests apart: how another version describes the same tools is no reason to pay again.
+        self._names = list(self._offered)
         self._log = log
         self._run_id = run_id
         self._asked = judge
@@ -161,12 +163,13 @@ class _Conversation:
     async def ask(self, messages: Sequence[Message]) -> Completion:
         # What the model wrote itself goes back to it, so the rule on ciphertext holds for the whole request.
         request: list[Message] = scrub(storable(list(messages)))
-        digest = _digest([self._alias, request, self._schemas])
+        digest = _digest([self._alias, request, self._names])
         kept = self._take("llm", digest)
         if kept is None:
             verdict = await self._may_ask(self._needed)
             if verdict is not None:
                 raise CallStopped(verdict)
+            crash.point("planner.before_first_ask" if self._seq == 1 else "planner.before_next_ask")
             answer = await self._model.complete(self._alias, request, self._schemas, run_id=self._run_id)
             crash.point("planner.after_llm_before_store")
             kept = Step(
@@ -184,11 +187,12 @@ class _Conversation:
 
     async def carry_out(self, call: ToolCall, outcome: Outcome) -> dict[str, Any]:
         """The answer to one call. Tools change nothing here: a call that holds becomes a step of the plan."""
-        digest = _digest([call.name, call.raw, self._schemas])
+        digest = _digest([call.name, call.raw, self._names])
         kept = self._take("tool", digest)
         if kept is None:
             kept = Step(self._seq, "tool", digest, self._judge(call, outcome.calls))
             await self._log.store(kept)
+            crash.point("planner.after_tool_stored")
         if kept.response["success"]:
             outcome.calls.append((call.name, without_nulls(call.arguments or {})))
         else:

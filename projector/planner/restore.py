@@ -86,6 +86,7 @@ async def restore(conn: Connection, user_id: str, mission_id: str, *, rest_s: fl
             },
         )
         crash.point("sink.restore_before_commit")
+    crash.point("sink.restore_after_commit")
     metrics.ITERATIONS_RESTORED.inc(len(dropped))
     log.info("iterations restored that a device had dropped", count=len(dropped), restores=restores)
     return len(dropped)

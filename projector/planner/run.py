@@ -12,6 +12,7 @@ from projector import crash, metrics
 from projector.errors import ChatAnswerError, ChatError, ChatUnavailableError
 from projector.llm.chat import ChatModel
 from projector.logging import get
+from projector.planner import versions
 from projector.planner.agent import Agent
 from projector.planner.backoff import held, retry_s
 from projector.planner.budget import Budget
@@ -34,10 +35,6 @@ Result = Literal["planned", "held", "cancelled", "retried", "failed"]
 
 RETRIED = "retried-by-hand"
 """Decision of a run that an operator has let be tried again."""
-BRIEF_VERSION = 2
-_KNOWN_BRIEFS = (1, BRIEF_VERSION)
-"""Those that a run can go on with; version 1 told of no inputs."""
-PLAN_VERSION = 1
 
 log = get("planner")
 
@@ -94,6 +91,10 @@ async def carry_out(run: ClaimedRun, planning: Planning) -> Result:
     tools = allowed_tools(PLANNABLE, agent.policy)
     steps = planning.ledger.steps(run)
     asked_before = run.brief if await steps.stored() else None
+    verdict = versions.judge_steps(asked_before)
+    if verdict is not None:
+        # Not for long: while a new version is rolled out, workers that can go on with it are about.
+        return await _turn_away(run, planning, verdict, wait_s=planning.pace.hold_for_place_s)
     if asked_before is not None and _may_go_on(asked_before, agent, tools):
         brief = asked_before
     else:
@@ -101,9 +102,11 @@ async def carry_out(run: ClaimedRun, planning: Planning) -> Result:
         if not isinstance(inputs, Inputs):
             return inputs
         brief = _brief(mission, agent, tools, inputs, planning)
+    tools = tuple(tool for tool in tools if tool.name in brief["tools"])
     verdict = await planning.budget.admit(run, agent, brief)
     if verdict.action != "admit":
         return await _turn_away(run, planning, verdict)
+    crash.point("planner.after_admit")
     try:
         outcome = await converse(
             planning.model,
@@ -119,6 +122,7 @@ async def carry_out(run: ClaimedRun, planning: Planning) -> Result:
     except ChatError as error:
         if isinstance(error, ChatAnswerError):
             await planning.budget.charge(run, error.prompt_tokens, error.completion_tokens)
+            crash.point("planner.after_charge")
         if not error.transient:
             return await _fail(run, planning, _REFUSED, error.message)
         asked_s = error.retry_after_s if isinstance(error, ChatUnavailableError) else None
@@ -166,12 +170,11 @@ async def _gather(run: ClaimedRun, planning: Planning, mission: Mission, agent: 
 
 
 def _may_go_on(brief: dict[str, Any], agent: Agent, tools: Sequence[Tool]) -> bool:
-    """Whether a run that paid for answers may ask the same again."""
-    return (
-        brief["version"] in _KNOWN_BRIEFS
-        and brief["agentId"] == agent.id
-        and brief["tools"] == [tool.name for tool in tools]
-    )
+    """Whether a run that paid for answers asks the same again: always, unless it may no longer.
+
+    Tools that have come since, by another policy or another version of the program, are none of its.
+    """
+    return brief["agentId"] == agent.id and set(brief["tools"]) <= {tool.name for tool in tools}
 
 
 def _brief(mission: Mission, agent: Agent, tools: Sequence[Tool], inputs: Inputs, planning: Planning) -> dict[str, Any]:
@@ -181,7 +184,7 @@ def _brief(mission: Mission, agent: Agent, tools: Sequence[Tool], inputs: Inputs
         metrics.INJECTION_MARKERS.labels(source="prompt", marker=prompt.marker).inc()
         log.warning("injection marker in what the prompt tells", agent=agent.id, marker=prompt.marker)
     return {
-        "version": BRIEF_VERSION,
+        "version": versions.STEPS,
         "agentId": agent.id,
         "model": planning.alias,
         "maxRounds": planning.max_rounds,
@@ -196,7 +199,7 @@ def _brief(mission: Mission, agent: Agent, tools: Sequence[Tool], inputs: Inputs
 def _plan(outcome: Outcome, agent: Agent) -> dict[str, Any]:
     plan: dict[str, Any] = storable(
         {
-            "version": PLAN_VERSION,
+            "version": versions.PLAN,
             "summary": outcome.summary,
             "steps": [
                 {"summary": tool, "toolName": tool, "params": arguments, "rationale": ""}
@@ -248,7 +251,7 @@ async def _try_later(
 async def _fail(run: ClaimedRun, planning: Planning, told: Told, reason: str) -> Result:
     """Ends the run as one that failed: its mission hears of it, and moves on to a later time."""
     plan = {
-        "version": PLAN_VERSION,
+        "version": versions.PLAN,
         "summary": f"Planner failed: {told.message}",
         "steps": [],
         "error": {"name": told.name, "message": told.message},

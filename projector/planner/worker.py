@@ -9,7 +9,7 @@ from uuid import UUID, uuid4
 
 import psycopg
 
-from projector import freeze, metrics
+from projector import crash, freeze, metrics
 from projector.config import Settings
 from projector.errors import LeaseLostError
 from projector.health.judge import Seen
@@ -105,17 +105,13 @@ class Worker:
         if free <= 0:
             return False
         try:
-            claimed = await self._ledger.claim(free, per_user=self._per_user)
+            claimed = await self._ledger.claim(free, per_user=self._per_user, at_hand=self._tasks)
         except psycopg.OperationalError as error:
             metrics.PLANNER_DATABASE_ERRORS.inc()
             log.warning("cannot claim", error=str(error))
             return False
         for run in claimed:
-            before = self._tasks.get(run.run_id)
-            if before is not None:
-                # Its lease had run out unnoticed, and this worker was the one to take it over.
-                before.cancel()
-                await asyncio.gather(before, return_exceptions=True)
+            crash.point("planner.claimed")
             self._tasks[run.run_id] = asyncio.create_task(self._guarded(run), name=f"run {run.run_id}")
         return bool(claimed) and len(self._tasks) < self._places
 
@@ -171,6 +167,7 @@ class Worker:
             metrics.PLANNER_DATABASE_ERRORS.inc()
             log.warning("cannot renew leases", error=str(error))
             return
+        crash.point("planner.after_renew")
         for run_id in held - kept:
             # Settled in the meantime, or taken over: then what it still does must not be paid for.
             if (task := self._tasks.get(run_id)) is not None:
@@ -181,10 +178,12 @@ class Worker:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        crash.point("planner.before_hand_back")
         try:
             returned = await self._ledger.hand_back()
         except psycopg.OperationalError as error:
             metrics.PLANNER_DATABASE_ERRORS.inc()
             log.warning("cannot hand leases back; they run out by themselves", error=str(error))
         else:
+            crash.point("planner.after_hand_back")
             log.info("stopped", handed_back=returned)

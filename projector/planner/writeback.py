@@ -12,6 +12,7 @@ from psycopg.rows import class_row
 from psycopg.types.json import Jsonb
 
 from projector import crash, metrics
+from projector.errors import PlanVersionError
 from projector.fold import Record, State, derive, following_stamp, format_instant, parse_instant
 from projector.log.actor import MISSION_RUNNER, Actor, agent, origin_from_actor
 from projector.log.clock import from_datetime, to_datetime
@@ -25,6 +26,7 @@ from projector.planner.ledger import Connection, failures_of
 from projector.planner.mission import mission_of
 from projector.planner.mission_state import enter_user, in_log, lock_mission, newest_state, server_clock
 from projector.planner.pace import Pace
+from projector.planner.versions import refusal_of_plan
 from projector.planner.zones import zone_of
 from projector.sql import query
 
@@ -75,7 +77,8 @@ async def write_back(conn: Connection, run_id: UUID, user_id: str, *, zone: Zone
     """Writes the plan of a run into the log, once: whoever comes second finds nothing to do.
 
     `zone` is that of users who have none of their own. `conn` is an autocommit connection of projector_sink. Raises
-    RowSecurityError when that role is not held to one user's rows, psycopg.Error when the database refuses.
+    RowSecurityError when that role is not held to one user's rows, PlanVersionError for a plan of an unknown version,
+    psycopg.Error when the database refuses.
     """
     async with conn.transaction():
         await enter_user(conn, user_id)
@@ -84,6 +87,9 @@ async def write_back(conn: Connection, run_id: UUID, user_id: str, *, zone: Zone
         run = await cursor.fetchone()
         if run is None:
             return "nothing-to-do"
+        if (unreadable := refusal_of_plan(run.plan)) is not None:
+            raise PlanVersionError(unreadable)
+        crash.point("sink.plan_locked")
         mission = {"user_id": user_id, "mission_id": run.mission_id}
         await lock_mission(conn, mission)
         state = await newest_state(conn, mission)
@@ -102,6 +108,7 @@ async def write_back(conn: Connection, run_id: UUID, user_id: str, *, zone: Zone
             await conn.execute(
                 query("planner/write_mission"), _row(run, user_id, change_id, state, record, now_us, following.at)
             )
+            crash.point("sink.before_mark")
             decision = "failed" if run.failed else "ran"
             await conn.execute(
                 query("planner/mark_written"),

@@ -12,8 +12,9 @@ from zoneinfo import ZoneInfo
 
 import psycopg
 
-from projector import freeze, metrics
+from projector import crash, freeze, metrics
 from projector.config import Settings
+from projector.errors import PlanVersionError
 from projector.health.parts import at_work, moved
 from projector.logging import get
 from projector.planner.cadence import names_times
@@ -54,6 +55,10 @@ class Writer:
         except psycopg.OperationalError as error:
             metrics.PLANNER_DATABASE_ERRORS.inc()
             log.warning("cannot write now", run=str(run_id), error=str(error))
+        except PlanVersionError as error:
+            log.error("a plan of another version", run=str(run_id), reason=error.message)
+            async with self._pool.connection() as conn:
+                await postpone(conn, run_id, user_id, reason=error.message, pace=self._pace)
         except psycopg.Error as error:
             metrics.WRITEBACK_REFUSED.inc()
             # Never its text, which may hold the row.
@@ -76,6 +81,7 @@ class Writer:
             return 0
         for run_id, user_id in waiting:
             await self.write(run_id, user_id)
+            crash.point("sink.mid_sweep")
             moved(WRITER)
         return len(waiting)
 

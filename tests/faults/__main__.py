@@ -50,16 +50,16 @@ def main() -> int:
 
 def run(running: Matrix, todo: list) -> None:
     clock = Clock(todo)
-    judge = running.world.judge
     for count, chunk in enumerate(todo, 1):
         say(f"{count}/{len(todo)} {chunk.fault.name} #{chunk.number} x{chunk.strikes} …", end=" ")
         took = clock.timed(running.run, chunk)
         say(
-            f"clean in {took:.1f} s; {judge.judged} records judged;"
+            f"clean in {took:.1f} s; {running.judged + running.world.judge.judged} records judged;"
             f" {minutes(clock.elapsed_s)} gone, {minutes(clock.left_s)} to go"
         )
-    running.world.finish()
-    say(f"all {judge.judged} records found as committed, {judge.repeated} of them more than once where that is allowed")
+        running.renew()
+    running.finish()
+    say(f"all {running.judged} records found as committed, {running.repeated} of them more than once where allowed")
 
 
 def table(running: Matrix, chosen: list[Fault]) -> None:

@@ -12,8 +12,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tests.faults.faults import Fault, Strike
-from tests.faults.servers import serving
+from tests.faults.servers import Servers, serving
 from tests.faults.world import World
+
+FULL = 60_000
+"""Records."""
 
 
 class Chunk(NamedTuple):
@@ -40,13 +43,17 @@ def chunks(faults: list[Fault], repeats: int, slow_repeats: int, seed: int) -> l
 
 
 class Matrix:
-    """`recoveries` are seconds by fault."""
+    """`recoveries` are seconds by fault, `judged` and `repeated` the records of worlds that are done with."""
 
-    def __init__(self, world: World, seed: int, away_s: float) -> None:
-        self.world = world
+    def __init__(self, servers: Servers, seed: int, rate: float, away_s: float) -> None:
         self.seed = seed
         self.away_s = away_s
         self.recoveries: defaultdict[str, list[float]] = defaultdict(list)
+        self.judged = self.repeated = 0
+        self._servers = servers
+        self._rate = rate
+        self._worlds = 0
+        self.world = self._new_world()
 
     def run(self, chunk: Chunk) -> None:
         """Strikes, waits for recovery each time, then verifies. Raises an AssertionError that says what was wrong."""
@@ -57,6 +64,25 @@ class Matrix:
             self.recoveries[chunk.fault.name].append(self.world.recover() if took is None else took)
         self.world.verify(chunk.fault.allowed)
 
+    def renew(self) -> None:
+        """Another world for one that is full: what heals a lost slot reads all its topics, each time."""
+        if self.world.judge.judged >= FULL:
+            self.finish()
+            self.world.drop()
+            self.world = self._new_world()
+
+    def finish(self) -> None:
+        """Judges the world to its last record, and ends it."""
+        self.world.finish()
+        self.judged += self.world.judge.judged
+        self.repeated += self.world.judge.repeated
+
+    def _new_world(self) -> World:
+        self._worlds += 1
+        world = World(self._servers, f"faults{self._worlds}", f"{self.seed}:{self._worlds}", self._rate)
+        world.start()
+        return world
+
     def _until_it_runs(self) -> None:
         self.world.streams = [stream for stream in self.world.streams if stream.exit_code is None]
         if not self.world.streams:
@@ -65,14 +91,13 @@ class Matrix:
 
 @contextmanager
 def matrix(seed: int, rate: float, away_s: float, cache_dir: Path | None = None) -> Iterator[Matrix]:
-    """A world of its own for as long as the matrix runs."""
+    """Servers of its own for as long as the matrix runs."""
     with serving(cache_dir) as servers:
-        world = World(servers, "faults", str(seed), rate)
-        world.start()
+        running = Matrix(servers, seed, rate, away_s)
         try:
-            yield Matrix(world, seed, away_s)
+            yield running
         finally:
-            world.stop()
+            running.world.stop()
 
 
 class Clock:

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import importlib
 import json
+import math
 import multiprocessing
 import os
 import signal
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from projector.config import Settings
@@ -26,20 +28,37 @@ _FORKS.set_forkserver_preload(
 
 POLL_S = 0.01
 READY_LIMIT_S = 40.0
+TALK_LIMIT_S = 240.0
+"""However much it says meanwhile."""
 
 
 class Stream:
-    """Starts at once. `crash_at` is what PROJECTOR_CRASH_AT says, `freeze_at` is what PROJECTOR_FREEZE_AT says."""
+    """Starts at once. `crash_at` is what PROJECTOR_CRASH_AT says, `freeze_at` is what PROJECTOR_FREEZE_AT says.
+
+    `first` is called in the new process before anything else: a function of a module.
+    """
 
     def __init__(
-        self, settings: Settings, log_file: Path, crash_at: str = "", *, name: str = "cdc", freeze_at: str = ""
+        self,
+        settings: Settings,
+        log_file: Path,
+        crash_at: str = "",
+        *,
+        name: str = "cdc",
+        freeze_at: str = "",
+        first: Callable[[], None] | None = None,
     ) -> None:
         self.log_file = log_file
         self._log_start = log_file.stat().st_size if log_file.exists() else 0
         environment = settings.environment() | {"PROJECTOR_LOG_FORMAT": "json", "PROJECTOR_CRASH_AT": crash_at}
         environment["PROJECTOR_FREEZE_AT"] = freeze_at
-        self._process = _FORKS.Process(target=_main, args=(name, environment, str(log_file)), daemon=True)
+        self._process = _FORKS.Process(target=_main, args=(name, environment, str(log_file), first), daemon=True)
         self._process.start()
+
+    @property
+    def pid(self) -> int:
+        assert self._process.pid is not None
+        return self._process.pid
 
     @property
     def exit_code(self) -> int | None:
@@ -47,8 +66,7 @@ class Stream:
         return self._process.exitcode
 
     def send(self, number: int) -> None:
-        assert self._process.pid is not None
-        os.kill(self._process.pid, number)
+        os.kill(self.pid, number)
 
     def kill(self) -> None:
         """SIGKILL, unless it has ended."""
@@ -66,22 +84,37 @@ class Stream:
         self._process.join(limit_s)
         return self.exit_code
 
-    def killed(self, limit_s: float) -> bool:
-        """Waits until it was killed by SIGKILL; False when that did not happen in time."""
-        self._process.join(limit_s)
-        return self.exit_code == -signal.SIGKILL
+    def killed(self, silent_limit_s: float) -> bool:
+        """Waits until it was killed by SIGKILL; False when it ended otherwise, or has no more to say."""
+        for _ in self._while_it_speaks(TALK_LIMIT_S, silent_limit_s):
+            if self.exit_code is not None:
+                return self.exit_code == -signal.SIGKILL
+        return False
 
     def wait_ready(self) -> None:
-        """Waits until it says that it reads the slot."""
-        self.wait_for("ready", READY_LIMIT_S)
+        """Waits until it says that it reads the slot. Healing one reads whole topics, and says so as it goes."""
+        self.wait_for("ready", TALK_LIMIT_S, READY_LIMIT_S)
 
-    def wait_for(self, event: str, limit_s: float) -> None:
+    def wait_for(self, event: str, limit_s: float, silent_limit_s: float = math.inf) -> None:
         """Waits until it has logged an event of that name."""
-        limit = time.monotonic() + limit_s
-        while not any(entry.get("event") == event for entry in self.entries()):
+        for _ in self._while_it_speaks(limit_s, silent_limit_s):
+            if any(entry.get("event") == event for entry in self.entries()):
+                return
             assert self.exit_code is None, f"the stream ended with {self.exit_code}:\n{self.tail()}"
-            assert time.monotonic() < limit, f"the stream did not say {event!r} in {limit_s:.0f} s:\n{self.tail()}"
+        raise AssertionError(
+            f"the stream did not say {event!r} in {min(limit_s, silent_limit_s):.0f} s:\n{self.tail()}"
+        )
+
+    def _while_it_speaks(self, limit_s: float, silent_limit_s: float) -> Iterator[None]:
+        """Again and again, until it has logged nothing for so long, or the time is over."""
+        now = time.monotonic()
+        limit, silent_limit, said = now + limit_s, now + silent_limit_s, 0
+        while now < min(limit, silent_limit):
+            yield
             time.sleep(POLL_S)
+            now = time.monotonic()
+            if (lines := len(self._lines())) > said:
+                said, silent_limit = lines, now + silent_limit_s
 
     def entries(self) -> list[dict[str, object]]:
         """What it has logged since its start."""
@@ -106,7 +139,7 @@ def _entry(line: str) -> dict[str, object]:
     return entry if isinstance(entry, dict) else {}
 
 
-def _main(name: str, environment: dict[str, str], log_file: str) -> None:
+def _main(name: str, environment: dict[str, str], log_file: str, first: Callable[[], None] | None) -> None:
     """In the forked process: what `python -m projector run NAME` does."""
     from projector import cli, crash, freeze
     from projector.embedded.guard import PR_SET_PDEATHSIG, prctl
@@ -121,5 +154,7 @@ def _main(name: str, environment: dict[str, str], log_file: str) -> None:
     for module in crash, freeze:
         importlib.reload(module)  # they read the environment when they are imported
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    if first is not None:
+        first()
     sys.argv = ["projector", "run", name]
     sys.exit(cli.main())

@@ -27,8 +27,8 @@ SAMPLE = [fault for fault in FAULTS if fault.name not in LONG]
 
 @pytest.fixture(scope="module")
 def running(cache_dir: Path) -> Iterator[Matrix]:
-    with matrix(SEED, rate=200, away_s=2, cache_dir=cache_dir) as world:
-        yield world
+    with matrix(SEED, rate=200, away_s=2, cache_dir=cache_dir) as matrix_at_work:
+        yield matrix_at_work
 
 
 def strikes(fault: Fault) -> int:
@@ -42,5 +42,5 @@ def test_nothing_is_lost_doubled_or_confirmed_too_early_after(running: Matrix, f
 
 
 def test_everything_committed_was_published_and_nothing_else(running: Matrix) -> None:
-    running.world.finish()
-    assert running.world.judge.judged > 1000
+    running.finish()
+    assert running.judged > 1000

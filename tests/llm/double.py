@@ -71,6 +71,10 @@ class Double:
         self.run_ids: list[str] = []
         self.raw = bytearray()
 
+    def reply_to(self, request: dict[str, Any]) -> Reply:
+        """That to the request which came last."""
+        return self.replies[min(len(self.requests), len(self.replies)) - 1]
+
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
@@ -113,7 +117,7 @@ class Double:
         self.raw += head + body
         self.run_ids.append(headers.get("x-run-id", ""))
         self.requests.append(orjson.loads(body))
-        reply = self.replies[min(len(self.requests), len(self.replies)) - 1]
+        reply = self.reply_to(self.requests[-1])
         await asyncio.sleep(reply.pause_s)
         lines = [f"HTTP/1.1 {reply.status} Answer", f"content-length: {len(reply.body)}", "connection: close"]
         lines += [f"{name}: {value}" for name, value in reply.headers.items()]

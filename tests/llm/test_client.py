@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import time
 
 import pytest
@@ -164,3 +165,25 @@ async def test_an_endless_answer_is_cut_off():
 def test_without_an_endpoint_the_setting_is_named():
     with pytest.raises(ConfigError, match="PROJECTOR_LLM_BASE_URL"):
         OpenAIChat.from_settings(Settings())
+
+
+async def test_what_follows_an_answer_on_its_connection_is_not_taken_for_the_next_one():
+    """An endpoint, or a proxy before it, that sends an answer twice: the second would go to another user's run."""
+    asked = 0
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal asked
+        try:
+            while True:
+                head = await reader.readuntil(b"\r\n\r\n")
+                await reader.readexactly(int(head.lower().partition(b"content-length:")[2].partition(b"\r\n")[0]))
+                asked += 1
+                body = text(f"answer {asked}").body
+                writer.write((b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % len(body) + body) * 2)
+        except (asyncio.IncompleteReadError, ConnectionError):
+            writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with server, OpenAIChat(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}") as chat:
+        answers = [await chat.complete("mana/reasoning", MESSAGES, TOOLS, run_id=run) for run in ("run-1", "run-2")]
+    assert [answer.content for answer in answers] == ["answer 1", "answer 2"]

@@ -22,7 +22,8 @@ def http_client() -> httpx2.AsyncClient:
     """To be closed by whoever opens it."""
     return httpx2.AsyncClient(
         timeout=httpx2.Timeout(None, connect=CONNECT_TIMEOUT_S),
-        limits=httpx2.Limits(max_connections=CONNECTIONS),
+        # A connection for each request: whatever a service sends beyond an answer would be read as another user's.
+        limits=httpx2.Limits(max_connections=CONNECTIONS, max_keepalive_connections=0),
         follow_redirects=False,
     )
 

@@ -1,5 +1,6 @@
 -- Leases runs that nobody works on, fairly over users: each user's n-th run comes before anybody's n+1-th,
--- and runs of a user that are being worked on count as his first ones.
+-- and runs of a user that are being worked on count as his first ones. What the worker has at hand it keeps, were its
+-- lease to run out unnoticed: taken up anew, it would ask again for what is being answered.
 with busy as (
     select user_id, count(*) as runs
     from mana_ai.mission_runs
@@ -8,11 +9,11 @@ with busy as (
 ), waiting as (
     select run_id, user_id, next_attempt_at as since
     from mana_ai.mission_runs
-    where state in ('due', 'held') and next_attempt_at <= now()
+    where state in ('due', 'held') and next_attempt_at <= now() and run_id <> all(%(at_hand)s)
     union all
     select run_id, user_id, lease_until
     from mana_ai.mission_runs
-    where state = 'running' and lease_until < now()
+    where state = 'running' and lease_until < now() and run_id <> all(%(at_hand)s)
 ), ranked as (
     select run_id, since,
            coalesce(busy.runs, 0) + row_number() over (partition by user_id order by since, run_id) as turn

@@ -1,0 +1,120 @@
+"""A chat endpoint that can be slow, fail, answer rubbish and answer twice, and remembers what it was paid for."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import re
+import threading
+import time
+from collections import defaultdict
+from dataclasses import dataclass
+from hashlib import sha256
+
+import orjson
+
+from tests.plan_faults.modes import Mode, Reply, answer
+
+NUMBER = re.compile(r"Mission (\d+)")
+
+
+@dataclass(slots=True)
+class Ask:
+    """One request that arrived. `serial` is in no other answer: it is what the answer says of its model.
+
+    `tokens` is what its usage adds up to, 0 without one; `usable`: it can be stored as a step.
+    """
+
+    run: str
+    body: bytes
+    asked_at: float
+    serial: int
+    answered_at: float | None = None
+    tokens: int = 0
+    usable: bool = False
+    refused: bool = False
+    kind: str = ""
+
+
+class Double:
+    """Runs in a thread of its own. `mode` may be changed at any time; answers follow from `seed` and the request."""
+
+    def __init__(self, seed: str) -> None:
+        self.seed = seed
+        self.mode: Mode = "normal"
+        self.asks: defaultdict[str, list[Ask]] = defaultdict(list)
+        """By run, in order of arrival."""
+        self._serial = 1000
+        self._loop = asyncio.new_event_loop()
+        self._started = threading.Event()
+        self._stop = asyncio.Event()
+        self._port = 0
+        self._thread = threading.Thread(target=self._loop.run_until_complete, args=(self._run(),), daemon=True)
+        self._thread.start()
+        self._started.wait()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._port}"
+
+    def close(self) -> None:
+        self._loop.call_soon_threadsafe(self._stop.set)
+        self._thread.join()
+        self._loop.close()
+
+    async def _run(self) -> None:
+        busy: set[asyncio.Task[None]] = set()
+
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            task = asyncio.current_task()
+            assert task is not None
+            busy.add(task)
+            try:
+                while await self._serve(reader, writer):
+                    pass
+            except (asyncio.CancelledError, ConnectionError, asyncio.IncompleteReadError):
+                pass  # the client went away, or all is over
+            finally:
+                busy.discard(task)
+                writer.close()
+
+        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        self._port = server.sockets[0].getsockname()[1]
+        self._started.set()
+        await self._stop.wait()
+        server.close()
+        for task in list(busy):
+            task.cancel()
+        await asyncio.gather(*busy, return_exceptions=True)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+        """Answers one request; False when the connection is over with it."""
+        head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+        headers = {
+            name.strip().lower(): value.strip()
+            for name, _, value in (line.partition(":") for line in head.split("\r\n")[1:])
+        }
+        body = await reader.readexactly(int(headers["content-length"]))
+        self._serial += 1
+        ask = Ask(headers["x-run-id"], sha256(body).digest(), time.time(), self._serial)
+        asks = self.asks[ask.run]
+        asks.append(ask)
+        request = orjson.loads(body)
+        number = NUMBER.search(request["messages"][1]["content"])
+        assert number is not None
+        numbers = random.Random(f"{self.seed}:{number[1]}:{len(asks)}")
+        reply = answer(self.mode, request, ask.serial, numbers)
+        ask.tokens, ask.usable, ask.refused, ask.kind = reply.tokens, reply.usable, reply.refused, reply.kind
+        await asyncio.sleep(reply.pause_s)
+        # From here on it counts: who pays by the answer does not ask whether it arrived.
+        ask.answered_at = time.time()
+        await _send(writer, reply)
+        return reply.kept_open
+
+
+async def _send(writer: asyncio.StreamWriter, reply: Reply) -> None:
+    lines = [f"HTTP/1.1 {reply.status} Answer", f"content-length: {len(reply.body)}"]
+    lines += [f"{name}: {value}" for name, value in reply.headers.items()]
+    whole = "\r\n".join(lines).encode() + b"\r\n\r\n" + reply.body
+    writer.write((whole * reply.times)[: reply.cut_at])
+    await writer.drain()
