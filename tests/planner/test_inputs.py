@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 from prometheus_client import REGISTRY
 
+from projector.planner import gathering
 from projector.planner.agent import agent_of
 from projector.planner.inputs.kinds import KINDS, Kind, Told
 from projector.planner.inputs.records import read_records
@@ -300,16 +301,15 @@ async def test_gaps_hold_a_mission_where_the_setting_says_so_until_it_is_changed
             await settled(world, "planned")
 
 
-async def test_inputs_that_are_too_long_together_fail_the_run_with_the_reason(world: World):
-    refs = []
-    for number in range(60):
-        refs.append({"module": "profile", "table": "userContext", "id": f"p{number}"})
-        world.change("u1", "userContext", f"p{number}", "insert", {"about": "x" * 2000}, app="profile")
-    await world.catch_up()
+async def test_inputs_that_are_too_long_together_fail_the_run_with_the_reason(world: World, monkeypatch):
+    monkeypatch.setattr(gathering, "MAX_UNITS", 999)
+    for number in (1, 2):
+        await world.record("notes", "notes", f"n{number}", content="🌱" * 250)
     async with Double(text("nie")) as double:
-        run = await planned_with(world, double, *refs)
+        run = await planned_with(world, double, NOTE_REF, NOTE_REF | {"id": "n2"})
     assert (run["decision"], run["plan"]["error"]["name"], double.requests) == ("failed", "InputsTooLarge", [])
-    assert f"{60 * 2000} characters, and a run is told {MAX_UNITS} at most" in run["reason"]
+    assert run["reason"] == "its inputs have 1000 characters, and a run is told 999 at most"
+    assert MAX_UNITS == 100_000
 
 
 async def test_inputs_are_resolved_once_for_a_run_however_often_the_model_fails(world: World):

@@ -41,16 +41,17 @@ def answer_input(query: str, answer: dict[str, Any]) -> ResolvedInput:
     """`answer` as a deep research service gives it; what is missing in it but the text is no error."""
     lines = [f'# Deep-Research: "{_line(query)}"', "", cut(answer["answer"].strip(), MAX_ANSWER), ""]
     citations = answer.get("citations")
-    sources = [_source(one) for one in citations if isinstance(one, dict)] if isinstance(citations, list) else []
-    if sources:
-        lines += ["## Quellen", *sources[:MAX_SOURCES]]
+    sources = citations[:MAX_SOURCES] if isinstance(citations, list) else []
+    named = [_source(one) for one in sources if isinstance(one, dict)]
+    if named:
+        lines += ["## Quellen", *named]
     return _input(f'Deep Research: "{first(query, MAX_TITLE)}"', lines)
 
 
 def _source(citation: dict[str, Any]) -> str:
-    title, url, snippet = (citation.get(name) for name in ("title", "url", "snippet"))
-    named = f"- [{_line(title) or _url(url)}]({_url(url)})"
-    return f"{named} — {_line(snippet)}" if _line(snippet) else named
+    title, url, snippet = _line(citation.get("title")), _url(citation.get("url")), _line(citation.get("snippet"))
+    named = f"- [{title or url}]({url})"
+    return f"{named} — {snippet}" if snippet else named
 
 
 def _input(title: str, lines: list[str]) -> ResolvedInput:
