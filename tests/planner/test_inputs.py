@@ -265,6 +265,7 @@ async def test_e13_of_goals_and_sealed_notes_only_the_goals_block_is_told_and_th
 
 
 async def test_records_of_other_users_and_deleted_ones_are_not_told(world: World):
+    unknown = count("unknown", "unknown-kind")
     await world.record("companion", "companionGoals", "g1", user="u2", **GOAL)
     await world.record("notes", "notes", "n1", content="weg", deletedAt="2026-01-01T00:00:00.000Z")
     await world.record("notes", "notes", "n2", content="da")
@@ -274,6 +275,7 @@ async def test_records_of_other_users_and_deleted_ones_are_not_told(world: World
     assert "Laufen" not in told
     assert "Ziel (nicht gefunden), Notiz (gelöscht)" in told
     assert "### notes/notes: Notiz\nda" in told
+    assert count("unknown", "unknown-kind") == unknown + 1
 
 
 async def test_records_are_read_as_one_user_and_the_connection_forgets_whose_they_were(world: World):

@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -17,6 +18,7 @@ from projector.errors import ConfigError
 from projector.planner.pace import Pace
 from projector.planner.research.seek import MAX_FAILURES
 from projector.planner.research.services import ResearchServices
+from projector.planner.retention import prune_batch
 from projector.planner.writeback import write_back
 from projector.sql.connection import connect
 from tests.llm.double import Double, calls, error, text
@@ -252,6 +254,17 @@ async def test_a_result_outlives_a_planner_that_fails_and_is_used_by_the_mission
     assert [inputs_told(double, n) for n in (0, 1)] == [DEEP_BLOCK] * 2
 
 
+async def test_pruning_a_run_takes_the_job_that_it_began(world: World):
+    await ready(world, **DEEP)
+    async with ResearchDouble() as research, Double(error(401)) as double:
+        await worked(world, double, "planned", pace=QUICK, **research.settings)
+    await write(world)
+    assert len(jobs(world)) == 1
+    async with world.pool.connection() as conn:
+        assert await prune_batch(conn, "runs", datetime.now(UTC) + timedelta(days=1)) == 1
+    assert jobs(world) == []
+
+
 async def test_each_due_time_has_one_job_and_a_run_none_after_it_was_written(world: World):
     await ready(world, **DEEP)
     async with ResearchDouble() as research, Double(text("ja")) as double:
@@ -325,7 +338,6 @@ asyncio.run(main())
     [
         ("research.after_intent", "intended"),
         ("research.after_submit", "intended"),
-        ("research.before_result_stored", "submitted"),
         ("research.after_result_stored", "completed"),
     ],
 )

@@ -143,7 +143,6 @@ class Research:
             await self.jobs.note(run, "failed", reason="its answer is empty")
             metrics.RESEARCH_COMPLETED.labels(provider=job.provider_id).inc()
             return None
-        crash.point("research.before_result_stored")
         await self.jobs.note(run, "completed", answer=polled.answer)
         crash.point("research.after_result_stored")
         metrics.RESEARCH_COMPLETED.labels(provider=job.provider_id).inc()
