@@ -16,22 +16,27 @@ from projector.planner.agent import Agent
 from projector.planner.backoff import held, retry_s
 from projector.planner.budget import Budget
 from projector.planner.catalogue import CATALOGUE_DIGEST, PLANNABLE
+from projector.planner.conversation import Folding
 from projector.planner.gates import WAITING_FOR_OTHERS, Verdict, judge_mission
 from projector.planner.guard import Guard
+from projector.planner.guardrails import judge_input
 from projector.planner.ledger import ClaimedRun, Ledger
-from projector.planner.loop import Outcome, converse
+from projector.planner.loop import Format, converse
 from projector.planner.mission import Mission
+from projector.planner.outcome import Outcome
 from projector.planner.pace import Pace
 from projector.planner.policy import allowed_tools
-from projector.planner.prompt import Prompt, prompt_of
+from projector.planner.prompt import Prompt, line, prompt_of
+from projector.planner.reminders import Quota
 from projector.planner.storable import storable
+from projector.planner.subagent import TASK
 from projector.planner.tools import Tool
 
 Result = Literal["planned", "held", "cancelled", "retried", "failed"]
 
 RETRIED = "retried-by-hand"
 """Decision of a run that an operator has let be tried again."""
-BRIEF_VERSION = 1
+BRIEF_VERSION = 2
 PLAN_VERSION = 1
 
 log = get("planner")
@@ -49,6 +54,8 @@ _UNAVAILABLE = Told("ModelUnavailable", "the model did not answer")
 _REFUSED = Told("ModelRefused", "the model does not take this mission")
 _FAULT = Told("InternalFault", "the planner has a fault")
 _TOO_LARGE = Told("TooLarge", "one round with the model takes more than its agent may spend")
+_TOO_LONG = Told("TooLong", "there is more to tell of the mission than the model is told")
+_NO_PLAN = Told("NoPlan", "the model's answer holds no plan")
 _VANISHED = Told("WorkersVanished", "its workers vanished, time and again")
 
 
@@ -63,6 +70,10 @@ class Planning:
     max_rounds: int
     pace: Pace
     guard: Guard
+    form: Format
+    folding: Folding
+    sub_agents: bool
+    max_s: float
 
 
 async def carry_out(run: ClaimedRun, planning: Planning) -> Result:
@@ -84,10 +95,13 @@ async def carry_out(run: ClaimedRun, planning: Planning) -> Result:
         return await _turn_away(run, planning, Verdict("hold", "skipped-failing", rest.reason), wait_s=rest.wait_s)
     mission, agent = situation.mission, situation.agent
     assert mission is not None and agent is not None, "judge_mission speaks up otherwise"  # noqa: PT018
-    tools = allowed_tools(PLANNABLE, agent.policy)
+    delegating = planning.sub_agents and planning.form == "calls"
+    tools = allowed_tools((*PLANNABLE, TASK) if delegating else PLANNABLE, agent.policy)
     steps = planning.ledger.steps(run)
     asked_before = run.brief if await steps.stored() else None
     brief = _brief(asked_before, mission, agent, tools, planning)
+    if (finding := judge_input(brief["user"])) is not None:
+        return await _fail(run, planning, _TOO_LONG, f"Guardrail: {finding.reason}")
     verdict = await planning.budget.admit(run, agent, brief)
     if verdict.action != "admit":
         return await _turn_away(run, planning, verdict)
@@ -100,6 +114,10 @@ async def carry_out(run: ClaimedRun, planning: Planning) -> Result:
             steps,
             run_id=str(run.run_id),
             max_rounds=brief["maxRounds"],
+            form=brief["format"],
+            folding=Folding(brief["window"], brief["foldingModel"]),
+            quota=Quota(brief["agentName"], brief["dailyTokens"], brief["spentBefore"]),
+            max_s=planning.max_s,
             judge=partial(planning.guard.judge, run.user_id, agent.policy),
             may_ask=partial(planning.budget.may_ask, run, agent),
         )
@@ -112,8 +130,9 @@ async def carry_out(run: ClaimedRun, planning: Planning) -> Result:
         return await _try_later(run, planning, _UNAVAILABLE, error.message, asked_s)
     if outcome.stopped is not None:
         if outcome.stopped.action == "fail" and not outcome.calls:
-            return await _fail(run, planning, _TOO_LARGE, outcome.stopped.reason)
-        if outcome.stopped.decision != "stopped-budget" or not outcome.calls:
+            told = _NO_PLAN if outcome.stopped.decision == "no-plan" else _TOO_LARGE
+            return await _fail(run, planning, told, outcome.stopped.reason)
+        if outcome.stopped.decision not in ("stopped-budget", "stopped-time") or not outcome.calls:
             # What was answered so far is stored: the run goes on from there.
             return await _turn_away(run, planning, outcome.stopped)
         metrics.AGENT_DECISIONS.labels(decision=outcome.stopped.decision).inc()
@@ -142,7 +161,8 @@ def _brief(
         and before["tools"] == names
     ):
         return before
-    prompt = prompt_of(mission, agent, rounds=planning.max_rounds)
+    listed = tools if planning.form == "json" else None
+    prompt = prompt_of(mission, agent, rounds=planning.max_rounds, listed=listed)
     if prompt.marker is not None:
         metrics.INJECTION_MARKERS.labels(source="prompt", marker=prompt.marker).inc()
         log.warning("injection marker in what the prompt tells", agent=agent.id, marker=prompt.marker)
@@ -152,6 +172,11 @@ def _brief(
         "model": planning.alias,
         "maxRounds": planning.max_rounds,
         "tools": names,
+        "format": planning.form,
+        "window": planning.folding.window,
+        "foldingModel": planning.folding.alias,
+        "agentName": line(agent.name),
+        "dailyTokens": agent.daily_tokens,
         "system": prompt.system,
         "user": prompt.user,
     }
@@ -163,8 +188,13 @@ def _plan(outcome: Outcome, agent: Agent) -> dict[str, Any]:
             "version": PLAN_VERSION,
             "summary": outcome.summary,
             "steps": [
-                {"summary": tool, "toolName": tool, "params": arguments, "rationale": ""}
-                for tool, arguments in outcome.calls
+                {
+                    "summary": step.summary or step.tool,
+                    "toolName": step.tool,
+                    "params": step.arguments,
+                    "rationale": step.rationale,
+                }
+                for step in outcome.steps
             ],
             "stopReason": outcome.stop_reason,
             "rounds": outcome.rounds,

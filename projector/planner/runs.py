@@ -17,7 +17,7 @@ from psycopg.rows import class_row
 
 from projector.errors import ConfigError
 from projector.logging import get
-from projector.planner.loop import StepKind
+from projector.planner.steps import StepKind
 from projector.sql import query
 
 STATES = ("due", "running", "planned", "held", "written", "failed", "cancelled")

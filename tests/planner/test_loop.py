@@ -6,8 +6,10 @@ import pytest
 from projector.errors import ChatUnavailableError
 from projector.llm.client import OpenAIChat
 from projector.planner.catalogue import CATALOGUE
-from projector.planner.loop import MAX_STEPS, Step, converse
+from projector.planner.guardrails import MAX_STEPS
+from projector.planner.loop import converse
 from projector.planner.prompt import Prompt
+from projector.planner.steps import Step
 from projector.planner.tools import RECORDED
 from tests.llm.double import Double, calls, error, text
 

@@ -13,10 +13,10 @@ from psycopg import sql
 
 from projector.planner import retention
 from projector.planner.iteration import iso_ms
-from projector.planner.loop import Step
 from projector.planner.pace import Pace
 from projector.planner.retention import BATCH, KINDS, Retention, count_prunable, cutoffs, prune
 from projector.planner.runs import UNFINISHED, Selection, retry
+from projector.planner.steps import Step
 from projector.planner.writeback import write_back
 from projector.sql.connection import connect
 from streams import timers
