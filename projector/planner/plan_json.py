@@ -96,8 +96,7 @@ def _plan(block: str, known: Collection[str]) -> ParsedPlan:
         raise PlanUnreadable(f"JSON parse failed: {error}", block) from None
     if not isinstance(value, (dict, list)):
         raise PlanUnreadable("top-level value is not an object", block)
-    steps = value.get("steps") if isinstance(value, dict) else None
-    if not isinstance(steps, list):
+    if not isinstance(value, dict) or not isinstance(steps := value.get("steps"), list):
         raise PlanUnreadable("`steps` must be an array", block)
     read, errors = [], []
     for index, entry in enumerate(steps[:MAX_PLANNED]):
