@@ -137,7 +137,9 @@ INJECTION_MARKERS = Counter(
     "mana_ai_injection_markers_total", "Marks of an injection in text of others", ["source", "marker"]
 )
 RETENTION_DELETED = Counter(
-    "mana_ai_retention_deleted_total", "Rows of the ledger that were deleted because of their age", ["kind"]
+    "mana_ai_retention_deleted_total",
+    "Rows of the ledger deleted, or runs emptied of prompts and answers, because of their age",
+    ["kind"],
 )
 LLM_CALLS = Counter("mana_ai_llm_calls_total", "Calls of the model by their end", ["result"])
 LLM_SECONDS = Histogram(

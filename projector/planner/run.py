@@ -14,8 +14,9 @@ from projector.llm.chat import ChatModel
 from projector.logging import get
 from projector.planner.agent import Agent
 from projector.planner.backoff import held, retry_s
+from projector.planner.brief import asked, is_pruned
 from projector.planner.budget import Budget
-from projector.planner.catalogue import CATALOGUE_DIGEST, PLANNABLE
+from projector.planner.catalogue import PLANNABLE
 from projector.planner.conversation import Folding
 from projector.planner.gates import WAITING_FOR_OTHERS, Verdict, judge_mission
 from projector.planner.guard import Guard
@@ -23,11 +24,10 @@ from projector.planner.guardrails import judge_input
 from projector.planner.ledger import ClaimedRun, Ledger
 from projector.planner.loop import Format, converse
 from projector.planner.mission import Mission
-from projector.planner.outcome import Outcome
 from projector.planner.pace import Pace
+from projector.planner.plan import CUT_SHORT, PLAN_VERSION, plan_of
 from projector.planner.policy import allowed_tools
-from projector.planner.prompt import Prompt, line, prompt_of
-from projector.planner.reminders import Quota
+from projector.planner.prompt import line, prompt_of
 from projector.planner.storable import storable
 from projector.planner.subagent import TASK
 from projector.planner.tools import Tool
@@ -37,7 +37,6 @@ Result = Literal["planned", "held", "cancelled", "retried", "failed"]
 RETRIED = "retried-by-hand"
 """Decision of a run that an operator has let be tried again."""
 BRIEF_VERSION = 2
-PLAN_VERSION = 1
 
 log = get("planner")
 
@@ -105,18 +104,19 @@ async def carry_out(run: ClaimedRun, planning: Planning) -> Result:
     verdict = await planning.budget.admit(run, agent, brief)
     if verdict.action != "admit":
         return await _turn_away(run, planning, verdict)
+    told = asked(brief)
     try:
         outcome = await converse(
             planning.model,
-            brief["model"],
-            Prompt(brief["system"], brief["user"]),
+            told.alias,
+            told.prompt,
             tools,
             steps,
             run_id=str(run.run_id),
-            max_rounds=brief["maxRounds"],
-            form=brief["format"],
-            folding=Folding(brief["window"], brief["foldingModel"]),
-            quota=Quota(brief["agentName"], brief["dailyTokens"], brief["spentBefore"]),
+            max_rounds=told.max_rounds,
+            form=told.form,
+            folding=told.folding,
+            quota=told.quota,
             max_s=planning.max_s,
             judge=partial(planning.guard.judge, run.user_id, agent.policy),
             may_ask=partial(planning.budget.may_ask, run, agent),
@@ -130,14 +130,15 @@ async def carry_out(run: ClaimedRun, planning: Planning) -> Result:
         return await _try_later(run, planning, _UNAVAILABLE, error.message, asked_s)
     if outcome.stopped is not None:
         if outcome.stopped.action == "fail" and not outcome.calls:
-            told = _NO_PLAN if outcome.stopped.decision == "no-plan" else _TOO_LARGE
-            return await _fail(run, planning, told, outcome.stopped.reason)
+            cause = _NO_PLAN if outcome.stopped.decision == "no-plan" else _TOO_LARGE
+            return await _fail(run, planning, cause, outcome.stopped.reason)
         if outcome.stopped.decision not in ("stopped-budget", "stopped-time") or not outcome.calls:
             # What was answered so far is stored: the run goes on from there.
             return await _turn_away(run, planning, outcome.stopped)
         metrics.AGENT_DECISIONS.labels(decision=outcome.stopped.decision).inc()
-        outcome.summary = f"Cut short: {outcome.stopped.reason}"
-    await planning.ledger.store_plan(run, _plan(outcome, agent), sweep_after_s=planning.pace.sweep_after_s)
+        outcome.summary = f"{CUT_SHORT}{outcome.stopped.reason}"
+    plan = plan_of(outcome, {"id": agent.id, "name": agent.name})
+    await planning.ledger.store_plan(run, plan, sweep_after_s=planning.pace.sweep_after_s)
     crash.point("planner.after_plan_stored")
     metrics.PLANNER_ROUNDS.observe(outcome.rounds)
     log.info("planned", run=str(run.run_id), steps=len(outcome.calls), stop=outcome.stop_reason)
@@ -157,6 +158,7 @@ def _brief(
     if (
         before is not None
         and before["version"] == BRIEF_VERSION
+        and not is_pruned(before)
         and before["agentId"] == agent.id
         and before["tools"] == names
     ):
@@ -180,30 +182,6 @@ def _brief(
         "system": prompt.system,
         "user": prompt.user,
     }
-
-
-def _plan(outcome: Outcome, agent: Agent) -> dict[str, Any]:
-    plan: dict[str, Any] = storable(
-        {
-            "version": PLAN_VERSION,
-            "summary": outcome.summary,
-            "steps": [
-                {
-                    "summary": step.summary or step.tool,
-                    "toolName": step.tool,
-                    "params": step.arguments,
-                    "rationale": step.rationale,
-                }
-                for step in outcome.steps
-            ],
-            "stopReason": outcome.stop_reason,
-            "rounds": outcome.rounds,
-            "rejectedCalls": outcome.rejected,
-            "agent": {"id": agent.id, "name": agent.name},
-            "catalogue": CATALOGUE_DIGEST,
-        }
-    )
-    return plan
 
 
 async def _turn_away(run: ClaimedRun, planning: Planning, verdict: Verdict, *, wait_s: float | None = None) -> Result:

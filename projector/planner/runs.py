@@ -116,12 +116,12 @@ class Whole:
 
 @dataclass(frozen=True, slots=True)
 class StoredStep:
-    """`response` holds what the model made of what users wrote."""
+    """`response` holds what the model made of what users wrote; None when it is pruned."""
 
     seq: int
     kind: StepKind
     request_digest: bytes
-    response: dict[str, Any]
+    response: dict[str, Any] | None
     prompt_tokens: int
     completion_tokens: int
     created_at: datetime
