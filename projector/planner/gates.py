@@ -23,6 +23,8 @@ Decision = Literal[
     "skipped-budget",
     "skipped-reserved",
     "stopped-budget",
+    "stopped-time",
+    "no-plan",
     "skipped-stopped",
     "skipped-spend-cap",
     "skipped-version",

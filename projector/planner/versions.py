@@ -10,11 +10,11 @@ from typing import Any
 
 from projector.planner.gates import Verdict
 
-STEPS = 1
+STEPS = 2
 """Of a brief and of the steps that follow from it: what is stored, and what of it tells a request from another."""
 PLAN = 1
 
-CONTINUED = (1,)
+CONTINUED = (2,)
 """Versions of steps that this program goes on with, without asking anything again that was answered."""
 WRITTEN = (1,)
 """Versions of plans that this program writes back."""

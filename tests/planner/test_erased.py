@@ -10,8 +10,8 @@ from psycopg import sql
 
 from projector.errors import LeaseLostError, UserInLogError
 from projector.planner import user_tables
-from projector.planner.loop import Step
 from projector.planner.pace import Pace
+from projector.planner.steps import Step
 from projector.planner.writeback import write_back
 from projector.planner.zones import set_zone
 from projector.sql.connection import connect
