@@ -16,7 +16,7 @@ from projector.planner.asking import Asking, CallStopped, MayAsk
 from projector.planner.conversation import Conversation, Folding
 from projector.planner.gates import Verdict
 from projector.planner.json_round import JsonRound
-from projector.planner.outcome import Outcome
+from projector.planner.outcome import Outcome, StopReason
 from projector.planner.prompt import Prompt
 from projector.planner.reminders import Quota
 from projector.planner.steps import Journal, StepLog
@@ -25,6 +25,8 @@ from projector.planner.tools import Tool
 
 Format = Literal["calls", "json"]
 """How the model says what it plans: by calls of functions, or as one JSON object."""
+
+_STOPS: dict[str, StopReason] = {"stopped-time": "time", "no-plan": "no-plan"}
 
 
 async def _always(needed: int) -> Verdict | None:
@@ -66,7 +68,7 @@ async def converse(
         ending = await led.lead(prompt, max_rounds)
     except CallStopped as stop:
         outcome.stopped = stop.verdict
-        outcome.stop_reason = "time" if stop.verdict.decision == "stopped-time" else "budget"
+        outcome.stop_reason = _STOPS.get(stop.verdict.decision, "budget")
     else:
         outcome.summary, outcome.stop_reason = ending.summary, ending.stop_reason
     outcome.rounds = led.rounds

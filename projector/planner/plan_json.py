@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import orjson
 
 MAX_OBJECTS = 32
-"""Opening braces that are tried: a plan is not behind more of them."""
+MAX_TOKENS = 50_000
+"""Braces and strings that are looked at: no plan has so many."""
 MAX_PLANNED = 50
 """Steps of a plan that are looked at."""
 MAX_NAME = 80
@@ -55,38 +57,40 @@ def parse_plan(text: str, known: Collection[str]) -> ParsedPlan:
     `known`: the names of the tools that were offered.
     """
     failure: PlanUnreadable | None = None
-    for block in _blocks(text):
+    for block, whole in _blocks(text):
         try:
             return _plan(block, known)
         except PlanUnreadable as error:
-            failure = failure or error
+            if whole:
+                failure = failure or error
     raise failure or PlanUnreadable("no JSON block found", text)
 
 
-def _blocks(text: str) -> Iterator[str]:
+def _blocks(text: str) -> Iterator[tuple[str, bool]]:
+    """What may be a plan, and whether it stands for itself: not within an object that breaks off."""
     for fence in _FENCE.finditer(text):
         if body := fence[1].strip():
-            yield body
-    start = text.find("{")
-    for _ in range(MAX_OBJECTS):
-        if start < 0:
-            return
-        end = _end_of_object(text, start)
-        if end is not None:
-            yield text[start:end]
-        start = text.find("{", start + 1 if end is None else end)
+            yield body, True
+    closed, open_at = _objects(text)
+    for start, end in closed[:MAX_OBJECTS]:
+        yield text[start:end], start < open_at
 
 
-def _end_of_object(text: str, start: int) -> int | None:
-    depth = 0
-    for token in _BRACE_OR_STRING.finditer(text, start):
+def _objects(text: str) -> tuple[list[tuple[int, int]], int]:
+    """Where the outermost objects begin and end, and where the first one begins that does not end."""
+    begun: list[int] = []
+    closed: list[tuple[int, int]] = []
+    first = text.find("{")
+    tokens = _BRACE_OR_STRING.finditer(text, first) if first >= 0 else iter(())
+    for token in islice(tokens, MAX_TOKENS):
         if token[0] == "{":
-            depth += 1
-        elif token[0] == "}":
-            depth -= 1
-            if depth == 0:
-                return token.end()
-    return None
+            begun.append(token.start())
+        elif token[0] == "}" and begun:
+            start = begun.pop()
+            while closed and closed[-1][0] > start:
+                closed.pop()
+            closed.append((start, token.end()))
+    return closed, begun[0] if begun else len(text)
 
 
 def _plan(block: str, known: Collection[str]) -> ParsedPlan:

@@ -127,7 +127,7 @@ def tool_message(call: ToolCall, result: Mapping[str, Any]) -> Message:
     # `jsonb` does not keep the order of keys, and the model must see the same bytes again.
     told = {"success": result["success"], "message": result["message"]}
     if "data" in result:
-        told["data"] = dict(sorted(result["data"].items()))
+        told["data"] = orjson.Fragment(orjson.dumps(result["data"], option=orjson.OPT_SORT_KEYS))
     return {"role": "tool", "tool_call_id": call.id, "content": orjson.dumps(told).decode()}
 
 
