@@ -89,6 +89,16 @@ class Settings(BaseSettings):
     llm_timeout_s: float = Field(120.0, gt=0)
     planner_workers: int = Field(8, ge=1, le=1000)
     planner_max_rounds: int = Field(5, ge=1, le=50)
+    planner_format: Literal["calls", "json"] = "calls"
+    """How the model says what it plans: by function calls, or, where it has none, as one JSON object."""
+    planner_max_s: float = Field(900.0, gt=0)
+    """How long a run may go on asking. What is planned by then is the plan; a run with nothing goes on later."""
+    planner_context_tokens: int = Field(128_000, ge=0)
+    """What the smallest model behind the alias takes: conversations about to outgrow it are folded. 0: never."""
+    planner_compact_model: str = ""
+    """The alias that folds them; default: llm_model."""
+    planner_subagents: bool = False
+    """Whether the model may hand parts of its work to sub-agents, which agents' policies can deny (`task`)."""
     policy_mode: Literal["off", "log-only", "enforce"] = "log-only"
     """What becomes of a call that destroys unasked or comes too often: nothing, a count and a log line, a refusal."""
     max_tokens_per_run: int = Field(100_000, ge=1)
@@ -163,7 +173,7 @@ class Settings(BaseSettings):
             return tuple(dict.fromkeys(value))
         return value
 
-    @field_validator("policy_mode", mode="before")
+    @field_validator("policy_mode", "planner_format", mode="before")
     @classmethod
     def _any_case(cls, value: object) -> object:
         return value.lower() if isinstance(value, str) else value

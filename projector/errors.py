@@ -154,6 +154,19 @@ class LettersRemainError(ProjectorError):
 # Planner
 
 
+class NotReplayableError(ProjectorError):
+    """Nothing to mend: `projector runs show ID` shows what is kept. A run is replayed by the release that made it, and
+    while its prompts and answers are kept (PROJECTOR_KEEP_STEPS_DAYS)."""
+
+
+class ReplayDiffersError(ProjectorError):
+    """This release leads conversations otherwise than the one that made the run; `--content` shows where they part."""
+
+
+class PlansDifferError(ProjectorError):
+    """Nothing to mend: `--content` shows the values."""
+
+
 class LeaseLostError(ProjectorError):
     """Nothing to do: another worker took the run over, and this one leaves it alone."""
 

@@ -137,7 +137,9 @@ INJECTION_MARKERS = Counter(
     "mana_ai_injection_markers_total", "Marks of an injection in text of others", ["source", "marker"]
 )
 RETENTION_DELETED = Counter(
-    "mana_ai_retention_deleted_total", "Rows of the ledger that were deleted because of their age", ["kind"]
+    "mana_ai_retention_deleted_total",
+    "Rows of the ledger deleted, or runs emptied of prompts and answers, because of their age",
+    ["kind"],
 )
 LLM_CALLS = Counter("mana_ai_llm_calls_total", "Calls of the model by their end", ["result"])
 LLM_SECONDS = Histogram(
@@ -147,6 +149,18 @@ LLM_SECONDS = Histogram(
 )
 LLM_TOKENS = Counter("mana_ai_llm_tokens_total", "Tokens that the endpoint reported", ["kind"])
 TOOL_CALLS = Counter("mana_ai_tool_calls_total", "Calls of tools by the model", ["tool", "outcome"])
+REMINDERS = Counter(
+    "mana_ai_reminders_emitted_total",
+    "What the model was reminded of, by what and how sharply",
+    ["producer", "severity"],
+)
+GUARDRAILS = Counter(
+    "mana_ai_guardrails_total", "Prompts and calls that a limit warned of or kept out", ["guardrail", "severity"]
+)
+COMPACTIONS = Counter("mana_ai_compactions_triggered_total", "Conversations that were folded to fit the model")
+COMPACTED_TURNS = Histogram(
+    "mana_ai_compacted_turns", "Messages folded at a time", buckets=(1, 2, 4, 8, 16, 32, 64, 128)
+)
 MISSIONS_WITHOUT_TIMES = Gauge(
     "mana_ai_missions_without_times", "Active missions whose cron expression names no time: they never run"
 )

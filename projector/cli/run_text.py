@@ -10,7 +10,9 @@ import orjson
 from projector.cli.letters import inline
 from projector.cli.redact import printable, redact
 from projector.cli.status import seconds
+from projector.planner.brief import prompt_digests
 from projector.planner.catalogue import CATALOGUE
+from projector.views.jsondiff import Found, absent, show_path
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -100,11 +102,12 @@ def outlook(run: Listed, whole: Whole) -> str:
 
 
 def brief_fields(brief: dict[str, Any] | None, *, content: bool) -> Any:
-    """What was asked: the prompts as their length in bytes, unless `content`."""
+    """What was asked: the prompts as their digests and lengths in bytes, unless `content`."""
     if brief is None or content:
         return redact(brief)
-    sizes = {f"{name}_bytes": len(str(brief.get(name) or "").encode()) for name in ("system", "user")}
-    return {name: brief.get(name) for name in ("model", "maxRounds")} | {"tools": len(brief.get("tools") or ())} | sizes
+    sizes = {f"{name}_bytes": len(brief[name].encode()) for name in ("system", "user") if name in brief}
+    kept = {name: brief.get(name) for name in ("model", "maxRounds")} | {"tools": len(brief.get("tools") or ())}
+    return kept | sizes | prompt_digests(brief)
 
 
 def plan_fields(plan: dict[str, Any] | None, *, content: bool) -> Any:
@@ -121,13 +124,32 @@ def plan_fields(plan: dict[str, Any] | None, *, content: bool) -> Any:
 def answer_fields(step: StoredStep, *, content: bool) -> Any:
     """The model's answer as the tools it calls, a tool's as whether it went well, unless `content`."""
     response = step.response
+    if response is None:
+        return {"pruned": True}
     if content:
         return redact(response)
     size = {"bytes": len(orjson.dumps(response))}
     if step.kind == "tool":
         return {"success": response["success"]} | size
+    if "error" in response:
+        return {"failed": True} | size
     tools = [_tool(call["name"]) for call in response["toolCalls"]]
     return {"calls": tools, "finishReason": _finish(response["finishReason"])} | size
+
+
+def difference_fields(found: Found, *, content: bool) -> dict[str, Any]:
+    """Where two plans part; values as their size in bytes, unless `content`."""
+    sides = {"one": found.serving, "other": found.log}
+    return {"path": show_path(found.path)} | {
+        name: None if value is absent else redact(value) if content else f"({len(orjson.dumps(value))} bytes)"
+        for name, value in sides.items()
+    }
+
+
+def difference_line(found: Found, *, content: bool) -> str:
+    fields = difference_fields(found, content=content)
+    one, other = ("(absent)" if fields[side] is None else _text(fields[side]) for side in ("one", "other"))
+    return f"{inline(fields['path'])}: {one} -> {other}"
 
 
 def _tool(name: str) -> str:

@@ -14,7 +14,7 @@ import typer
 from projector.cli.dlq import who
 from projector.cli.output import console, json_line
 from projector.config import Settings, load_settings
-from projector.errors import ConfigError, RunsRefusedError
+from projector.errors import ConfigError, PlansDifferError, ReplayDiffersError, RunsRefusedError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -29,6 +29,7 @@ User = Annotated[str | None, typer.Option("--user", help="Those of this user.")]
 Mission = Annotated[str | None, typer.Option("--mission", help="Those of this mission.")]
 Decision = Annotated[str | None, typer.Option("--decision", help="Those last decided so, like skipped-budget.")]
 Since = Annotated[str | None, typer.Option("--since", metavar="TIME", help=f"Those opened since {_TIME}.")]
+WithContent = Annotated[bool, typer.Option("--content", help="With what its user wrote and the model answered.")]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
 
 _AGO = re.compile(r"(\d{1,6})([smhd])", re.ASCII)
@@ -39,6 +40,8 @@ def register(app: typer.Typer) -> None:
     group = typer.Typer(no_args_is_help=True, help="Look at runs of missions, take them up again, or end them.")
     group.command("list")(list_runs)
     group.command("show")(show)
+    group.command("replay")(replay)
+    group.command("diff")(diff)
     group.command("retry")(retry)
     group.command("cancel")(cancel)
     group.command("prune")(prune)
@@ -65,9 +68,7 @@ def list_runs(
 
 def show(
     run: Annotated[str, typer.Argument(metavar="RUN-ID")],
-    content: Annotated[
-        bool, typer.Option("--content", help="With what its user wrote and the model answered.")
-    ] = False,
+    content: WithContent = False,
     as_json: AsJson = False,
 ) -> None:
     """Show all that is known of a run: its decision, lease, plan and every step, and what happens next by itself.
@@ -76,6 +77,28 @@ def show(
     data. With --content they are printed; encrypted values and wrapped keys are shown by their length even then.
     """
     asyncio.run(_show(load_settings(), _parse_id(run), content, as_json))
+
+
+def replay(
+    run: Annotated[str, typer.Argument(metavar="RUN-ID")],
+    content: WithContent = False,
+    as_json: AsJson = False,
+) -> None:
+    """Lead a finished run's conversation again from its stored answers, asking nobody; exit 1 if its plan is another.
+
+    Nothing is written. It shows whether this release would make the same plan of the same answers.
+    """
+    asyncio.run(_replay(load_settings(), _parse_id(run), content, as_json))
+
+
+def diff(
+    one: Annotated[str, typer.Argument(metavar="RUN-ID")],
+    other: Annotated[str, typer.Argument(metavar="RUN-ID")],
+    content: WithContent = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show where the plans of two runs differ; exit 1 if they do. Values are shown by their size without --content."""
+    asyncio.run(_diff(load_settings(), _parse_id(one), _parse_id(other), content, as_json))
 
 
 def retry(
@@ -231,6 +254,58 @@ async def _show(settings: Settings, run_id: UUID, content: bool, as_json: bool) 
         json_line(**fields(run), **detail_fields(run, whole, steps, content=content))
     else:
         _print(*lines(run), *details(run, whole, steps, content=content))
+
+
+async def _replay(settings: Settings, run_id: UUID, content: bool, as_json: bool) -> None:
+    from projector.planner.plan import plan_digest
+    from projector.planner.replay import replay as lead_again
+    from projector.planner.runs import read_whole
+    from projector.sql.connection import connect
+
+    async with await connect(settings, "projector_planner") as conn:
+        whole, steps = await read_whole(conn, run_id)
+    plan = await lead_again(whole, steps)
+    assert whole.plan is not None, "there is none to replay otherwise"
+    count = _show_differences(whole.plan, plan, content, as_json)
+    if count:
+        raise ReplayDiffersError(f"run {run_id} leads to another plan: {count} places differ")
+    if as_json:
+        json_line(run_id=run_id, same=True, plan_sha256=plan_digest(plan), steps=len(plan["steps"]), answers=len(steps))
+    else:
+        _print(f"the same plan: {len(plan['steps'])} steps of {len(steps)} stored answers, {plan_digest(plan)}")
+
+
+async def _diff(settings: Settings, one: UUID, other: UUID, content: bool, as_json: bool) -> None:
+    from projector.planner.runs import read_whole
+    from projector.sql.connection import connect
+
+    plans = []
+    async with await connect(settings, "projector_planner") as conn:
+        for run_id in (one, other):
+            whole, _ = await read_whole(conn, run_id)
+            if whole.plan is None:
+                raise ConfigError(
+                    f"run {run_id} has no plan", "`projector runs list --state written` shows those that have"
+                )
+            plans.append(whole.plan)
+    count = _show_differences(plans[0], plans[1], content, as_json)
+    if count:
+        raise PlansDifferError(f"the plans differ in {count} places")
+    if not as_json:
+        _print("the plans are the same")
+
+
+def _show_differences(one: dict[str, Any], other: dict[str, Any], content: bool, as_json: bool) -> int:
+    from projector.cli.run_text import difference_fields, difference_line
+    from projector.views.jsondiff import differences
+
+    all_found = list(differences(one, other))
+    for found in all_found:
+        if as_json:
+            json_line(**difference_fields(found, content=content))
+        else:
+            _print(difference_line(found, content=content))
+    return len(all_found)
 
 
 async def _act(

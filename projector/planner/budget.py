@@ -31,8 +31,8 @@ class Budget:
         """Asks the gates that depend on what the agent has in hand, one run of the agent at a time.
 
         When they agree, the run counts against the agent's limits from here on, with what it may spend at most, and
-        `brief` is what will be asked, None while that has to be gathered yet: then it is asked for once more.
-        Raises LeaseLostError.
+        `brief` is what will be asked; it gets what the agent had spent, unless it says so already. None while that has
+        to be gathered yet: then it is asked for once more. Raises LeaseLostError.
         """
         async with self._pool.connection() as conn:
             stopped = (await read_effects(conn, self._day)).verdict
@@ -44,6 +44,8 @@ class Budget:
                 verdict = judge_load(agent, load)
                 if verdict.action == "admit":
                     left = tokens_left(agent, load)
+                    if brief is not None:
+                        brief.setdefault("spentBefore", load.tokens)
                     cursor = await conn.execute(
                         query("planner/admit"),
                         {

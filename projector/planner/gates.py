@@ -23,11 +23,12 @@ Decision = Literal[
     "skipped-budget",
     "skipped-reserved",
     "stopped-budget",
+    "stopped-time",
+    "no-plan",
     "skipped-stopped",
     "skipped-spend-cap",
     "skipped-version",
     "skipped-gaps",
-    "stopped-inputs",
     "research-pending",
 ]
 

@@ -13,7 +13,7 @@ from projector.logging import get
 from projector.planner.gates import Verdict
 from projector.planner.inputs.records import read_records
 from projector.planner.inputs.refs import refs_of
-from projector.planner.inputs.resolve import MAX_UNITS, Inputs, readable, resolve
+from projector.planner.inputs.resolve import Inputs, readable, resolve
 from projector.planner.ledger import ClaimedRun, Pool
 from projector.planner.mission import Mission
 from projector.planner.research.seek import Pending, Research
@@ -48,7 +48,7 @@ class Gathering:
         if linked is None:
             linked = await self._linked(run, mission)
         whole = linked if found is None else linked.with_(found)
-        return self._judge(linked) or _judge_size(whole) or whole
+        return self._judge(linked) or whole
 
     async def _linked(self, run: ClaimedRun, mission: Mission) -> Inputs:
         refs = refs_of(mission.inputs)
@@ -67,14 +67,7 @@ class Gathering:
     def _judge(self, linked: Inputs) -> Verdict | None:
         if self.gaps == "hold" and linked.gaps:
             return Verdict("hold", "skipped-gaps", f"inputs of the mission cannot be read: {linked.missing}")
-        return _judge_size(linked)
-
-
-def _judge_size(inputs: Inputs) -> Verdict | None:
-    if inputs.units <= MAX_UNITS:
         return None
-    reason = f"its inputs have {inputs.units} characters, and a run is told {MAX_UNITS} at most"
-    return Verdict("fail", "stopped-inputs", reason)
 
 
 def gathered_for(mission: Mission) -> str:
@@ -85,6 +78,7 @@ def gathered_for(mission: Mission) -> str:
 
 def gathered_before(brief: dict[str, Any] | None, mission: Mission) -> Inputs | None:
     """What an earlier attempt of the run gathered, unless the mission asks for something else now."""
-    if brief is None or brief.get("gatheredFor") != gathered_for(mission):
+    # Retention leaves a brief without its inputs.
+    if brief is None or "inputs" not in brief or brief["gatheredFor"] != gathered_for(mission):
         return None
     return Inputs.from_json(brief["inputs"])

@@ -19,8 +19,8 @@ from projector.errors import LeaseLostError, NotMigratedError
 from projector.planner.agent import agent_of
 from projector.planner.backoff import Failures
 from projector.planner.gates import WAITING_FOR_OTHERS, Situation
-from projector.planner.loop import Step
 from projector.planner.mission import DEFAULT_AGENT, mission_of
+from projector.planner.steps import Step
 from projector.sql import query
 from projector.sql.connection import connect
 
@@ -52,7 +52,8 @@ async def check_ledger(settings: Settings) -> None:
     conn = await connect(settings, "projector_planner")
     async with conn:
         # What the newest migration made.
-        row = await (await conn.execute("select to_regproc('mana_ai.tell_due') is not null")).fetchone()
+        newest = "select exists (select from pg_constraint where conname = 'only_answers_cost')"
+        row = await (await conn.execute(newest)).fetchone()
     if row != (True,):
         raise NotMigratedError("this database has no run ledger, or an older one")
 

@@ -11,12 +11,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from projector.planner import json_prompt
 from projector.planner.agent import Agent
 from projector.planner.ciphertext import scrub
 from projector.planner.injection import Marker, marker_in
-from projector.planner.inputs.resolve import MAX_UNITS, Inputs, ResolvedInput
+from projector.planner.inputs.resolve import Inputs, ResolvedInput
 from projector.planner.mission import Mission, text
 from projector.planner.storable import storable
+from projector.planner.tools import Tool
 
 HISTORY = 3
 MAX_FIELD = 8000
@@ -56,18 +58,28 @@ class Prompt:
     marker: Marker | None = None
 
 
-def prompt_of(mission: Mission, agent: Agent, *, rounds: int, inputs: Inputs | None = None) -> Prompt:
-    """The prompt of one iteration."""
+def prompt_of(
+    mission: Mission,
+    agent: Agent,
+    *,
+    rounds: int,
+    listed: Sequence[Tool] | None = None,
+    inputs: Inputs | None = None,
+) -> Prompt:
+    """The prompt of one iteration. `listed`: the tools, for a model that has to be told of them in words."""
     told = _told(mission, inputs or Inputs())
     # As it was before tags were made harmless. Whatever is told of a mission is looked at here, as a whole; the
     # persona is not, since its owner means it for an instruction.
     marker = marker_in([told.replace("&lt;", "<"), agent.memory[:MAX_FIELD]])
     warning = [WARNING.format(marker=marker)] if marker else []
-    return Prompt(_system(agent, rounds), "\n\n".join([told, *warning, "---", CLOSING]), marker)
+    frame, closing = SYSTEM.format(rounds=rounds), CLOSING
+    if listed is not None:
+        frame, closing = json_prompt.system_of(listed), json_prompt.CLOSING
+    return Prompt(_system(frame, agent), "\n\n".join([told, *warning, "---", closing]), marker)
 
 
-def _system(agent: Agent, rounds: int) -> str:
-    parts = [SYSTEM.format(rounds=rounds)]
+def _system(frame: str, agent: Agent) -> str:
+    parts = [frame]
     if agent.persona:
         parts += ["", "<agent_persona>", _clean(agent.persona), "</agent_persona>"]
     if agent.memory:
@@ -78,7 +90,7 @@ def _system(agent: Agent, rounds: int) -> str:
 def _told(mission: Mission, inputs: Inputs) -> str:
     return "\n\n".join(
         [
-            f"# Mission: {_line(mission.title)}",
+            f"# Mission: {line(mission.title)}",
             "## Konzept\n" + _block(mission.concept, "_(leer)_"),
             "## Konkretes Ziel\n" + _block(mission.objective, "_(nicht gesetzt)_"),
             "## Verlinkte Inputs\n" + _inputs(inputs),
@@ -94,8 +106,8 @@ def _inputs(inputs: Inputs) -> str:
 
 def _input(one: ResolvedInput) -> str:
     # A block for each, so that none can pass for another. They are cut already, to what each kind may have.
-    heading = f"### {_line(one.module)}/{_line(one.table)}: {_line(one.title or one.id)}"
-    block = f"<user_data>\n{heading}\n{_clean(one.content, MAX_UNITS).strip()}\n</user_data>"
+    heading = f"### {line(one.module)}/{line(one.table)}: {line(one.title or one.id)}"
+    block = f"<user_data>\n{heading}\n{_clean(one.content, len(one.content)).strip()}\n</user_data>"
     return f"{block}\n{one.note}" if one.note else block
 
 
@@ -106,15 +118,15 @@ def _history(iterations: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _iteration(iteration: Mapping[str, Any]) -> str:
-    lines = [f"**{_line(text(iteration.get('startedAt')))}** ({_line(text(iteration.get('overallStatus')))}):"]
+    lines = [f"**{line(text(iteration.get('startedAt')))}** ({line(text(iteration.get('overallStatus')))}):"]
     if summary := text(iteration.get("summary")):
-        lines.append(f"  Summary: {_line(summary)}")
+        lines.append(f"  Summary: {line(summary)}")
     plan = iteration.get("plan")
     for step in plan if isinstance(plan, list) else []:
         if isinstance(step, Mapping):
-            lines.append(f"  - [{_line(text(step.get('status')))}] {_line(text(step.get('summary')))}")
+            lines.append(f"  - [{line(text(step.get('status')))}] {line(text(step.get('summary')))}")
     if feedback := text(iteration.get("userFeedback")):
-        lines.append(f"  Nutzer-Feedback: {_line(feedback)}")
+        lines.append(f"  Nutzer-Feedback: {line(feedback)}")
     return "\n".join(lines)
 
 
@@ -123,7 +135,8 @@ def _block(content: str, placeholder: str) -> str:
     return f"<user_data>\n{content}\n</user_data>" if content else placeholder
 
 
-def _line(content: str) -> str:
+def line(content: str) -> str:
+    """A text of others as one line, fit to stand among our own words."""
     flat = " ".join(_clean(content).split())
     return flat if len(flat) <= MAX_LINE else flat[:MAX_LINE] + "…"
 

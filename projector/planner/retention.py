@@ -1,4 +1,4 @@
-"""How long the ledger keeps what is over: finished runs, their steps, and what was spent."""
+"""How long the ledger keeps what is over: finished runs, what was written in them, and what was spent."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from projector.sql import query
 
 Kind = Literal["runs", "steps", "usage"]
 KINDS: tuple[Kind, ...] = ("steps", "runs", "usage")
-BATCH: Final[Mapping[Kind, int]] = {"runs": 200, "steps": 1000, "usage": 5000}
-"""Most rows that one transaction deletes; the steps of a run go with it."""
+BATCH: Final[Mapping[Kind, int]] = {"runs": 200, "steps": 100, "usage": 5000}
+"""Most rows that one transaction takes: of `runs` with their steps, and for `steps` the runs emptied."""
 BATCHES = 50
 """Most transactions of one pass for each kind. What is left then waits for the next pass."""
 PAUSE_S = 0.05
@@ -33,7 +33,7 @@ _PRUNE: Final[Mapping[Kind, LiteralString]] = {
 
 Connection = psycopg.AsyncConnection[Any]
 Cutoffs = Mapping[Kind, datetime]
-"""What is older is deleted; a kind that is missing is kept for ever."""
+"""What is older is forgotten; a kind that is missing is kept for ever."""
 
 log = get("timers")
 
@@ -50,14 +50,14 @@ def cutoffs(settings: Settings) -> Cutoffs:
 
 
 async def count_prunable(conn: Connection, before: Cutoffs) -> dict[Kind, int]:
-    """How many rows `prune` would delete now, steps that go with their runs not counted."""
+    """How many rows `prune` would take now."""
     row = await (await conn.execute(query("planner/prunable"), {kind: before.get(kind) for kind in KINDS})).fetchone()
     assert row is not None, "a query without a table gives one row"
     return dict(zip(KINDS, row, strict=True))
 
 
 async def prune_batch(conn: Connection, kind: Kind, before: datetime) -> int:
-    """Deletes up to `BATCH` of the oldest rows in one transaction; when it returns less, nothing older is left.
+    """Takes up to `BATCH` of the oldest in one transaction; when it returns less, nothing older is left.
 
     Unfinished runs are never touched, nor what budgets ask for, and no due time fires again for it. `conn` is an
     autocommit connection of projector_planner. Several may do this at once.
@@ -68,7 +68,7 @@ async def prune_batch(conn: Connection, kind: Kind, before: datetime) -> int:
 
 
 async def prune(conn: Connection, before: Cutoffs) -> AsyncIterator[tuple[Kind, int]]:
-    """Deletes batch by batch until nothing is left; yields after each how many rows it took. May end at any moment."""
+    """Goes on batch by batch until nothing is left; yields after each how many rows it took. May end at any moment."""
     for kind in KINDS:
         while kind in before:
             rows = await prune_batch(conn, kind, before[kind])

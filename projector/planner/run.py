@@ -15,20 +15,25 @@ from projector.logging import get
 from projector.planner import versions
 from projector.planner.agent import Agent
 from projector.planner.backoff import held, retry_s
+from projector.planner.brief import asked
 from projector.planner.budget import Budget
-from projector.planner.catalogue import CATALOGUE_DIGEST, PLANNABLE
+from projector.planner.catalogue import PLANNABLE
+from projector.planner.conversation import Folding
 from projector.planner.gates import WAITING_FOR_OTHERS, Verdict, judge_mission
 from projector.planner.gathering import Gathering, gathered_before, gathered_for
 from projector.planner.guard import Guard
+from projector.planner.guardrails import judge_input
 from projector.planner.inputs.resolve import Inputs
 from projector.planner.ledger import ClaimedRun, Ledger
-from projector.planner.loop import Outcome, converse
+from projector.planner.loop import Format, converse
 from projector.planner.mission import Mission
 from projector.planner.pace import Pace
+from projector.planner.plan import CUT_SHORT, plan_of
 from projector.planner.policy import allowed_tools
-from projector.planner.prompt import Prompt, prompt_of
+from projector.planner.prompt import line, prompt_of
 from projector.planner.research.seek import Pending
 from projector.planner.storable import storable
+from projector.planner.subagent import TASK
 from projector.planner.tools import Tool
 
 Result = Literal["planned", "held", "cancelled", "retried", "failed"]
@@ -51,7 +56,8 @@ _UNAVAILABLE = Told("ModelUnavailable", "the model did not answer")
 _REFUSED = Told("ModelRefused", "the model does not take this mission")
 _FAULT = Told("InternalFault", "the planner has a fault")
 _TOO_LARGE = Told("TooLarge", "one round with the model takes more than its agent may spend")
-_LONG_INPUTS = Told("InputsTooLarge", "what its mission links is too long")
+_TOO_LONG = Told("TooLong", "there is more to tell of the mission than the model is told")
+_NO_PLAN = Told("NoPlan", "the model's answer holds no plan")
 _VANISHED = Told("WorkersVanished", "its workers vanished, time and again")
 
 
@@ -67,6 +73,10 @@ class Planning:
     max_rounds: int
     pace: Pace
     guard: Guard
+    form: Format
+    folding: Folding
+    sub_agents: bool
+    max_s: float
 
 
 async def carry_out(run: ClaimedRun, planning: Planning) -> Result:
@@ -88,7 +98,8 @@ async def carry_out(run: ClaimedRun, planning: Planning) -> Result:
         return await _turn_away(run, planning, Verdict("hold", "skipped-failing", rest.reason), wait_s=rest.wait_s)
     mission, agent = situation.mission, situation.agent
     assert mission is not None and agent is not None, "judge_mission speaks up otherwise"  # noqa: PT018
-    tools = allowed_tools(PLANNABLE, agent.policy)
+    delegating = planning.sub_agents and planning.form == "calls"
+    tools = allowed_tools((*PLANNABLE, TASK) if delegating else PLANNABLE, agent.policy)
     steps = planning.ledger.steps(run)
     asked_before = run.brief if await steps.stored() else None
     verdict = versions.judge_steps(asked_before)
@@ -102,20 +113,27 @@ async def carry_out(run: ClaimedRun, planning: Planning) -> Result:
         if not isinstance(inputs, Inputs):
             return inputs
         brief = _brief(mission, agent, tools, inputs, planning)
-    tools = tuple(tool for tool in tools if tool.name in brief["tools"])
+    if (finding := judge_input(brief["user"])) is not None:
+        return await _fail(run, planning, _TOO_LONG, f"Guardrail: {finding.reason}")
     verdict = await planning.budget.admit(run, agent, brief)
     if verdict.action != "admit":
         return await _turn_away(run, planning, verdict)
     crash.point("planner.after_admit")
+    told = asked(brief)
+    tools = tuple(tool for tool in tools if tool.name in told.tools)
     try:
         outcome = await converse(
             planning.model,
-            brief["model"],
-            Prompt(brief["system"], brief["user"]),
+            told.alias,
+            told.prompt,
             tools,
             steps,
             run_id=str(run.run_id),
-            max_rounds=brief["maxRounds"],
+            max_rounds=told.max_rounds,
+            form=told.form,
+            folding=told.folding,
+            quota=told.quota,
+            max_s=planning.max_s,
             judge=partial(planning.guard.judge, run.user_id, agent.policy),
             may_ask=partial(planning.budget.may_ask, run, agent),
         )
@@ -129,13 +147,15 @@ async def carry_out(run: ClaimedRun, planning: Planning) -> Result:
         return await _try_later(run, planning, _UNAVAILABLE, error.message, asked_s)
     if outcome.stopped is not None:
         if outcome.stopped.action == "fail" and not outcome.calls:
-            return await _fail(run, planning, _TOO_LARGE, outcome.stopped.reason)
-        if outcome.stopped.decision != "stopped-budget" or not outcome.calls:
+            cause = _NO_PLAN if outcome.stopped.decision == "no-plan" else _TOO_LARGE
+            return await _fail(run, planning, cause, outcome.stopped.reason)
+        if outcome.stopped.decision not in ("stopped-budget", "stopped-time") or not outcome.calls:
             # What was answered so far is stored: the run goes on from there.
             return await _turn_away(run, planning, outcome.stopped)
         metrics.AGENT_DECISIONS.labels(decision=outcome.stopped.decision).inc()
-        outcome.summary = f"Cut short: {outcome.stopped.reason}"
-    await planning.ledger.store_plan(run, _plan(outcome, agent), sweep_after_s=planning.pace.sweep_after_s)
+        outcome.summary = f"{CUT_SHORT}{outcome.stopped.reason}"
+    plan = plan_of(outcome, {"id": agent.id, "name": agent.name})
+    await planning.ledger.store_plan(run, plan, sweep_after_s=planning.pace.sweep_after_s)
     crash.point("planner.after_plan_stored")
     metrics.PLANNER_ROUNDS.observe(outcome.rounds)
     log.info("planned", run=str(run.run_id), steps=len(outcome.calls), stop=outcome.stop_reason)
@@ -163,8 +183,6 @@ async def _gather(run: ClaimedRun, planning: Planning, mission: Mission, agent: 
         verdict = Verdict("hold", "research-pending", gathered.reason)
         return await _turn_away(run, planning, verdict, wait_s=gathered.wait_s)
     if isinstance(gathered, Verdict):
-        if gathered.action == "fail":
-            return await _fail(run, planning, _LONG_INPUTS, gathered.reason)
         return await _turn_away(run, planning, gathered)
     return gathered
 
@@ -179,7 +197,8 @@ def _may_go_on(brief: dict[str, Any], agent: Agent, tools: Sequence[Tool]) -> bo
 
 def _brief(mission: Mission, agent: Agent, tools: Sequence[Tool], inputs: Inputs, planning: Planning) -> dict[str, Any]:
     """What is asked."""
-    prompt = prompt_of(mission, agent, rounds=planning.max_rounds, inputs=inputs)
+    listed = tools if planning.form == "json" else None
+    prompt = prompt_of(mission, agent, rounds=planning.max_rounds, listed=listed, inputs=inputs)
     if prompt.marker is not None:
         metrics.INJECTION_MARKERS.labels(source="prompt", marker=prompt.marker).inc()
         log.warning("injection marker in what the prompt tells", agent=agent.id, marker=prompt.marker)
@@ -189,30 +208,16 @@ def _brief(mission: Mission, agent: Agent, tools: Sequence[Tool], inputs: Inputs
         "model": planning.alias,
         "maxRounds": planning.max_rounds,
         "tools": [tool.name for tool in tools],
+        "format": planning.form,
+        "window": planning.folding.window,
+        "foldingModel": planning.folding.alias,
+        "agentName": line(agent.name),
+        "dailyTokens": agent.daily_tokens,
         "system": prompt.system,
         "user": prompt.user,
         "gatheredFor": gathered_for(mission),
         "inputs": inputs.to_json(),
     }
-
-
-def _plan(outcome: Outcome, agent: Agent) -> dict[str, Any]:
-    plan: dict[str, Any] = storable(
-        {
-            "version": versions.PLAN,
-            "summary": outcome.summary,
-            "steps": [
-                {"summary": tool, "toolName": tool, "params": arguments, "rationale": ""}
-                for tool, arguments in outcome.calls
-            ],
-            "stopReason": outcome.stop_reason,
-            "rounds": outcome.rounds,
-            "rejectedCalls": outcome.rejected,
-            "agent": {"id": agent.id, "name": agent.name},
-            "catalogue": CATALOGUE_DIGEST,
-        }
-    )
-    return plan
 
 
 async def _turn_away(run: ClaimedRun, planning: Planning, verdict: Verdict, *, wait_s: float | None = None) -> Result:

@@ -17,7 +17,7 @@ from psycopg.rows import class_row
 
 from projector.errors import ConfigError
 from projector.logging import get
-from projector.planner.loop import StepKind
+from projector.planner.steps import StepKind
 from projector.sql import query
 
 STATES = ("due", "running", "planned", "held", "written", "failed", "cancelled")
@@ -116,12 +116,12 @@ class Whole:
 
 @dataclass(frozen=True, slots=True)
 class StoredStep:
-    """`response` holds what the model made of what users wrote."""
+    """`response` holds what the model made of what users wrote; None when it is pruned."""
 
     seq: int
     kind: StepKind
     request_digest: bytes
-    response: dict[str, Any]
+    response: dict[str, Any] | None
     prompt_tokens: int
     completion_tokens: int
     created_at: datetime

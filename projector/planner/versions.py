@@ -11,13 +11,10 @@ from typing import Any
 from projector.planner.gates import Verdict
 
 STEPS = 2
-"""Of a brief and of the steps that follow from it: what is stored, and what of it tells a request from another.
-
-1 told of no inputs; 2 holds what was gathered of them.
-"""
+"""Of a brief and of the steps that follow from it: what is stored, and what of it tells a request from another."""
 PLAN = 1
 
-CONTINUED = (1, 2)
+CONTINUED = (2,)
 """Versions of steps that this program goes on with, without asking anything again that was answered."""
 WRITTEN = (1,)
 """Versions of plans that this program writes back."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import socket
 from uuid import UUID, uuid4
@@ -17,6 +18,7 @@ from projector.health.parts import Servers, at_work
 from projector.llm.chat import ChatModel
 from projector.logging import get
 from projector.planner.budget import Budget
+from projector.planner.conversation import Folding
 from projector.planner.gathering import Gathering
 from projector.planner.guard import Guard
 from projector.planner.ledger import ClaimedRun, Ledger, Pool
@@ -52,7 +54,10 @@ class Worker:
         # One user's runs leave room for others, however long they take.
         self._per_user = max(1, settings.planner_workers // 2)
         self._lease_s = settings.lease_s
-        self._longest_run_s = settings.llm_timeout_s * settings.planner_max_rounds + LONGEST_S
+        # One call more folds the conversation; sub-agents make any number. A call that was begun is waited for.
+        calls = math.inf if settings.planner_subagents else settings.planner_max_rounds + 1
+        asking_s = min(settings.planner_max_s + settings.llm_timeout_s, settings.llm_timeout_s * calls)
+        self._longest_run_s = asking_s + LONGEST_S
         owner = f"{socket.gethostname()}:{os.getpid()}:{uuid4().hex[:8]}"
         self._ledger = Ledger(pool, owner, settings.lease_s)
         pace = pace or Pace()
@@ -67,6 +72,10 @@ class Worker:
             max_rounds=settings.planner_max_rounds,
             pace=pace,
             guard=Guard(settings.policy_mode),
+            form=settings.planner_format,
+            folding=Folding(settings.planner_context_tokens, settings.planner_compact_model or settings.llm_model),
+            sub_agents=settings.planner_subagents,
+            max_s=settings.planner_max_s,
         )
         self._tasks: dict[UUID, asyncio.Task[None]] = {}
         self._woken = asyncio.Event()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any
 
 JsonPath = tuple[str | int, ...]
@@ -37,23 +39,19 @@ class Found:
 
 def first_difference(serving: Any, log: Any, path: JsonPath = ()) -> Found | None:
     """Where two JSON values first part; numbers are doubles, as on devices."""
+    return next(differences(serving, log, path), None)
+
+
+def differences(serving: Any, log: Any, path: JsonPath = ()) -> Iterator[Found]:
+    """Every place at which they part."""
     if isinstance(serving, dict) and isinstance(log, dict):
         for name in sorted(serving.keys() | log.keys()):
-            found = first_difference(serving.get(name, absent), log.get(name, absent), (*path, name))
-            if found is not None:
-                return found
-        return None
-    if isinstance(serving, list) and isinstance(log, list):
-        for index in range(max(len(serving), len(log))):
-            one = serving[index] if index < len(serving) else absent
-            other = log[index] if index < len(log) else absent
-            found = first_difference(one, other, (*path, index))
-            if found is not None:
-                return found
-        return None
-    if serving == log and isinstance(serving, bool) == isinstance(log, bool):
-        return None
-    return Found(path, serving, log)
+            yield from differences(serving.get(name, absent), log.get(name, absent), (*path, name))
+    elif isinstance(serving, list) and isinstance(log, list):
+        for index, (one, other) in enumerate(zip_longest(serving, log, fillvalue=absent)):
+            yield from differences(one, other, (*path, index))
+    elif serving != log or isinstance(serving, bool) != isinstance(log, bool):
+        yield Found(path, serving, log)
 
 
 def show_path(path: JsonPath) -> str:

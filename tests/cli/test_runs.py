@@ -149,7 +149,8 @@ def test_a_run_is_shown_without_what_its_user_wrote_unless_that_is_asked_for(boo
     }
     assert (second["kind"], second["answer"]["success"]) == ("tool", False)
     sizes = {"system_bytes": len(SECRET), "user_bytes": len(PRIVATE)}
-    assert shown["brief"] == {"model": "m/1", "maxRounds": 5, "tools": 1} | sizes
+    digests = {f"{name}Sha256": sha256(BRIEF[name].encode()).hexdigest() for name in ("system", "user")}
+    assert shown["brief"] == {"model": "m/1", "maxRounds": 5, "tools": 1} | sizes | digests
     [whole] = parse(book.read("show", run_id, "--content", "--json"))
     assert (whole["plan"]["summary"], whole["brief"]["user"]) == (f"about {PRIVATE}", PRIVATE)
     assert whole["steps"][0]["answer"]["content"] == PRIVATE

@@ -12,7 +12,7 @@ from projector.planner.agent import Agent, agent_of
 from projector.planner.budget import Budget
 from projector.planner.gates import Verdict
 from projector.planner.ledger import ClaimedRun
-from projector.planner.loop import Step
+from projector.planner.steps import Step
 from tests.llm.double import Double, Reply, calls, error, text
 from tests.planner.test_worker import TASK, worked, working
 from tests.planner.world import World

@@ -20,7 +20,13 @@ from tests.llm.double import Double, Reply, calls, text
 from tests.planner.test_worker import TASK, settled, working
 from tests.planner.world import World
 
-PLAN = {"summary": "s", "steps": [], "stopReason": "assistant-stop", "agent": {"id": "a1", "name": "Mana"}}
+PLAN = {
+    "version": 1,
+    "summary": "s",
+    "steps": [],
+    "stopReason": "assistant-stop",
+    "agent": {"id": "a1", "name": "Mana"},
+}
 
 
 async def stop(world: World, reason: str | None = None) -> None:

@@ -10,9 +10,9 @@ from psycopg import sql
 
 from projector.errors import LeaseLostError, UserInLogError
 from projector.planner import user_tables
-from projector.planner.loop import Step
 from projector.planner.pace import Pace
 from projector.planner.research.jobs import Jobs
+from projector.planner.steps import Step
 from projector.planner.writeback import write_back
 from projector.planner.zones import set_zone
 from projector.sql.connection import connect
@@ -20,7 +20,13 @@ from projector.views import erase as views
 from projector.views.erase import erase_user
 from tests.planner.world import World
 
-PLAN = {"summary": "s", "steps": [], "stopReason": "assistant-stop", "agent": {"id": "a1", "name": "Mana"}}
+PLAN = {
+    "version": 1,
+    "summary": "s",
+    "steps": [],
+    "stopReason": "assistant-stop",
+    "agent": {"id": "a1", "name": "Mana"},
+}
 STEP = Step(1, "llm", b"0" * 32, {"text": "secret"}, 10, 5)
 
 

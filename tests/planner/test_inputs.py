@@ -6,12 +6,13 @@ from dataclasses import replace
 import pytest
 from prometheus_client import REGISTRY
 
-from projector.planner import gathering
+from projector.planner import guardrails
 from projector.planner.agent import agent_of
+from projector.planner.gathering import gathered_before, gathered_for
 from projector.planner.inputs.kinds import KINDS, Kind, Told
 from projector.planner.inputs.records import read_records
 from projector.planner.inputs.refs import MAX_REFS, Ref, refs_of
-from projector.planner.inputs.resolve import MAX_UNITS, Found, Gap, Inputs, ResolvedInput, resolve
+from projector.planner.inputs.resolve import Found, Gap, Inputs, ResolvedInput, resolve
 from projector.planner.mission import mission_of
 from projector.planner.prompt import prompt_of
 from tests.llm.double import Double, calls, error, text
@@ -304,14 +305,13 @@ async def test_gaps_hold_a_mission_where_the_setting_says_so_until_it_is_changed
 
 
 async def test_inputs_that_are_too_long_together_fail_the_run_with_the_reason(world: World, monkeypatch):
-    monkeypatch.setattr(gathering, "MAX_UNITS", 999)
+    monkeypatch.setattr(guardrails, "MAX_INPUT_UNITS", 999)
     for number in (1, 2):
         await world.record("notes", "notes", f"n{number}", content="🌱" * 250)
     async with Double(text("nie")) as double:
         run = await planned_with(world, double, NOTE_REF, NOTE_REF | {"id": "n2"})
-    assert (run["decision"], run["plan"]["error"]["name"], double.requests) == ("failed", "InputsTooLarge", [])
-    assert run["reason"] == "its inputs have 1000 characters, and a run is told 999 at most"
-    assert MAX_UNITS == 100_000
+    assert (run["decision"], run["plan"]["error"]["name"], double.requests) == ("failed", "TooLong", [])
+    assert run["reason"].startswith("Guardrail: the mission tells 1")
 
 
 async def test_inputs_are_resolved_once_for_a_run_however_often_the_model_fails(world: World):
@@ -354,7 +354,7 @@ async def test_a_run_over_its_budget_reads_nothing(world: World):
 
 
 @pytest.mark.parametrize("asked", [True, False])
-async def test_a_brief_of_the_version_before_is_gone_on_with(world: World, asked: bool):
+async def test_a_brief_that_was_stored_before_there_were_inputs_is_gone_on_with(world: World, asked: bool):
     """A run that was answered asks the same again; one that was not is told of its inputs first."""
     await world.record("companion", "companionGoals", "g1", **GOAL)
     async with Double(calls(("create_note", {"content": "N"})), error(401)) as double:
@@ -365,10 +365,17 @@ async def test_a_brief_of_the_version_before_is_gone_on_with(world: World, asked
     world.admin.execute(
         "update mana_ai.mission_runs set state = 'due', brief = brief || %s::jsonb - 'inputs' - 'gatheredFor',"
         " next_attempt_at = now()",
-        ['{"version": 1, "user": "# as it was"}'],
+        ['{"user": "# as it was"}'],
     )
     if not asked:
         world.admin.execute("delete from mana_ai.run_steps")
     async with Double(text("fertig")) as double, working(world, double):
         await settled(world, "planned")
     assert ("Laufen" in double.requests[0]["messages"][1]["content"]) is not asked
+
+
+def test_what_retention_has_taken_out_of_a_brief_is_gathered_anew():
+    mission = mission_of({"inputs": [GOAL_REF]})
+    brief = {"gatheredFor": gathered_for(mission), "inputs": Inputs().to_json()}
+    assert gathered_before(brief, mission) == Inputs()
+    assert gathered_before({"gatheredFor": brief["gatheredFor"]}, mission) is None

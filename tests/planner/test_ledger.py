@@ -4,7 +4,7 @@ import psycopg
 import pytest
 
 from projector.errors import LeaseLostError
-from projector.planner.loop import Step
+from projector.planner.steps import Step
 from projector.sql.connection import connect
 from tests.planner.world import World
 

@@ -6,8 +6,10 @@ import pytest
 from projector.errors import ChatUnavailableError
 from projector.llm.client import OpenAIChat
 from projector.planner.catalogue import CATALOGUE
-from projector.planner.loop import MAX_STEPS, Step, converse
+from projector.planner.guardrails import MAX_STEPS
+from projector.planner.loop import converse
 from projector.planner.prompt import Prompt
+from projector.planner.steps import Step
 from projector.planner.tools import RECORDED
 from tests.llm.double import Double, calls, error, text
 
@@ -32,9 +34,12 @@ class KeptSteps:
         )
 
 
-async def talk(double: Double, steps: KeptSteps | None = None, *, rounds: int = 5, prompt=PROMPT):
+async def talk(
+    double: Double, steps: KeptSteps | None = None, *, rounds: int = 5, prompt=PROMPT, tools=OFFERED, **terms
+):
+    """A whole conversation with the double; `terms` as `converse` takes them."""
     async with OpenAIChat(double.url, timeout_s=5) as chat:
-        return await converse(chat, "m", prompt, OFFERED, steps or KeptSteps(), run_id="r", max_rounds=rounds)
+        return await converse(chat, "m", prompt, tools, steps or KeptSteps(), run_id="r", max_rounds=rounds, **terms)
 
 
 def answers(double: Double) -> list[dict]:
@@ -125,6 +130,60 @@ async def test_ids_of_calls_that_are_empty_or_twice_are_repaired():
     assert len(set(sent)) == 3
     assert "" not in sent
     assert [m["tool_call_id"] for m in double.requests[1]["messages"] if m["role"] == "tool"] == sent
+
+
+async def test_ids_are_told_apart_from_those_of_earlier_rounds_and_from_repaired_ones():
+    async with Double(
+        calls(TASK, TASK, ids=["call_1_1", ""]), calls(TASK, TASK, ids=["call_1_1", "x"]), text("fertig")
+    ) as double:
+        await talk(double)
+    messages = double.requests[-1]["messages"]
+    sent = [call["id"] for message in messages for call in message.get("tool_calls", ())]
+    assert len(set(sent)) == len(sent) == 4
+    assert [m["tool_call_id"] for m in messages if m["role"] == "tool"] == sent
+
+
+async def test_calls_of_one_answer_keep_their_order():
+    wanted = [("create_task", {"title": f"T{n}"}) for n in range(20)]
+    async with Double(calls(*wanted), text("fertig")) as double:
+        outcome = await talk(double)
+    assert outcome.calls == wanted
+    assert [m["tool_call_id"] for m in double.requests[1]["messages"] if m["role"] == "tool"] == [
+        f"c{n}" for n in range(20)
+    ]
+
+
+async def test_a_rejected_call_may_be_corrected():
+    async with Double(calls(("create_task", {"titel": "X"})), calls(TASK), text("fertig")) as double:
+        outcome = await talk(double)
+    assert (outcome.calls, outcome.rejected) == ([TASK], 1)
+    assert "Unknown parameter: titel. create_task takes title" in answers(double)[0]["message"]
+
+
+class Clock:
+    """Goes on by `s` seconds with each look at it."""
+
+    def __init__(self, s: float) -> None:
+        self.s = s
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        self.now += self.s
+        return self.now
+
+
+async def test_a_run_that_takes_too_long_keeps_what_is_planned_and_goes_on_from_there():
+    steps = KeptSteps()
+    async with Double(calls(TASK), calls(TASK), text("fertig")) as double:
+        outcome = await talk(double, steps, max_s=25, clock=Clock(10))
+        assert (len(double.requests), outcome.rounds, outcome.calls) == (2, 2, [TASK, TASK])
+        assert (outcome.stop_reason, outcome.stopped.decision, outcome.stopped.action) == (
+            "time",
+            "stopped-time",
+            "hold",
+        )
+        later = await talk(double, steps, max_s=25, clock=Clock(10))
+    assert (len(double.requests), later.stop_reason, later.summary) == (3, "assistant-stop", "fertig")
 
 
 async def test_nul_and_ciphertext_in_an_answer_go_no_further():

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from projector.errors import ResearchRefusedError, ResearchUnavailableError
-from projector.planner.inputs.resolve import MAX_UNITS
+from projector.planner.guardrails import MAX_INPUT_UNITS
 from projector.planner.inputs.sizes import units
 from projector.planner.mission import mission_of
 from projector.planner.research.deep import DeepResearch, Polled
@@ -77,7 +77,7 @@ def test_what_is_told_of_research_is_bounded_and_stays_on_its_lines():
     citation = {"title": long, "url": "https://a.example/" + "y" * 5000, "snippet": long}
     answer = answer_input(long, {"answer": long, "citations": [citation] * 1000})
     news = news_input(long, News(5, (Article(long, "https://a.example/ b", long, long),) * 8))
-    assert max(units(answer.content), units(news.content)) < MAX_UNITS
+    assert max(units(answer.content), units(news.content)) < MAX_INPUT_UNITS
     assert news.content.count("\n## ") == 8
     assert "y" * 1000 not in answer.content  # half an address leads somewhere else
     assert len(answer.title) == len('Deep Research: ""') + 60

@@ -10,13 +10,14 @@ from zoneinfo import ZoneInfo
 import pytest
 from prometheus_client import REGISTRY
 from psycopg import sql
+from psycopg.types.json import Jsonb
 
 from projector.planner import retention
 from projector.planner.iteration import iso_ms
-from projector.planner.loop import Step
 from projector.planner.pace import Pace
 from projector.planner.retention import BATCH, KINDS, Retention, count_prunable, cutoffs, prune
 from projector.planner.runs import UNFINISHED, Selection, retry
+from projector.planner.steps import Step
 from projector.planner.writeback import write_back
 from projector.sql.connection import connect
 from streams import timers
@@ -25,6 +26,7 @@ from tests.planner.world import HOUR, World
 
 PLAN = {"version": 1, "summary": "", "steps": [], "agent": {"id": "a1", "name": "Mana"}}
 STEP = Step(1, "llm", b"\1" * 32, {"content": "x"}, 100, 20)
+BRIEF = {"version": 1, "system": "s", "user": "what was written", "tools": []}
 TABLES = {"runs": "mission_runs", "steps": "run_steps", "usage": "token_usage"}
 
 
@@ -63,6 +65,7 @@ async def ended(world: World, state: str, *, wait_s: float | None = None, missio
     assert run.mission_id == mission
     ledger = world.ledger()
     await ledger.steps(run).store(STEP)
+    world.admin.execute("update mana_ai.mission_runs set brief = %s where run_id = %s", [Jsonb(BRIEF), run.run_id])
     if state in ("planned", "written"):
         await ledger.store_plan(run, PLAN, sweep_after_s=0)
     elif state != "running":
@@ -131,14 +134,18 @@ async def test_what_is_not_finished_is_kept_with_its_steps_however_old(world: Wo
     await ended(world, state, wait_s=0)
     age(world, 4000)
     assert await forget(world, runs=1, steps=1) == {"runs": 0, "steps": 0}
-    assert counts(world)["steps"] == 1
+    assert world.admin.execute("select count(response) from mana_ai.run_steps").fetchone() == (1,)
 
 
-async def test_steps_go_before_their_runs_and_neither_takes_what_was_spent(world: World):
+async def test_what_was_written_goes_before_its_run_and_neither_takes_what_was_spent(world: World):
     await world.mission()
-    await ended(world, "written")
+    run_id = await ended(world, "written")
     age(world, 40)
     assert await forget(world, runs=90, steps=30, usage=400) == {"runs": 0, "steps": 1, "usage": 0}
+    assert await forget(world, steps=30) == {"steps": 0}
+    (step,) = world.admin.execute("select run_id, response, prompt_tokens from mana_ai.run_steps").fetchall()
+    assert step == (run_id, None, 100)
+    assert world.run()["brief"].keys() == {"version", "tools", "systemSha256", "userSha256"}
     age(world, 100)
     assert await forget(world, runs=90, steps=30, usage=400) == {"runs": 1, "steps": 0, "usage": 0}
     assert counts(world) == {"runs": 0, "steps": 0, "usage": 1}

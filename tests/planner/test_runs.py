@@ -15,9 +15,9 @@ import pytest
 from projector.errors import LeaseLostError
 from projector.planner.iteration import iso_ms
 from projector.planner.ledger import LedgerSteps
-from projector.planner.loop import Step
 from projector.planner.pace import Pace
 from projector.planner.runs import STUCK, UNFINISHED, Result, Selection, cancel, pages, retry
+from projector.planner.steps import Step
 from projector.planner.writeback import write_back
 from projector.sql import query
 from projector.sql.connection import connect

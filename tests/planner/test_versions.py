@@ -165,12 +165,12 @@ async def test_a_run_with_steps_of_another_version_is_held_with_version_and_reme
         await settled(world, "held")
     run = world.run()
     assert (run["decision"], run["attempts"]) == ("skipped-version", 0)
-    assert "version 7, and this program continues version 1, 2 only: run a planner that" in run["reason"]
+    assert "version 7, and this program continues version 2 only: run a planner that" in run["reason"]
     assert double.requests == []
     # A program that lists the version goes on where the other one stopped.
     world.shift_clock_past(run["run_id"])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(versions, "CONTINUED", (1, 2, 7))
+        patch.setattr(versions, "CONTINUED", (2, 7))
         async with Double(text("weiter")) as double, working(world, double):
             await settled(world, "planned")
     assert len(double.requests) == 1

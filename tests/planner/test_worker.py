@@ -9,9 +9,9 @@ import pytest
 
 from projector.llm.client import OpenAIChat
 from projector.planner.catalogue import CATALOGUE_DIGEST
-from projector.planner.loop import Step
 from projector.planner.pace import Pace
 from projector.planner.research.services import ResearchServices
+from projector.planner.steps import Step
 from projector.planner.worker import Worker
 from tests.llm.double import Double, Reply, calls, error, text
 from tests.planner.world import World

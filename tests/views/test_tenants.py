@@ -268,8 +268,8 @@ def _updates_its_own(conn: psycopg.Connection[Any], table: Table) -> None:
 
 def _deletes_its_own(conn: psycopg.Connection[Any], table: Table) -> None:
     with conn.transaction(force_rollback=True):
-        gone = conn.execute(sql.SQL("delete from {} returning user_id").format(table.name)).fetchall()
-        assert set(gone) == {("u1",)}
+        # Reads nothing, so only the policy of deletions stands in its way.
+        assert conn.execute(sql.SQL("delete from {}").format(table.name)).rowcount == 2
 
 
 def _inserts_its_own(conn: psycopg.Connection[Any], world: World, table: Table) -> None:

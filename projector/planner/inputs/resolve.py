@@ -11,10 +11,7 @@ from projector.logging import get
 from projector.planner.ciphertext import is_ciphertext, scrub
 from projector.planner.inputs.kinds import KINDS, DriftedShape, Fields, Kind
 from projector.planner.inputs.refs import Ref, Refs
-from projector.planner.inputs.sizes import cut, units
-
-MAX_UNITS = 100_000
-"""UTF-16 units of content that all inputs of a run may have together."""
+from projector.planner.inputs.sizes import cut
 
 UNKNOWN = "unknown"
 """The module of a gap whose module is none of ours: what people write there never becomes a label."""
@@ -71,10 +68,6 @@ class Inputs:
 
     told: tuple[ResolvedInput, ...] = ()
     gaps: tuple[Gap, ...] = ()
-
-    @property
-    def units(self) -> int:
-        return sum(units(one.content) for one in self.told)
 
     @property
     def missing(self) -> str:

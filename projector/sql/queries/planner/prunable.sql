@@ -1,7 +1,7 @@
--- How many rows the three deletions would take in the end; a null takes none.
+-- How many rows the three would take in the end; a null takes none.
 select (select count(*)
-        from mana_ai.run_steps s join mana_ai.mission_runs r using (run_id)
-        where s.created_at < %(steps)s and r.finished_at < %(steps)s),
+        from mana_ai.mission_runs
+        where finished_at < %(steps)s and brief ? 'user'),
        (select count(*)
         from mana_ai.mission_runs
         where finished_at < %(runs)s and (next_attempt_at is null or next_attempt_at <= now())),

@@ -1,12 +1,21 @@
--- Deletes some steps of finished runs. The runs are locked too: one that is taken up again keeps what was paid for.
+-- Forgets what was written in some finished runs, and keeps digests, tokens and the plan. The runs are locked: one that
+-- is taken up again keeps what was paid for.
 with old as (
-    select s.run_id, s.seq
-    from mana_ai.run_steps s join mana_ai.mission_runs r using (run_id)
-    where s.created_at < %(before)s and r.finished_at < %(before)s
-    order by s.created_at
+    select run_id, brief
+    from mana_ai.mission_runs
+    where finished_at < %(before)s and brief ? 'user'
+    order by finished_at
     limit %(limit)s
     for update skip locked
+), emptied as (
+    update mana_ai.run_steps s
+    set response = null
+    from old
+    where s.run_id = old.run_id
 )
-delete from mana_ai.run_steps s
-using old
-where s.run_id = old.run_id and s.seq = old.seq
+update mana_ai.mission_runs r
+set brief = old.brief - array['system', 'user', 'inputs'] || jsonb_build_object(
+    'systemSha256', encode(sha256(convert_to(old.brief ->> 'system', 'utf8')), 'hex'),
+    'userSha256', encode(sha256(convert_to(old.brief ->> 'user', 'utf8')), 'hex'))
+from old
+where r.run_id = old.run_id
