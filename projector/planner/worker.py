@@ -165,6 +165,7 @@ class Worker:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await self._planning.budget.settled()
         try:
             returned = await self._ledger.hand_back()
         except psycopg.OperationalError as error:

@@ -94,7 +94,7 @@ async def write_back(conn: Connection, run_id: UUID, user_id: str, *, zone: Zone
             now_us = await server_clock(conn)
             rest = timedelta(0)
             if run.failed:
-                before = await failures_of(conn, user_id, run.mission_id)
+                (before,) = await failures_of(conn, [(user_id, run.mission_id)])
                 rest = timedelta(seconds=rest_s(before.in_row + 1, pace))
             following = _following(
                 record, run.due_at, to_datetime(now_us), await zone_of(conn, user_id, zone), rest=rest

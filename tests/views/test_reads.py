@@ -105,7 +105,7 @@ def test_the_policy_alone_finds_the_readers_rows_by_the_index(sessions):
 
 
 def test_the_planners_questions_scan_no_table_of_a_view(sessions):
-    planner, one = sessions["planner"], {"user_id": ONE, "mission_id": "m1", "default_agent": "a1"}
+    planner, one = sessions["planner"], {"users": [ONE], "missions": ["m1"], "default_agent": "a1"}
     situation = scans(planner, query("planner/situation"), one)
     assert "Seq Scan" not in {node["Node Type"] for node in situation}
     assert examined(situation) == 2

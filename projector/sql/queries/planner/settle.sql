@@ -1,8 +1,21 @@
--- Ends an attempt without a plan, while the lease holds.
-update mana_ai.mission_runs
-set state = %(state)s, decision = %(decision)s, reason = %(reason)s,
-    attempts = case when %(counts)s then attempts else greatest(attempts - 1, 0) end,
-    next_attempt_at = now() + make_interval(secs => %(wait_s)s),
-    started_at = case when %(state)s = 'held' then null else started_at end,  -- a held run has not begun
+-- Ends attempts without a plan, while their leases hold.
+with given as (
+    select *
+    from jsonb_to_recordset(%(ends)s) as g
+         (run_id uuid, state text, decision text, reason text, wait_s float8, counts boolean)
+), mine as (
+    select run_id
+    from mana_ai.mission_runs
+    where run_id = any(%(run_ids)s) and lease_owner = %(owner)s and state = 'running'
+    order by run_id
+    for update
+)
+update mana_ai.mission_runs r
+set state = given.state, decision = given.decision, reason = given.reason,
+    attempts = case when given.counts then r.attempts else greatest(r.attempts - 1, 0) end,
+    next_attempt_at = now() + make_interval(secs => given.wait_s),
+    started_at = case when given.state = 'held' then null else r.started_at end,  -- a held run has not begun
     lease_owner = null, lease_until = null, admitted_at = null, updated_at = now()
-where run_id = %(run_id)s and lease_owner = %(owner)s and state = 'running'
+from mine join given using (run_id)
+where r.run_id = mine.run_id
+returning r.run_id
