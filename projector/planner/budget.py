@@ -126,7 +126,7 @@ class Budget:
         ]
 
     async def _loads(self, conn: Connection, asked: Sequence[_Admission | _Round]) -> list[tuple[int | None, Load]]:
-        """What each run has left of its reservation, None unless it is admitted here; and what its agent has at work."""
+        """What each run has left of its reservation, None unless it is admitted here; and its agent's."""
         cursor = await conn.execute(
             query("planner/agent_load"),
             {

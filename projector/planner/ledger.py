@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any, Literal
 from uuid import UUID
 
-from psycopg import AsyncConnection
+from psycopg import AsyncConnection, AsyncCursor
 from psycopg.rows import class_row
 from psycopg.types.json import Jsonb
 from psycopg_pool import AsyncConnectionPool
@@ -26,6 +26,7 @@ from projector.sql import query
 from projector.sql.connection import connect
 
 Connection = AsyncConnection[tuple[Any, ...]]
+Cursor = AsyncCursor[tuple[Any, ...]]
 Pool = AsyncConnectionPool[Connection]
 
 
@@ -58,12 +59,16 @@ async def check_ledger(settings: Settings) -> None:
         raise NotMigratedError("this database has no run ledger, or an older one")
 
 
-async def failures_of(conn: Connection, missions: Sequence[tuple[str, str]]) -> list[Failures]:
-    """How often each mission's runs failed since one last went well; `missions` are pairs of user and mission.
+async def ask_failures(conn: Connection, missions: Sequence[tuple[str, str]]) -> Cursor:
+    """Asks how often each mission's runs failed since one last went well; `missions` are pairs of user and mission.
 
     `conn` is one of projector_planner, or of projector_sink in a transaction of the one user.
     """
-    cursor = await conn.execute(query("planner/failures"), _columns(missions, "users", "missions"))
+    return await conn.execute(query("planner/failures"), _columns(missions, "users", "missions"))
+
+
+async def read_failures(cursor: Cursor) -> list[Failures]:
+    """What `ask_failures` asked for, in its order."""
     return [Failures(in_row, latest_at, reason or "") for in_row, latest_at, reason in await cursor.fetchall()]
 
 
@@ -164,14 +169,15 @@ class Ledger:
         async with self._pool.connection() as conn, conn.pipeline():
             seen = await conn.execute(query("planner/situation"), wanted | {"default_agent": DEFAULT_AGENT})
             stored = await conn.execute(query("planner/steps"), {"run_ids": [run.run_id for run in runs]})
-            failures = await failures_of(conn, missions)
+            failed = await ask_failures(conn, missions)
             situations = [_situation(*row) for row in await seen.fetchall()]
             steps: defaultdict[UUID, list[Step]] = defaultdict(list)
             for run_id, *step in await stored.fetchall():
                 steps[run_id].append(Step(*step))
+            failures = await read_failures(failed)
         return [
-            Known(situation, failed, steps[run.run_id])
-            for run, situation, failed in zip(runs, situations, failures, strict=True)
+            Known(situation, failed_before, steps[run.run_id])
+            for run, situation, failed_before in zip(runs, situations, failures, strict=True)
         ]
 
     async def _store_steps(self, asked: Sequence[tuple[UUID, dict[str, Any]]]) -> list[LeaseLostError | None]:
