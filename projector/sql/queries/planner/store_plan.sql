@@ -6,7 +6,7 @@ with given as (
 ), mine as (
     select run_id
     from mana_ai.mission_runs
-    where run_id = any(%(run_ids)s) and lease_owner = %(owner)s and state = 'running'
+    where run_id = any(%(run_ids)s) and lease_owner = %(owner)s  -- and so at work
     order by run_id
     for update
 ), planned as (
