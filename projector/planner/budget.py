@@ -11,15 +11,18 @@ from dataclasses import dataclass, replace
 from typing import Any
 from uuid import UUID
 
+from psycopg import sql
 from psycopg.types.json import Jsonb
 
 from projector.errors import LeaseLostError
 from projector.planner.agent import Agent
-from projector.planner.effects import read_effects
+from projector.planner.effects import EFFECTS, effects_of
 from projector.planner.gates import Load, Verdict, judge_load, judge_round, tokens_left
 from projector.planner.ledger import ClaimedRun, Connection, Pool, leases_lost
 from projector.planner.together import Together
 from projector.sql import query
+
+_AGENT_LOAD = sql.SQL(query("planner/agent_load")).format(effects=EFFECTS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,14 +68,13 @@ class Budget:
         await self._rounds.settled()
 
     async def _admit_all(self, asked: Sequence[_Admission]) -> list[Verdict | LeaseLostError]:
-        async with self._pool.connection() as conn, conn.pipeline(), conn.transaction():
+        async with self._pool.connection() as conn, conn.transaction():
             agents = {
                 "users": [admission.run.user_id for admission in asked],
                 "agents": [admission.agent.id for admission in asked],
             }
             await conn.execute(query("planner/lock_agents"), agents)
-            loads = await self._loads(conn, asked)
-            stopped = (await read_effects(conn, self._day)).verdict
+            stopped, loads = await self._loads(conn, asked)
             if stopped is not None:
                 return [stopped] * len(asked)
             verdicts, admitted = self._judge(asked, [load for _, load in loads])
@@ -113,9 +115,8 @@ class Budget:
         return dict(zip(ids, leases_lost(ids, await cursor.fetchall()), strict=True))
 
     async def _judge_rounds(self, asked: Sequence[_Round]) -> list[Verdict | LeaseLostError | None]:
-        async with self._pool.connection() as conn, conn.pipeline():
-            loads = await self._loads(conn, asked)
-            stopped = (await read_effects(conn, self._day)).verdict
+        async with self._pool.connection() as conn:
+            stopped, loads = await self._loads(conn, asked)
         if stopped is not None:
             return [stopped] * len(asked)
         ids = [one.run.run_id for one in asked]
@@ -125,10 +126,14 @@ class Budget:
             for one, (reserved, load), error in zip(asked, loads, lost, strict=True)
         ]
 
-    async def _loads(self, conn: Connection, asked: Sequence[_Admission | _Round]) -> list[tuple[int | None, Load]]:
-        """What each run has left of its reservation, None unless it is admitted here; and its agent's."""
+    async def _loads(
+        self, conn: Connection, asked: Sequence[_Admission | _Round]
+    ) -> tuple[Verdict | None, list[tuple[int | None, Load]]]:
+        """What stands against all of them; and for each what it has left of its reservation, None unless it is admitted
+        here, with what its agent has in hand.
+        """
         cursor = await conn.execute(
-            query("planner/agent_load"),
+            _AGENT_LOAD,
             {
                 "run_ids": [one.run.run_id for one in asked],
                 "users": [one.run.user_id for one in asked],
@@ -136,4 +141,6 @@ class Budget:
                 "owner": self._owner,
             },
         )
-        return [(reserved, Load(*load)) for reserved, *load in await cursor.fetchall()]
+        rows = await cursor.fetchall()
+        stopped = effects_of(*rows[0][4:], cap=self._day).verdict
+        return stopped, [(reserved, Load(*load)) for reserved, *load in (row[:4] for row in rows)]

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 from uuid import UUID
 
-from psycopg import AsyncConnection, AsyncCursor
+from psycopg import AsyncConnection, AsyncCursor, sql
 from psycopg.rows import class_row
 from psycopg.types.json import Jsonb
 from psycopg_pool import AsyncConnectionPool
@@ -19,13 +18,21 @@ from projector.errors import LeaseLostError, NotMigratedError
 from projector.planner.agent import agent_of
 from projector.planner.backoff import Failures
 from projector.planner.gates import WAITING_FOR_OTHERS, Situation
-from projector.planner.loop import Step
+from projector.planner.loop import Step, StepKind
 from projector.planner.mission import DEFAULT_AGENT, mission_of
 from projector.planner.together import Together
 from projector.sql import query
 from projector.sql.connection import connect
 
 Connection = AsyncConnection[tuple[Any, ...]]
+FAILURES = sql.SQL(query("planner/failures"))
+"""The failures of the mission `wanted`, for the `{failures}` of a query."""
+SITUATION = sql.SQL(query("planner/situation")).format(failures=FAILURES)
+_WAITING = sql.SQL(query("planner/waiting_for"))
+WAKE_HELD = sql.SQL(query("planner/wake_held")).format(waiting=_WAITING)
+_STORE_PLAN = sql.SQL(query("planner/store_plan")).format(waiting=_WAITING)
+_SETTLE = sql.SQL(query("planner/settle")).format(waiting=_WAITING)
+
 Cursor = AsyncCursor[tuple[Any, ...]]
 Pool = AsyncConnectionPool[Connection]
 
@@ -57,19 +64,6 @@ async def check_ledger(settings: Settings) -> None:
         row = await (await conn.execute("select to_regproc('mana_ai.tell_due') is not null")).fetchone()
     if row != (True,):
         raise NotMigratedError("this database has no run ledger, or an older one")
-
-
-async def ask_failures(conn: Connection, missions: Sequence[tuple[str, str]]) -> Cursor:
-    """Asks how often each mission's runs failed since one last went well; `missions` are pairs of user and mission.
-
-    `conn` is one of projector_planner, or of projector_sink in a transaction of the one user.
-    """
-    return await conn.execute(query("planner/failures"), _columns(missions, "users", "missions"))
-
-
-async def read_failures(cursor: Cursor) -> list[Failures]:
-    """What `ask_failures` asked for, in its order."""
-    return [Failures(in_row, latest_at, reason or "") for in_row, latest_at, reason in await cursor.fetchall()]
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,24 +155,24 @@ class Ledger:
         `wait_s` None means that the run is never looked at again by itself.
         """
         row = {"state": state, "decision": decision, "reason": reason, "wait_s": wait_s, "counts": counts}
+        row["frees"] = decision not in WAITING_FOR_OTHERS
         await self._ends.ask(_Ended(run, row))
 
     async def _look_all(self, runs: Sequence[ClaimedRun]) -> list[Known]:
-        missions = [(run.user_id, run.mission_id) for run in runs]
-        wanted = _columns(missions, "users", "missions")
-        async with self._pool.connection() as conn, conn.pipeline():
-            seen = await conn.execute(query("planner/situation"), wanted | {"default_agent": DEFAULT_AGENT})
-            stored = await conn.execute(query("planner/steps"), {"run_ids": [run.run_id for run in runs]})
-            failed = await ask_failures(conn, missions)
-            situations = [_situation(*row) for row in await seen.fetchall()]
-            steps: defaultdict[UUID, list[Step]] = defaultdict(list)
-            for run_id, *step in await stored.fetchall():
-                steps[run_id].append(Step(*step))
-            failures = await read_failures(failed)
-        return [
-            Known(situation, failed_before, steps[run.run_id])
-            for run, situation, failed_before in zip(runs, situations, failures, strict=True)
-        ]
+        async with self._pool.connection() as conn:
+            cursor = await conn.execute(
+                SITUATION,
+                {
+                    "run_ids": [run.run_id for run in runs],
+                    "users": [run.user_id for run in runs],
+                    "missions": [run.mission_id for run in runs],
+                    "default_agent": DEFAULT_AGENT,
+                },
+            )
+            return [
+                Known(_situation(*row[:6]), failures_of(*row[6:9]), [_step(*step) for step in row[9] or ()])
+                for row in await cursor.fetchall()
+            ]
 
     async def _store_steps(self, asked: Sequence[tuple[UUID, dict[str, Any]]]) -> list[LeaseLostError | None]:
         ids = [run_id for run_id, _ in asked]
@@ -190,25 +184,19 @@ class Ledger:
             return leases_lost(ids, await cursor.fetchall())
 
     async def _store_plans(self, asked: Sequence[_Ended]) -> list[LeaseLostError | None]:
-        async with self._pool.connection() as conn, conn.pipeline(), conn.transaction():
-            return await self._end(conn, "planner/store_plan", "plans", asked, asked)
+        return await self._end(_STORE_PLAN, "plans", asked)
 
     async def _settle_all(self, asked: Sequence[_Ended]) -> list[LeaseLostError | None]:
-        async with self._pool.connection() as conn, conn.pipeline(), conn.transaction():
-            # Who waits for others holds nothing that they might want.
-            freeing = [end for end in asked if end.row["decision"] not in WAITING_FOR_OTHERS]
-            return await self._end(conn, "planner/settle", "ends", asked, freeing)
+        return await self._end(_SETTLE, "ends", asked)
 
     async def _end(
-        self, conn: Connection, name: str, parameter: str, asked: Sequence[_Ended], freeing: Sequence[_Ended]
+        self, statement: sql.Composed, parameter: str, asked: Sequence[_Ended]
     ) -> list[LeaseLostError | None]:
         ids = [end.run.run_id for end in asked]
-        rows = [{"run_id": str(end.run.run_id)} | end.row for end in asked]
-        cursor = await conn.execute(query(name), {parameter: Jsonb(rows), "run_ids": ids, "owner": self.owner})
-        if freeing:
-            agents = [(end.run.user_id, end.run.agent_id) for end in freeing]
-            await conn.execute(query("planner/wake_held"), _columns(agents, "users", "agents"))
-        return leases_lost(ids, await cursor.fetchall())
+        rows = [{"run_id": str(end.run.run_id), "agent_id": end.run.agent_id} | end.row for end in asked]
+        async with self._pool.connection() as conn:
+            cursor = await conn.execute(statement, {parameter: Jsonb(rows), "run_ids": ids, "owner": self.owner})
+            return leases_lost(ids, await cursor.fetchall())
 
 
 class LedgerSteps:
@@ -255,13 +243,20 @@ def leases_lost(run_ids: Sequence[UUID], held: Iterable[tuple[Any, ...]]) -> lis
     ]
 
 
+def failures_of(in_row: int, latest_at: datetime | None, reason: str | None) -> Failures:
+    """The columns of `FAILURES`."""
+    return Failures(in_row, latest_at, reason or "")
+
+
+def _step(
+    seq: int, kind: StepKind, digest: str, response: dict[str, Any], prompt_tokens: int, completion_tokens: int
+) -> Step:
+    return Step(seq, kind, bytes.fromhex(digest), response, prompt_tokens, completion_tokens)
+
+
 def _situation(
     record: Any, present: bool | None, next_run_at: datetime | None, agent: Any, shown: bool | None, changed_at: Any
 ) -> Situation:
     mission = mission_of(record) if present else None
     found = agent_of(mission.agent_id, agent) if mission is not None and shown else None
     return Situation(mission, next_run_at, found, changed_at)
-
-
-def _columns(pairs: Sequence[tuple[str, str]], *names: str) -> dict[str, list[str]]:
-    return {name: [pair[place] for pair in pairs] for place, name in enumerate(names)}

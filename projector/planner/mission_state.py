@@ -10,12 +10,13 @@ from projector.errors import RowSecurityError
 from projector.fold import State, apply, load
 from projector.log.change import BadChange, decode
 from projector.logging import get
-from projector.planner.ledger import Connection, Cursor
+from projector.planner.backoff import Failures
+from projector.planner.ledger import FAILURES, Connection, Cursor, failures_of
 from projector.sql import query
 from projector.views.declared import MISSIONS
 from projector.views.reload import LOG_VALUE
 
-NOW = sql.SQL(query("planner/mission_now")).format(value=LOG_VALUE)
+NOW = sql.SQL(query("planner/mission_now")).format(value=LOG_VALUE, failures=FAILURES)
 SOURCE = dict(zip(("app_id", "table_name"), MISSIONS.sources[0], strict=True))
 
 log = get("sink")
@@ -32,6 +33,7 @@ class MissionNow:
     in_log: bool
     clock_us: int
     zone: str | None
+    failures: Failures
 
 
 async def enter_user(conn: Connection, user_id: str) -> None:
@@ -69,7 +71,7 @@ async def ask_now(conn: Connection, mission: dict[str, str]) -> Cursor:
 async def read_now(cursor: Cursor) -> MissionNow:
     row = await cursor.fetchone()
     assert row is not None, "the query always gives one row"
-    stored, in_log, clock_us, zone, changes = row
+    stored, in_log, clock_us, zone, *failed, changes = row
     state = load(stored) if stored is not None else State()
     for value in changes:
         try:
@@ -78,4 +80,4 @@ async def read_now(cursor: Cursor) -> MissionNow:
         except BadChange as bad:
             # The views keep such a row as a dead letter; it says nothing about the mission.
             log.warning("unusable change of a mission", code=bad.code)
-    return MissionNow(state, in_log, clock_us, zone)
+    return MissionNow(state, in_log, clock_us, zone, failures_of(*failed))

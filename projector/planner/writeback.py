@@ -18,11 +18,11 @@ from projector.log.actor import MISSION_RUNNER, Actor, agent, origin_from_actor
 from projector.log.clock import from_datetime, to_datetime
 from projector.log.ids import iteration_change_id
 from projector.logging import get
-from projector.planner.backoff import Failures, rest_s, rewrite_s
+from projector.planner.backoff import rest_s, rewrite_s
 from projector.planner.cadence import InvalidCadence, next_run
 from projector.planner.history import capped
 from projector.planner.iteration import iteration_of
-from projector.planner.ledger import Connection, ask_failures, read_failures
+from projector.planner.ledger import Connection
 from projector.planner.mission import mission_of
 from projector.planner.mission_state import MissionNow, ask_now, become, enter_user, expect_row_security, read_now
 from projector.planner.pace import Pace
@@ -80,7 +80,6 @@ class _Writing:
     user_id: str
     run: StoredPlan
     now: MissionNow
-    before: Failures
     decision: str = ""
     refused: bool = False
 
@@ -105,8 +104,10 @@ async def write_back_all(
     async with conn.pipeline(), conn.transaction():
         # In order, so that two who lock several do not wait for each other in a circle.
         locked = await _lock(conn, sorted(plans))
-        writing = await _read(conn, locked)
+        writing = await _read(conn, locked, alone=len(plans) == 1)
         for one in writing:
+            if len(plans) > 1:
+                await become(conn, one.user_id)
             await _write(conn, one, zone, pace)
         crash.point("sink.before_commit")
     crash.point("sink.after_commit")
@@ -134,30 +135,20 @@ async def _lock(conn: Connection, plans: Sequence[tuple[UUID, str]]) -> list[tup
     return locked
 
 
-async def _read(conn: Connection, locked: Sequence[tuple[UUID, str, StoredPlan]]) -> list[_Writing]:
+async def _read(conn: Connection, locked: Sequence[tuple[UUID, str, StoredPlan]], *, alone: bool) -> list[_Writing]:
     asked = []
     for run_id, user_id, run in locked:
-        await become(conn, user_id)
+        if not alone:
+            await become(conn, user_id)
         now = await ask_now(conn, {"user_id": user_id, "mission_id": run.mission_id})
-        before = await ask_failures(conn, [(user_id, run.mission_id)]) if run.failed else None
-        asked.append((run_id, user_id, run, now, before))
-    return [
-        _Writing(
-            run_id,
-            user_id,
-            run,
-            await read_now(now),
-            Failures() if before is None else (await read_failures(before))[0],
-        )
-        for run_id, user_id, run, now, before in asked
-    ]
+        asked.append((run_id, user_id, run, now))
+    return [_Writing(run_id, user_id, run, await read_now(now)) for run_id, user_id, run, now in asked]
 
 
 async def _write(conn: Connection, one: _Writing, zone: ZoneInfo, pace: Pace) -> None:
     run, now = one.run, one.now
     record = derive(now.state)
     refusal = _refusal(record, run.agent_id) if now.in_log else _ERASED
-    await become(conn, one.user_id)
     if refusal is not None:
         one.decision, one.refused = refusal.decision, True
         await conn.execute(
@@ -172,7 +163,7 @@ async def _write(conn: Connection, one: _Writing, zone: ZoneInfo, pace: Pace) ->
         return
     one.decision = "failed" if run.failed else "ran"
     change_id = iteration_change_id(run.iteration_id)
-    rest = timedelta(seconds=rest_s(one.before.in_row + 1, pace)) if run.failed else timedelta(0)
+    rest = timedelta(seconds=rest_s(now.failures.in_row + 1, pace)) if run.failed else timedelta(0)
     following = _following(record, run.due_at, to_datetime(now.clock_us), zone_of(now.zone, zone), rest=rest)
     await conn.execute(
         query("planner/write_mission"),

@@ -1,6 +1,7 @@
 -- For each run, in order: what it may still spend of what it reserved (null unless it is admitted and its lease holds),
--- and what its agent has in hand, has spent in the rolling day, and has reserved, besides that run.
-select mine.reserved_tokens, others.running, spent.tokens, others.reserved
+-- and what its agent has in hand, has spent in the rolling day, and has reserved, besides that run; and whether effects
+-- are stopped.
+select mine.reserved_tokens, others.running, spent.tokens, others.reserved, effects.*
 from unnest(%(run_ids)s::uuid[], %(users)s::text[], %(agents)s::text[])
      with ordinality as asked (run_id, user_id, agent_id, place)
 left join lateral (
@@ -20,4 +21,5 @@ cross join lateral (
     from mana_ai.token_usage
     where user_id = asked.user_id and agent_id = asked.agent_id and ts > now() - interval '24 hours'
 ) spent
+cross join ({effects}) effects
 order by asked.place

@@ -1,8 +1,9 @@
--- Plans and their announcements, in one. The write-back looks by itself once an announcement is late.
+-- Plans and their announcements, in one, and who waited for their runs to end. The write-back looks by itself once an
+-- announcement is late.
 with given as (
     select *
     from jsonb_to_recordset(%(plans)s) as g
-         (run_id uuid, plan jsonb, decision text, reason text, sweep_after_s float8)
+         (run_id uuid, agent_id text, plan jsonb, decision text, reason text, sweep_after_s float8)
 ), mine as (
     select run_id
     from mana_ai.mission_runs
@@ -16,7 +17,16 @@ with given as (
         next_attempt_at = now() + make_interval(secs => given.sweep_after_s), updated_at = now()
     from mine join given using (run_id)
     where r.run_id = mine.run_id
-    returning r.run_id, r.user_id
+    returning r.run_id, r.user_id, given.agent_id
+), ended as (
+    select user_id, agent_id from planned
+), waiting as (
+    {waiting}
+), woken as (
+    update mana_ai.mission_runs r
+    set next_attempt_at = now(), updated_at = now()
+    from waiting
+    where r.run_id = waiting.run_id
 )
 select run_id,
        pg_logical_emit_message(true, 'mission.iterations', json_build_object('run_id', run_id, 'user_id', user_id)::text)
