@@ -102,8 +102,8 @@ async def write_back_all(
     Each is read and written as its own user: the user changes with every plan.
     """
     async with conn.pipeline(), conn.transaction():
-        # In order, so that two who lock several do not wait for each other in a circle.
-        locked = await _lock(conn, sorted(plans))
+        # In order, so that two who lock several do not wait for each other in a circle; each once.
+        locked = await _lock(conn, sorted(set(plans)))
         writing = await _read(conn, locked, alone=len(plans) == 1)
         for one in writing:
             if len(plans) > 1:
@@ -111,12 +111,12 @@ async def write_back_all(
             await _write(conn, one, zone, pace)
         crash.point("sink.before_commit")
     crash.point("sink.after_commit")
-    results: dict[UUID, Result] = {}
+    results: dict[tuple[UUID, str], Result] = {}
     for one in writing:
         metrics.AGENT_DECISIONS.labels(decision=one.decision).inc()
         log.info("plan refused" if one.refused else "written", run=str(one.run_id), decision=one.decision)
-        results[one.run_id] = "refused" if one.refused else "written"
-    return [results.get(run_id, "nothing-to-do") for run_id, _ in plans]
+        results[one.run_id, one.user_id] = "refused" if one.refused else "written"
+    return [results.get(plan, "nothing-to-do") for plan in plans]
 
 
 async def _lock(conn: Connection, plans: Sequence[tuple[UUID, str]]) -> list[tuple[UUID, str, StoredPlan]]:
