@@ -26,5 +26,5 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
     ):
         writer = Writer(settings, connections, ledger)
         app = make_app(settings, "sink")
-        on_announcement(app, topic, writer.write)
+        on_announcement(app, topic, writer.announced)
         await serve(app, stop, writer.sweep_for_ever(stop))

@@ -6,7 +6,8 @@ One request a call: no streaming and no retries, which belong to the caller, who
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Any, Self
 
@@ -32,17 +33,14 @@ class OpenAIChat:
     def __init__(self, base_url: str, *, api_key: str = "", timeout_s: float = 120.0, connections: int = 100) -> None:
         self._url = base_url.rstrip("/") + "/v1/chat/completions"
         self._timeout_s = timeout_s
-        headers = {"content-type": "application/json"}
+        self._headers = {"content-type": "application/json"}
         if api_key:
-            headers["authorization"] = f"Bearer {api_key}"
-        self._http = httpx2.AsyncClient(
-            headers=headers,
-            timeout=httpx2.Timeout(timeout_s, connect=min(CONNECT_TIMEOUT_S, timeout_s)),
-            # A connection for each call: whatever an endpoint sends beyond an answer would be read as the next one's,
-            # and be another user's.
-            limits=httpx2.Limits(max_connections=connections, max_keepalive_connections=0),
-            follow_redirects=False,
-        )
+            self._headers["authorization"] = f"Bearer {api_key}"
+        self._tls = httpx2.create_ssl_context()
+        self._places = asyncio.Semaphore(connections)
+        # One client for each call at the same time: a shared one looks at all of its connections with every call, and
+        # with 200 of them that is most of what a call costs.
+        self._idle: list[httpx2.AsyncClient] = []
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Self:
@@ -62,7 +60,8 @@ class OpenAIChat:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._http.aclose()
+        for client in self._idle:
+            await client.aclose()
 
     async def complete(
         self, alias: str, messages: Sequence[Message], tools: Sequence[dict[str, Any]], *, run_id: str
@@ -105,12 +104,36 @@ class OpenAIChat:
 
     async def _post(self, body: bytes, run_id: str) -> tuple[int, httpx2.Headers, bytes]:
         received = bytearray()
-        async with self._http.stream("POST", self._url, content=body, headers={"x-run-id": run_id}) as response:
+        async with (
+            self._client() as client,
+            client.stream("POST", self._url, content=body, headers={"x-run-id": run_id}) as response,
+        ):
             async for chunk in response.aiter_bytes():
                 received += chunk
                 if len(received) > MAX_BODY_BYTES:
                     raise ChatAnswerError(f"the endpoint's answer is longer than {MAX_BODY_BYTES} bytes")
             return response.status_code, response.headers, bytes(received)
+
+    @asynccontextmanager
+    async def _client(self) -> AsyncIterator[httpx2.AsyncClient]:
+        """A client that nobody else uses; waits while as many as there may be connections are in use."""
+        async with self._places:
+            client = self._idle.pop() if self._idle else self._new()
+            try:
+                yield client
+            finally:
+                self._idle.append(client)
+
+    def _new(self) -> httpx2.AsyncClient:
+        return httpx2.AsyncClient(
+            headers=self._headers,
+            timeout=httpx2.Timeout(self._timeout_s, connect=min(CONNECT_TIMEOUT_S, self._timeout_s)),
+            # A connection for each call: whatever an endpoint sends beyond an answer would be read as the next one's,
+            # and be another user's.
+            limits=httpx2.Limits(max_connections=1, max_keepalive_connections=0),
+            verify=self._tls,
+            follow_redirects=False,
+        )
 
 
 def _refusal(status: int, headers: httpx2.Headers, body: bytes) -> ChatUnavailableError | ChatRefusedError:

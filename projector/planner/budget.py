@@ -6,16 +6,38 @@ no moment shows them in neither, and rounds of runs that fail later count like a
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
+from uuid import UUID
 
+from psycopg import sql
 from psycopg.types.json import Jsonb
 
 from projector import crash
+from projector.errors import LeaseLostError
 from projector.planner.agent import Agent
-from projector.planner.effects import read_effects
+from projector.planner.effects import EFFECTS, effects_of
 from projector.planner.gates import Load, Verdict, judge_load, judge_round, tokens_left
-from projector.planner.ledger import ClaimedRun, Connection, Pool, expect_lease
+from projector.planner.ledger import ClaimedRun, Connection, Pool, leases_lost
+from projector.planner.together import Together
 from projector.sql import query
+
+_AGENT_LOAD = sql.SQL(query("planner/agent_load")).format(effects=EFFECTS)
+
+
+@dataclass(frozen=True, slots=True)
+class _Admission:
+    run: ClaimedRun
+    agent: Agent
+    brief: dict[str, Any] | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Round:
+    run: ClaimedRun
+    agent: Agent
+    needed: int
 
 
 class Budget:
@@ -26,6 +48,8 @@ class Budget:
         self._owner = owner
         self._run = run
         self._day = day
+        self._admissions = Together(self._admit_all)
+        self._rounds = Together(self._judge_rounds)
 
     async def admit(self, run: ClaimedRun, agent: Agent, brief: dict[str, Any] | None) -> Verdict:
         """Asks the gates that depend on what the agent has in hand, one run of the agent at a time.
@@ -34,63 +58,94 @@ class Budget:
         `brief` is what will be asked; it gets what the agent had spent, unless it says so already. None while that has
         to be gathered yet: then it is asked for once more. Raises LeaseLostError.
         """
-        async with self._pool.connection() as conn:
-            stopped = (await read_effects(conn, self._day)).verdict
-            if stopped is not None:
-                return stopped
-            async with conn.transaction():
-                await conn.execute(query("planner/lock_agent"), {"user_id": run.user_id, "agent_id": agent.id})
-                load = await _load(conn, run, agent)
-                verdict = judge_load(agent, load)
-                if verdict.action == "admit":
-                    left = tokens_left(agent, load)
-                    if brief is not None:
-                        brief.setdefault("spentBefore", load.tokens)
-                    cursor = await conn.execute(
-                        query("planner/admit"),
-                        {
-                            "run_id": run.run_id,
-                            "owner": self._owner,
-                            "agent_id": agent.id,
-                            "reserved": self._run if left is None else min(self._run, left),
-                            "brief": None if brief is None else Jsonb(brief),
-                        },
-                    )
-                    expect_lease(cursor.rowcount, run.run_id)
-                    crash.point("planner.before_admit_commit")
-                return verdict
+        return await self._admissions.ask(_Admission(run, agent, brief))
 
     async def may_ask(self, run: ClaimedRun, agent: Agent, needed: int) -> Verdict | None:
         """What stands against a call of the model that costs at least `needed` tokens. Raises LeaseLostError."""
-        async with self._pool.connection() as conn:
-            stopped = (await read_effects(conn, self._day)).verdict
+        return await self._rounds.ask(_Round(run, agent, needed))
+
+    async def settled(self) -> None:
+        """Waits until nothing is under way."""
+        await self._admissions.settled()
+        await self._rounds.settled()
+
+    async def _admit_all(self, asked: Sequence[_Admission]) -> list[Verdict | LeaseLostError]:
+        async with self._pool.connection() as conn, conn.transaction():
+            agents = {
+                "users": [admission.run.user_id for admission in asked],
+                "agents": [admission.agent.id for admission in asked],
+            }
+            await conn.execute(query("planner/lock_agents"), agents)
+            stopped, loads = await self._loads(conn, asked)
             if stopped is not None:
-                return stopped
-            cursor = await conn.execute(query("planner/reserved"), {"run_id": run.run_id, "owner": self._owner})
-            row = await cursor.fetchone()
-            expect_lease(cursor.rowcount, run.run_id)
-            assert row is not None, "there is a lease"
-            return judge_round(agent, await _load(conn, run, agent), row[0], needed, most=self._run)
+                return [stopped] * len(asked)
+            verdicts, admitted = self._judge(asked, [load for _, load in loads])
+            lost = await self._admit(conn, admitted)
+            crash.point("planner.before_admit_commit")
+        return [lost.get(admission.run.run_id) or verdict for admission, verdict in zip(asked, verdicts, strict=True)]
 
-    async def charge(self, run: ClaimedRun, prompt_tokens: int, completion_tokens: int) -> None:
-        """Counts an answer that was paid for and is of no use. Raises LeaseLostError."""
+    def _judge(
+        self, asked: Sequence[_Admission], loads: Iterable[Load]
+    ) -> tuple[list[Verdict], list[tuple[_Admission, int]]]:
+        """A verdict for each, and the admitted ones with what they reserve. Each counts for those after it."""
+        verdicts = []
+        admitted: list[tuple[_Admission, int]] = []
+        for one, load in zip(asked, loads, strict=True):
+            mine = [
+                tokens
+                for other, tokens in admitted
+                if (other.run.user_id, other.agent.id) == (one.run.user_id, one.agent.id)
+            ]
+            load = replace(load, running=load.running + len(mine), reserved=load.reserved + sum(mine))
+            verdict = judge_load(one.agent, load)
+            if verdict.action == "admit":
+                if one.brief is not None:
+                    one.brief.setdefault("spentBefore", load.tokens)
+                left = tokens_left(one.agent, load)
+                admitted.append((one, self._run if left is None else min(self._run, left)))
+            verdicts.append(verdict)
+        return verdicts, admitted
+
+    async def _admit(
+        self, conn: Connection, admitted: Sequence[tuple[_Admission, int]]
+    ) -> dict[UUID, LeaseLostError | None]:
+        if not admitted:
+            return {}
+        ids = [one.run.run_id for one, _ in admitted]
+        rows = [
+            {"run_id": str(one.run.run_id), "agent_id": one.agent.id, "reserved": reserved, "brief": one.brief}
+            for one, reserved in admitted
+        ]
+        cursor = await conn.execute(query("planner/admit"), {"runs": Jsonb(rows), "run_ids": ids, "owner": self._owner})
+        return dict(zip(ids, leases_lost(ids, await cursor.fetchall()), strict=True))
+
+    async def _judge_rounds(self, asked: Sequence[_Round]) -> list[Verdict | LeaseLostError | None]:
         async with self._pool.connection() as conn:
-            cursor = await conn.execute(
-                query("planner/charge"),
-                {
-                    "run_id": run.run_id,
-                    "owner": self._owner,
-                    "prompt_tokens": prompt_tokens,
-                    "completion_tokens": completion_tokens,
-                },
-            )
-            expect_lease(cursor.rowcount, run.run_id)
+            stopped, loads = await self._loads(conn, asked)
+        if stopped is not None:
+            return [stopped] * len(asked)
+        ids = [one.run.run_id for one in asked]
+        lost = leases_lost(ids, [(i,) for i, (reserved, _) in zip(ids, loads, strict=True) if reserved is not None])
+        return [
+            error or judge_round(one.agent, load, reserved or 0, one.needed, most=self._run)
+            for one, (reserved, load), error in zip(asked, loads, lost, strict=True)
+        ]
 
-
-async def _load(conn: Connection, run: ClaimedRun, agent: Agent) -> Load:
-    cursor = await conn.execute(
-        query("planner/agent_load"), {"user_id": run.user_id, "agent_id": agent.id, "run_id": run.run_id}
-    )
-    row = await cursor.fetchone()
-    assert row is not None, "an aggregate always gives one row"
-    return Load(*row)
+    async def _loads(
+        self, conn: Connection, asked: Sequence[_Admission | _Round]
+    ) -> tuple[Verdict | None, list[tuple[int | None, Load]]]:
+        """What stands against all of them; and for each what it has left of its reservation, None unless it is admitted
+        here, with what its agent has in hand.
+        """
+        cursor = await conn.execute(
+            _AGENT_LOAD,
+            {
+                "run_ids": [one.run.run_id for one in asked],
+                "users": [one.run.user_id for one in asked],
+                "agents": [one.agent.id for one in asked],
+                "owner": self._owner,
+            },
+        )
+        rows = await cursor.fetchall()
+        stopped = effects_of(*rows[0][4:], cap=self._day).verdict
+        return stopped, [(reserved, Load(*load)) for reserved, *load in (row[:4] for row in rows)]

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
+from psycopg import sql
+
 from projector import metrics
 from projector.planner.gates import Verdict
 from projector.planner.ledger import Connection, Pool
@@ -19,6 +21,8 @@ from projector.sql import query
 Cause = Literal["operator", "spend-cap"]
 CAUSES: tuple[Cause, ...] = ("operator", "spend-cap")
 MAX_REASON = 300
+EFFECTS = sql.SQL(query("planner/effects"))
+"""One row, for the `{effects}` of a query whose session has the time zone UTC."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,9 +57,13 @@ class Effects:
 
 async def read_effects(conn: Connection, cap: int) -> Effects:
     """Asks the database, and sets the metric. `conn` is one of projector_planner, whose time zone is UTC."""
-    row = await (await conn.execute(query("planner/effects"))).fetchone()
+    row = await (await conn.execute(EFFECTS)).fetchone()
     assert row is not None, "the migration made the row, and no role may delete it"
-    stopped_at, reason, spent = row
+    return effects_of(*row, cap=cap)
+
+
+def effects_of(stopped_at: datetime | None, reason: str | None, spent: int, *, cap: int) -> Effects:
+    """The columns of `EFFECTS`; sets the metric."""
     effects = Effects(stopped_at, reason, spent, cap)
     for cause in CAUSES:
         metrics.EFFECTS_STOPPED.labels(cause=cause).set(effects.cause == cause)

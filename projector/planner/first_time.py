@@ -13,7 +13,7 @@ from projector.log.clock import from_datetime, to_datetime
 from projector.log.ids import first_time_change_id
 from projector.planner.cadence import InvalidCadence, next_run
 from projector.planner.ledger import Connection
-from projector.planner.mission_state import enter_user, in_log, lock_mission, newest_state, server_clock
+from projector.planner.mission_state import enter_user, lock_mission, mission_now
 from projector.planner.zones import zone_of
 from projector.sql import query
 
@@ -42,17 +42,16 @@ async def write_first_time(conn: Connection, user_id: str, mission_id: str, *, z
         await enter_user(conn, user_id)
         mission = {"user_id": user_id, "mission_id": mission_id}
         await lock_mission(conn, mission)
-        state = await newest_state(conn, mission)
-        record = derive(state)
-        if not _wants_one(record) or not await in_log(conn, mission):
+        now = await mission_now(conn, mission)
+        record = derive(now.state)
+        if not _wants_one(record) or not now.in_log:
             return False
-        now_us = await server_clock(conn)
         try:
-            first = next_run(record.fields.get("cadence"), to_datetime(now_us), await zone_of(conn, user_id, zone))
+            first = next_run(record.fields.get("cadence"), to_datetime(now.clock_us), zone_of(now.zone, zone))
         except InvalidCadence:
             return False
         assert first is not None, "a cron expression that is valid names times"
-        await conn.execute(query("planner/write_mission"), _row(mission, state, now_us, from_datetime(first)))
+        await conn.execute(query("planner/write_mission"), _row(mission, now.state, now.clock_us, from_datetime(first)))
     return True
 
 

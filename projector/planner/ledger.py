@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any, Literal
 from uuid import UUID
 
-from psycopg import AsyncConnection
+from psycopg import AsyncConnection, AsyncCursor, sql
 from psycopg.rows import class_row
 from psycopg.types.json import Jsonb
 from psycopg_pool import AsyncConnectionPool
@@ -20,11 +20,21 @@ from projector.planner.agent import agent_of
 from projector.planner.backoff import Failures
 from projector.planner.gates import WAITING_FOR_OTHERS, Situation
 from projector.planner.mission import DEFAULT_AGENT, mission_of
-from projector.planner.steps import Step
+from projector.planner.steps import Step, StepKind
+from projector.planner.together import Together
 from projector.sql import query
 from projector.sql.connection import connect
 
 Connection = AsyncConnection[tuple[Any, ...]]
+FAILURES = sql.SQL(query("planner/failures"))
+"""The failures of the mission `wanted`, for the `{failures}` of a query."""
+SITUATION = sql.SQL(query("planner/situation")).format(failures=FAILURES)
+_WAITING = sql.SQL(query("planner/waiting_for"))
+WAKE_HELD = sql.SQL(query("planner/wake_held")).format(waiting=_WAITING)
+_STORE_PLAN = sql.SQL(query("planner/store_plan")).format(waiting=_WAITING)
+_SETTLE = sql.SQL(query("planner/settle")).format(waiting=_WAITING)
+
+Cursor = AsyncCursor[tuple[Any, ...]]
 Pool = AsyncConnectionPool[Connection]
 
 
@@ -58,24 +68,37 @@ async def check_ledger(settings: Settings) -> None:
         raise NotMigratedError("this database has no run ledger, or an older one")
 
 
-async def failures_of(conn: Connection, user_id: str, mission_id: str) -> Failures:
-    """How often the mission's runs failed since one last went well.
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What views and ledger say of a claimed run; `steps` are those that were stored for it before."""
 
-    `conn` is one of projector_planner, or of projector_sink in a transaction of this user.
-    """
-    cursor = await conn.execute(query("planner/failures"), {"user_id": user_id, "mission_id": mission_id})
-    row = await cursor.fetchone()
-    assert row is not None, "an aggregate always gives one row"
-    return Failures(row[0], row[1], row[2] or "")
+    situation: Situation
+    failures: Failures
+    steps: Sequence[Step]
+
+
+@dataclass(frozen=True, slots=True)
+class _Ended:
+    """A run whose attempt ends, and what its row becomes."""
+
+    run: ClaimedRun
+    row: dict[str, Any]
 
 
 class Ledger:
-    """What one worker may do in the ledger. `owner` names it: unique among all that ever run."""
+    """What one worker may do in the ledger. `owner` names it: unique among all that ever run.
+
+    What many runs ask of it at the same moment becomes one statement.
+    """
 
     def __init__(self, pool: Pool, owner: str, lease_s: float) -> None:
         self._pool = pool
         self.owner = owner
         self._lease_s = lease_s
+        self._looks = Together(self._look_all)
+        self._steps = Together(self._store_steps)
+        self._plans = Together(self._store_plans)
+        self._ends = Together(self._settle_all)
 
     async def claim(self, limit: int, *, per_user: int, at_hand: Iterable[UUID] = ()) -> list[ClaimedRun]:
         """Leases up to `limit` runs, none of a user who has `per_user` at work already, and none that is `at_hand`."""
@@ -102,53 +125,29 @@ class Ledger:
             return {run_id for (run_id,) in await cursor.fetchall()}
 
     async def hand_back(self) -> int:
-        """Returns every run of this worker to the others."""
+        """Returns every run of this worker to the others, once what is under way for them is done."""
+        for together in (self._looks, self._steps, self._plans, self._ends):
+            await together.settled()
         async with self._pool.connection() as conn:
             return (await conn.execute(query("planner/hand_back"), {"owner": self.owner})).rowcount
 
-    async def situation(self, run: ClaimedRun) -> Situation:
-        """The run's mission and agent as the views show them now."""
-        async with self._pool.connection() as conn:
-            cursor = await conn.execute(
-                query("planner/situation"),
-                {"user_id": run.user_id, "mission_id": run.mission_id, "default_agent": DEFAULT_AGENT},
-            )
-            row = await cursor.fetchone()
-        assert row is not None, "the query always gives one row"
-        record, present, next_run_at, agent_record, agent_present, changed_at = row
-        mission = mission_of(record) if present else None
-        agent = agent_of(mission.agent_id, agent_record) if mission is not None and agent_present else None
-        return Situation(mission, next_run_at, agent, changed_at)
+    async def look(self, run: ClaimedRun) -> Known:
+        """The run's mission and agent as the views show them now, and what there is of it in the ledger."""
+        return await self._looks.ask(run)
 
-    async def failures(self, run: ClaimedRun) -> Failures:
-        """Those of the run's mission."""
-        async with self._pool.connection() as conn:
-            return await failures_of(conn, run.user_id, run.mission_id)
-
-    def steps(self, run: ClaimedRun) -> LedgerSteps:
-        """The step log of one run."""
-        return LedgerSteps(self._pool, self.owner, run.run_id)
+    def steps(self, run: ClaimedRun, stored: Sequence[Step] = ()) -> LedgerSteps:
+        """The step log of one run, of which `stored` are there."""
+        return LedgerSteps(self._steps, run.run_id, stored)
 
     async def store_plan(self, run: ClaimedRun, plan: dict[str, Any], *, sweep_after_s: float) -> None:
         """Stores the plan, announces it and frees the agent's place.
 
         One with an `error` says that the run failed, and has a `reason` for the ledger.
         """
-        async with self._pool.connection() as conn, conn.transaction():
-            cursor = await conn.execute(
-                query("planner/store_plan"),
-                {
-                    "run_id": run.run_id,
-                    "owner": self.owner,
-                    "plan": Jsonb(plan),
-                    "decision": "failed" if "error" in plan else "planned",
-                    "reason": plan.get("reason"),
-                    "sweep_after_s": sweep_after_s,
-                },
-            )
-            expect_lease(cursor.rowcount, run.run_id)
-            await self._wake_held(conn, run)
-            crash.point("planner.before_plan_commit")
+        decision = "failed" if "error" in plan else "planned"
+        row = {"plan": plan, "decision": decision, "reason": plan.get("reason"), "sweep_after_s": sweep_after_s}
+        crash.point("planner.before_plan_stored")
+        await self._plans.ask(_Ended(run, row))
 
     async def settle(
         self,
@@ -164,62 +163,118 @@ class Ledger:
 
         `wait_s` None means that the run is never looked at again by itself.
         """
-        async with self._pool.connection() as conn, conn.transaction():
-            cursor = await conn.execute(
-                query("planner/settle"),
-                {
-                    "run_id": run.run_id,
-                    "owner": self.owner,
-                    "state": state,
-                    "decision": decision,
-                    "reason": reason,
-                    "wait_s": wait_s,
-                    "counts": counts,
-                },
-            )
-            expect_lease(cursor.rowcount, run.run_id)
-            if decision not in WAITING_FOR_OTHERS:
-                await self._wake_held(conn, run)
-            crash.point("planner.before_settle_commit")
+        row = {"state": state, "decision": decision, "reason": reason, "wait_s": wait_s, "counts": counts}
+        row["frees"] = decision not in WAITING_FOR_OTHERS
+        crash.point("planner.before_settle")
+        await self._ends.ask(_Ended(run, row))
         crash.point("planner.after_settle")
 
-    @staticmethod
-    async def _wake_held(conn: Connection, run: ClaimedRun) -> None:
-        await conn.execute(query("planner/wake_held"), {"user_id": run.user_id, "agent_id": run.agent_id})
+    async def _look_all(self, runs: Sequence[ClaimedRun]) -> list[Known]:
+        async with self._pool.connection() as conn:
+            cursor = await conn.execute(
+                SITUATION,
+                {
+                    "run_ids": [run.run_id for run in runs],
+                    "users": [run.user_id for run in runs],
+                    "missions": [run.mission_id for run in runs],
+                    "default_agent": DEFAULT_AGENT,
+                },
+            )
+            return [
+                Known(_situation(*row[:6]), failures_of(*row[6:9]), [_step(*step) for step in row[9] or ()])
+                for row in await cursor.fetchall()
+            ]
+
+    async def _store_steps(self, asked: Sequence[tuple[UUID, dict[str, Any]]]) -> list[LeaseLostError | None]:
+        ids = [run_id for run_id, _ in asked]
+        steps = [{"run_id": str(run_id)} | step for run_id, step in asked]
+        async with self._pool.connection() as conn:
+            cursor = await conn.execute(
+                query("planner/store_step"), {"steps": Jsonb(steps), "run_ids": ids, "owner": self.owner}
+            )
+            return leases_lost(ids, await cursor.fetchall())
+
+    async def _store_plans(self, asked: Sequence[_Ended]) -> list[LeaseLostError | None]:
+        return await self._end(_STORE_PLAN, "plans", asked)
+
+    async def _settle_all(self, asked: Sequence[_Ended]) -> list[LeaseLostError | None]:
+        return await self._end(_SETTLE, "ends", asked)
+
+    async def _end(
+        self, statement: sql.Composed, parameter: str, asked: Sequence[_Ended]
+    ) -> list[LeaseLostError | None]:
+        ids = [end.run.run_id for end in asked]
+        rows = [{"run_id": str(end.run.run_id), "agent_id": end.run.agent_id} | end.row for end in asked]
+        async with self._pool.connection() as conn:
+            cursor = await conn.execute(statement, {parameter: Jsonb(rows), "run_ids": ids, "owner": self.owner})
+            return leases_lost(ids, await cursor.fetchall())
 
 
 class LedgerSteps:
     """Keeps the steps of one run in `run_steps`."""
 
-    def __init__(self, pool: Pool, owner: str, run_id: UUID) -> None:
-        self._pool = pool
-        self._owner = owner
+    def __init__(
+        self,
+        together: Together[tuple[UUID, dict[str, Any]], None],
+        run_id: UUID,
+        stored: Sequence[Step],
+    ) -> None:
+        self._together = together
         self._run_id = run_id
+        self._stored = stored
 
     async def stored(self) -> Sequence[Step]:
-        async with self._pool.connection() as conn:
-            cursor = await conn.execute(query("planner/steps"), {"run_id": self._run_id})
-            return [Step(*row) for row in await cursor.fetchall()]
+        return self._stored
 
     async def store(self, step: Step) -> None:
-        async with self._pool.connection() as conn:
-            cursor = await conn.execute(
-                query("planner/store_step"),
-                {
-                    "run_id": self._run_id,
-                    "owner": self._owner,
-                    "seq": step.seq,
-                    "kind": step.kind,
-                    "request_digest": step.request_digest,
-                    "response": Jsonb(step.response),
-                    "prompt_tokens": step.prompt_tokens,
-                    "completion_tokens": step.completion_tokens,
-                },
-            )
-            expect_lease(cursor.rowcount, self._run_id)
+        await self._spend(
+            step.prompt_tokens,
+            step.completion_tokens,
+            seq=step.seq,
+            kind=step.kind,
+            request_digest=f"\\x{step.request_digest.hex()}",
+            response=step.response,
+        )
+
+    async def charge(self, prompt_tokens: int, completion_tokens: int) -> None:
+        """Counts an answer that was paid for and is of no use. Raises LeaseLostError."""
+        await self._spend(prompt_tokens, completion_tokens)
+
+    async def _spend(self, prompt_tokens: int, completion_tokens: int, **step: Any) -> None:
+        spent = {"prompt_tokens": prompt_tokens, "completion_tokens": completion_tokens}
+        await self._together.ask((self._run_id, spent | step))
 
 
 def expect_lease(rows: int, run_id: UUID) -> None:
     """Raises LeaseLostError when a statement that asks for the lease found no row."""
     if rows == 0:
-        raise LeaseLostError(f"the lease of run {run_id} is no longer held here")
+        raise _lost(run_id)
+
+
+def leases_lost(run_ids: Sequence[UUID], held: Iterable[tuple[Any, ...]]) -> list[LeaseLostError | None]:
+    """An error for each run that a statement which asks for the lease gave no row for; a row begins with its run."""
+    kept = {row[0] for row in held}
+    return [None if run_id in kept else _lost(run_id) for run_id in run_ids]
+
+
+def failures_of(in_row: int, latest_at: datetime | None, reason: str | None) -> Failures:
+    """The columns of `FAILURES`."""
+    return Failures(in_row, latest_at, reason or "")
+
+
+def _step(
+    seq: int, kind: StepKind, digest: str, response: dict[str, Any], prompt_tokens: int, completion_tokens: int
+) -> Step:
+    return Step(seq, kind, bytes.fromhex(digest), response, prompt_tokens, completion_tokens)
+
+
+def _lost(run_id: UUID) -> LeaseLostError:
+    return LeaseLostError(f"the lease of run {run_id} is no longer held here")
+
+
+def _situation(
+    record: Any, present: bool | None, next_run_at: datetime | None, agent: Any, shown: bool | None, changed_at: Any
+) -> Situation:
+    mission = mission_of(record) if present else None
+    found = agent_of(mission.agent_id, agent) if mission is not None and shown else None
+    return Situation(mission, next_run_at, found, changed_at)

@@ -2,23 +2,52 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from dataclasses import dataclass
+
+from psycopg import sql
 
 from projector.errors import RowSecurityError
 from projector.fold import State, apply, load
-from projector.log.clock import to_datetime
-from projector.planner.ledger import Connection
+from projector.log.change import BadChange, decode
+from projector.logging import get
+from projector.planner.backoff import Failures
+from projector.planner.ledger import FAILURES, Connection, Cursor, failures_of
 from projector.sql import query
-from projector.views.declared import IDENTITY, MISSIONS, Identity
-from projector.views.reload import BEGINNING, changes_of
+from projector.views.declared import MISSIONS
+from projector.views.reload import LOG_VALUE
 
-# A row may commit long after its created_at was taken; a transaction older than this is not waited for.
-LATEST_COMMIT = timedelta(days=1)
+NOW = sql.SQL(query("planner/mission_now")).format(value=LOG_VALUE, failures=FAILURES)
+SOURCE = dict(zip(("app_id", "table_name"), MISSIONS.sources[0], strict=True))
+
+log = get("sink")
+
+
+@dataclass(frozen=True, slots=True)
+class MissionNow:
+    """`state`: what the view stored, and on top what the log holds beyond it. `zone`: the name of its user's own.
+
+    Without `in_log` the mission was erased: a write from what the view has not let go of yet would bring it back.
+    """
+
+    state: State
+    in_log: bool
+    clock_us: int
+    zone: str | None
+    failures: Failures
 
 
 async def enter_user(conn: Connection, user_id: str) -> None:
     """Holds the rest of the transaction to one user's rows; raises RowSecurityError when the role is not held."""
-    cursor = await conn.execute(query("planner/enter_user"), {"user_id": user_id})
+    await expect_row_security(await become(conn, user_id))
+
+
+async def become(conn: Connection, user_id: str) -> Cursor:
+    """Begins to hold what follows to the user's rows; `expect_row_security` says whether that is so."""
+    return await conn.execute(query("planner/enter_user"), {"user_id": user_id})
+
+
+async def expect_row_security(cursor: Cursor) -> None:
+    """Raises RowSecurityError when the role is not held to one user's rows."""
     row = await cursor.fetchone()
     if row is None or row[1] is not True:
         raise RowSecurityError("row-level security does not hold for the role projector_sink")
@@ -29,29 +58,26 @@ async def lock_mission(conn: Connection, mission: dict[str, str]) -> None:
     await conn.execute(query("planner/lock_mission"), mission)
 
 
-async def in_log(conn: Connection, mission: dict[str, str]) -> bool:
-    """False once the mission was erased: a write from what the view has not let go of yet would bring it back."""
-    identity = dict(zip(IDENTITY, _identity(mission), strict=True))
-    row = await (await conn.execute(query("planner/in_log"), identity)).fetchone()
-    return row == (True,)
+async def mission_now(conn: Connection, mission: dict[str, str]) -> MissionNow:
+    """What there is of the mission; asked for after it was locked."""
+    return await read_now(await ask_now(conn, mission))
 
 
-async def newest_state(conn: Connection, mission: dict[str, str]) -> State:
-    """What the view stored, and on top what the log holds beyond it. Taking a row in twice is harmless."""
-    row = await (await conn.execute(query("planner/stored_mission"), mission)).fetchone()
-    state = load(row[0]) if row is not None else State()
-    since = BEGINNING if state.newest_us is None else to_datetime(state.newest_us) - LATEST_COMMIT
-    for change in await changes_of(conn, _identity(mission), since):
-        apply(state, change)
-    return state
+async def ask_now(conn: Connection, mission: dict[str, str]) -> Cursor:
+    """Asks for it; `read_now` gives it."""
+    return await conn.execute(NOW, mission | SOURCE)
 
 
-async def server_clock(conn: Connection) -> int:
-    """Microseconds since the Unix epoch, as the database has them."""
-    row = await (await conn.execute(query("planner/server_clock"))).fetchone()
-    assert row is not None, "a clock always answers"
-    return int(row[0])
-
-
-def _identity(mission: dict[str, str]) -> Identity:
-    return (mission["user_id"], *MISSIONS.sources[0], mission["mission_id"])
+async def read_now(cursor: Cursor) -> MissionNow:
+    row = await cursor.fetchone()
+    assert row is not None, "the query always gives one row"
+    stored, in_log, clock_us, zone, *failed, changes = row
+    state = load(stored) if stored is not None else State()
+    for value in changes:
+        try:
+            # Taking a row in twice is harmless.
+            apply(state, decode(value.encode()))
+        except BadChange as bad:
+            # The views keep such a row as a dead letter; it says nothing about the mission.
+            log.warning("unusable change of a mission", code=bad.code)
+    return MissionNow(state, in_log, clock_us, zone, failures_of(*failed))

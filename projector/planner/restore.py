@@ -15,7 +15,7 @@ from projector.log.actor import MISSION_RUNNER, origin_from_actor
 from projector.log.ids import restored_change_id
 from projector.logging import get
 from projector.planner.ledger import Connection
-from projector.planner.mission_state import enter_user, in_log, lock_mission, newest_state, server_clock
+from projector.planner.mission_state import enter_user, lock_mission, mission_now
 from projector.sql import query
 
 MOST_RESTORES = 3
@@ -62,15 +62,15 @@ async def restore(conn: Connection, user_id: str, mission_id: str, *, rest_s: fl
     async with conn.transaction():
         await enter_user(conn, user_id)
         await lock_mission(conn, mission)
-        state = await newest_state(conn, mission)
-        record = derive(state)
+        now = await mission_now(conn, mission)
+        record = derive(now.state)
         shown = record.fields.get("iterations")
-        if record.deleted or not record.complete or not isinstance(shown, list) or not await in_log(conn, mission):
+        if record.deleted or not record.complete or not isinstance(shown, list) or not now.in_log:
             return 0
         dropped = await _dropped(conn, mission, shown, rest_s)
         if not dropped:
             return 0
-        stamp = format_instant(following_stamp(await server_clock(conn), state.newest_instant([("iterations",)])))
+        stamp = format_instant(following_stamp(now.clock_us, now.state.newest_instant([("iterations",)])))
         cursor = await conn.execute(query("planner/count_restores"), {"run_ids": [d.run_id for d in dropped]})
         restores = max(count for (count,) in await cursor.fetchall())
         await conn.execute(

@@ -88,20 +88,20 @@ async def carry_out(run: ClaimedRun, planning: Planning) -> Result:
     crash.point("planner.after_claim")
     if run.attempts > planning.pace.max_attempts:
         return await _fail(run, planning, _VANISHED, _VANISHED.message)
-    situation = await planning.ledger.situation(run)
+    known = await planning.ledger.look(run)
+    situation = known.situation
     verdict = judge_mission(situation, run.due_at)
     if verdict is not None:
         return await _turn_away(run, planning, verdict)
-    failures = await planning.ledger.failures(run)
-    rest = held(failures, datetime.now(UTC), planning.pace, changed_at=situation.changed_at)
+    rest = held(known.failures, datetime.now(UTC), planning.pace, changed_at=situation.changed_at)
     if rest is not None and run.decision != RETRIED:
         return await _turn_away(run, planning, Verdict("hold", "skipped-failing", rest.reason), wait_s=rest.wait_s)
     mission, agent = situation.mission, situation.agent
     assert mission is not None and agent is not None, "judge_mission speaks up otherwise"  # noqa: PT018
     delegating = planning.sub_agents and planning.form == "calls"
     tools = allowed_tools((*PLANNABLE, TASK) if delegating else PLANNABLE, agent.policy)
-    steps = planning.ledger.steps(run)
-    asked_before = run.brief if await steps.stored() else None
+    steps = planning.ledger.steps(run, known.steps)
+    asked_before = run.brief if known.steps else None
     verdict = versions.judge_steps(asked_before)
     if verdict is not None:
         # Not for long: while a new version is rolled out, workers that can go on with it are about.
@@ -139,7 +139,7 @@ async def carry_out(run: ClaimedRun, planning: Planning) -> Result:
         )
     except ChatError as error:
         if isinstance(error, ChatAnswerError):
-            await planning.budget.charge(run, error.prompt_tokens, error.completion_tokens)
+            await steps.charge(error.prompt_tokens, error.completion_tokens)
             crash.point("planner.after_charge")
         if not error.transient:
             return await _fail(run, planning, _REFUSED, error.message)

@@ -17,6 +17,7 @@ from psycopg.rows import class_row
 
 from projector.errors import ConfigError
 from projector.logging import get
+from projector.planner.ledger import WAKE_HELD
 from projector.planner.steps import StepKind
 from projector.sql import query
 
@@ -242,7 +243,7 @@ async def _cancel(conn: Connection, run_id: UUID, by: str) -> Result:
         if changed:
             log.warning("run cancelled", run=str(run_id), by=by, before=state)
             if state == "running":
-                await conn.execute(query("planner/wake_held"), {"user_id": user_id, "agent_id": agent_id})
+                await conn.execute(WAKE_HELD, {"user_id": user_id, "agent_id": agent_id})
     if changed:
         stops = "; its worker stops when it next renews its lease" if state == "running" else ""
         return Result(run_id, state, "cancelled", f"its due time does not come back by itself{stops}")

@@ -187,6 +187,7 @@ class Worker:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await self._planning.budget.settled()
         crash.point("planner.before_hand_back")
         try:
             returned = await self._ledger.hand_back()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Literal
@@ -22,9 +23,9 @@ from projector.planner.backoff import rest_s, rewrite_s
 from projector.planner.cadence import InvalidCadence, next_run
 from projector.planner.history import capped
 from projector.planner.iteration import iteration_of
-from projector.planner.ledger import Connection, failures_of
+from projector.planner.ledger import Connection
 from projector.planner.mission import mission_of
-from projector.planner.mission_state import enter_user, in_log, lock_mission, newest_state, server_clock
+from projector.planner.mission_state import MissionNow, ask_now, become, enter_user, expect_row_security, read_now
 from projector.planner.pace import Pace
 from projector.planner.versions import refusal_of_plan
 from projector.planner.zones import zone_of
@@ -73,6 +74,18 @@ class Refusal:
 _ERASED = Refusal("mission-gone", "the log holds nothing of the mission any more")
 
 
+@dataclass(slots=True)
+class _Writing:
+    """A plan on its way: locked, with its mission as it is now; then how it ends."""
+
+    run_id: UUID
+    user_id: str
+    run: StoredPlan
+    now: MissionNow
+    decision: str = ""
+    refused: bool = False
+
+
 async def write_back(conn: Connection, run_id: UUID, user_id: str, *, zone: ZoneInfo, pace: Pace) -> Result:
     """Writes the plan of a run into the log, once: whoever comes second finds nothing to do.
 
@@ -80,61 +93,102 @@ async def write_back(conn: Connection, run_id: UUID, user_id: str, *, zone: Zone
     RowSecurityError when that role is not held to one user's rows, PlanVersionError for a plan of an unknown version,
     psycopg.Error when the database refuses.
     """
-    async with conn.transaction():
-        await enter_user(conn, user_id)
-        cursor = conn.cursor(row_factory=class_row(StoredPlan))
-        await cursor.execute(query("planner/lock_plan"), {"run_id": run_id, "user_id": user_id})
-        run = await cursor.fetchone()
-        if run is None:
-            return "nothing-to-do"
-        if (unreadable := refusal_of_plan(run.plan)) is not None:
-            raise PlanVersionError(unreadable)
+    (result,) = await write_back_all(conn, [(run_id, user_id)], zone=zone, pace=pace)
+    if isinstance(result, PlanVersionError):
+        raise result
+    return result
+
+
+async def write_back_all(
+    conn: Connection, plans: Sequence[tuple[UUID, str]], *, zone: ZoneInfo, pace: Pace
+) -> list[Result | PlanVersionError]:
+    """The same for several plans, given as run and user, in one transaction: all of them or none is written.
+
+    Each is read and written as its own user: the user changes with every plan. One of an unknown version is left to a
+    program that knows it, and is no other's fault.
+    """
+    async with conn.pipeline(), conn.transaction():
+        # In order, so that two who lock several do not wait for each other in a circle; each once.
+        locked = await _lock(conn, sorted(set(plans)))
         crash.point("sink.plan_locked")
-        mission = {"user_id": user_id, "mission_id": run.mission_id}
-        await lock_mission(conn, mission)
-        state = await newest_state(conn, mission)
-        record = derive(state)
-        refusal = _refusal(record, run.agent_id) if await in_log(conn, mission) else _ERASED
-        if refusal is None:
-            change_id = iteration_change_id(run.iteration_id)
-            now_us = await server_clock(conn)
-            rest = timedelta(0)
-            if run.failed:
-                before = await failures_of(conn, user_id, run.mission_id)
-                rest = timedelta(seconds=rest_s(before.in_row + 1, pace))
-            following = _following(
-                record, run.due_at, to_datetime(now_us), await zone_of(conn, user_id, zone), rest=rest
-            )
-            await conn.execute(
-                query("planner/write_mission"), _row(run, user_id, change_id, state, record, now_us, following.at)
-            )
-            crash.point("sink.before_mark")
-            decision = "failed" if run.failed else "ran"
-            await conn.execute(
-                query("planner/mark_written"),
-                {
-                    "run_id": run_id,
-                    "change_id": change_id,
-                    "decision": decision,
-                    "reason": run.plan["reason"] if run.failed else following.reason,
-                },
-            )
-        else:
-            decision = refusal.decision
-            await conn.execute(
-                query("planner/refuse_plan"),
-                {
-                    "run_id": run_id,
-                    "decision": refusal.decision,
-                    "reason": refusal.reason,
-                    "wait_s": pace.cancelled_rest_s,
-                },
-            )
+        unknown = {one[:2]: refusal for one in locked if (refusal := refusal_of_plan(one[2].plan)) is not None}
+        writing = await _read(conn, [one for one in locked if one[:2] not in unknown], alone=len(plans) == 1)
+        for one in writing:
+            if len(plans) > 1:
+                await become(conn, one.user_id)
+            await _write(conn, one, zone, pace)
         crash.point("sink.before_commit")
     crash.point("sink.after_commit")
-    metrics.AGENT_DECISIONS.labels(decision=decision).inc()
-    log.info("written" if refusal is None else "plan refused", run=str(run_id), decision=decision)
-    return "written" if refusal is None else "refused"
+    results: dict[tuple[UUID, str], Result | PlanVersionError] = {}
+    for plan, refusal in unknown.items():
+        results[plan] = PlanVersionError(refusal)
+    for one in writing:
+        metrics.AGENT_DECISIONS.labels(decision=one.decision).inc()
+        log.info("plan refused" if one.refused else "written", run=str(one.run_id), decision=one.decision)
+        results[one.run_id, one.user_id] = "refused" if one.refused else "written"
+    return [results.get(plan, "nothing-to-do") for plan in plans]
+
+
+async def _lock(conn: Connection, plans: Sequence[tuple[UUID, str]]) -> list[tuple[UUID, str, StoredPlan]]:
+    """Those that wait to be written, locked with their missions."""
+    asked = []
+    for run_id, user_id in plans:
+        entered = await become(conn, user_id)
+        cursor = conn.cursor(row_factory=class_row(StoredPlan))
+        await cursor.execute(query("planner/lock_plan"), {"run_id": run_id, "user_id": user_id})
+        asked.append((run_id, user_id, entered, cursor))
+    locked = []
+    for run_id, user_id, entered, cursor in asked:
+        await expect_row_security(entered)
+        if (run := await cursor.fetchone()) is not None:
+            locked.append((run_id, user_id, run))
+    return locked
+
+
+async def _read(conn: Connection, locked: Sequence[tuple[UUID, str, StoredPlan]], *, alone: bool) -> list[_Writing]:
+    asked = []
+    for run_id, user_id, run in locked:
+        if not alone:
+            await become(conn, user_id)
+        now = await ask_now(conn, {"user_id": user_id, "mission_id": run.mission_id})
+        asked.append((run_id, user_id, run, now))
+    return [_Writing(run_id, user_id, run, await read_now(now)) for run_id, user_id, run, now in asked]
+
+
+async def _write(conn: Connection, one: _Writing, zone: ZoneInfo, pace: Pace) -> None:
+    run, now = one.run, one.now
+    record = derive(now.state)
+    refusal = _refusal(record, run.agent_id) if now.in_log else _ERASED
+    if refusal is not None:
+        one.decision, one.refused = refusal.decision, True
+        await conn.execute(
+            query("planner/refuse_plan"),
+            {
+                "run_id": one.run_id,
+                "decision": refusal.decision,
+                "reason": refusal.reason,
+                "wait_s": pace.cancelled_rest_s,
+            },
+        )
+        return
+    one.decision = "failed" if run.failed else "ran"
+    change_id = iteration_change_id(run.iteration_id)
+    rest = timedelta(seconds=rest_s(now.failures.in_row + 1, pace)) if run.failed else timedelta(0)
+    following = _following(record, run.due_at, to_datetime(now.clock_us), zone_of(now.zone, zone), rest=rest)
+    await conn.execute(
+        query("planner/write_mission"),
+        _row(run, one.user_id, change_id, now.state, record, now.clock_us, following.at),
+    )
+    crash.point("sink.before_mark")
+    await conn.execute(
+        query("planner/mark_written"),
+        {
+            "run_id": one.run_id,
+            "change_id": change_id,
+            "decision": one.decision,
+            "reason": run.plan["reason"] if run.failed else following.reason,
+        },
+    )
 
 
 async def postpone(conn: Connection, run_id: UUID, user_id: str, *, reason: str, pace: Pace) -> None:

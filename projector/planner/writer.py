@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
 from typing import Any, TypeVar
 from uuid import UUID
@@ -23,11 +23,16 @@ from projector.planner.first_time import PAGE, timeless, write_first_time
 from projector.planner.ledger import Connection, Pool
 from projector.planner.pace import Pace
 from projector.planner.restore import BATCH, missions_with_dropped, restore
-from projector.planner.writeback import postpone, unwritten, write_back
+from projector.planner.together import Together
+from projector.planner.writeback import postpone, unwritten, write_back_all
 from projector.waiting import pause
 
 WRITER = "writer"
 """The part of the sink that must move."""
+WRITTEN_AT_ONCE = 32
+"""Plans in one transaction, and so how many missions it locks."""
+ANNOUNCED_AT_ONCE = 2 * WRITTEN_AT_ONCE
+"""Plans under way: the transaction that is at work, and the next one."""
 
 Found = TypeVar("Found", bound=tuple[Any, ...])
 
@@ -44,14 +49,31 @@ class Writer:
         self._day_cap = settings.max_tokens_per_day
         self._pace = pace or Pace()
         self._restored_to = ("", "")
+        self._together = Together(self._write_all, most=WRITTEN_AT_ONCE)
+        self._places = asyncio.Semaphore(ANNOUNCED_AT_ONCE)
+        self._announced: set[asyncio.Task[None]] = set()
+        self._broken: BaseException | None = None
+
+    async def announced(self, run_id: UUID, user_id: str) -> None:
+        """Begins to write one plan, and waits only while too many are under way.
+
+        An announcement is a wake-up: one that is forgotten in a crash leaves its plan to `sweep`.
+        """
+        await self._places.acquire()
+        task = asyncio.create_task(self.write(run_id, user_id))
+        self._announced.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._places.release()
+        self._announced.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            self._broken = task.exception()
 
     async def write(self, run_id: UUID, user_id: str) -> None:
         """Writes one plan. What cannot be written now waits in the ledger for `sweep`; nothing is lost."""
         try:
-            if await are_stopped(self._ledger, self._day_cap):
-                return
-            async with self._pool.connection() as conn:
-                await write_back(conn, run_id, user_id, zone=self._zone, pace=self._pace)
+            await self._together.ask((run_id, user_id))
         except psycopg.OperationalError as error:
             metrics.PLANNER_DATABASE_ERRORS.inc()
             log.warning("cannot write now", run=str(run_id), error=str(error))
@@ -68,6 +90,13 @@ class Writer:
                     conn, run_id, user_id, reason=f"the database refused the plan: {error.sqlstate}", pace=self._pace
                 )
 
+    async def _write_all(self, plans: Sequence[tuple[UUID, str]]) -> Sequence[PlanVersionError | None]:
+        if await are_stopped(self._ledger, self._day_cap):
+            return [None] * len(plans)
+        async with self._pool.connection() as conn:
+            results = await write_back_all(conn, plans, zone=self._zone, pace=self._pace)
+        return [result if isinstance(result, PlanVersionError) else None for result in results]
+
     async def sweep(self) -> int:
         """Writes the plans whose announcement is overdue; returns how many it tried."""
         try:
@@ -79,8 +108,9 @@ class Writer:
             metrics.PLANNER_DATABASE_ERRORS.inc()
             log.warning("cannot look for unwritten plans", error=str(error))
             return 0
-        for run_id, user_id in waiting:
-            await self.write(run_id, user_id)
+        for begin in range(0, len(waiting), WRITTEN_AT_ONCE):
+            group = waiting[begin : begin + WRITTEN_AT_ONCE]
+            await asyncio.gather(*(self.write(run_id, user_id) for run_id, user_id in group))
             crash.point("sink.mid_sweep")
             moved(WRITER)
         return len(waiting)
@@ -149,6 +179,8 @@ class Writer:
         restored_at = timed_at = time.monotonic()
         with at_work(WRITER) as part:
             while not stop.is_set():
+                if self._broken is not None:
+                    raise self._broken
                 part.moved()
                 await freeze.point("sink.sweep")
                 await self.sweep()
@@ -159,3 +191,4 @@ class Writer:
                     await self.give_first_times()
                     timed_at = time.monotonic()
                 await pause(self._pace.poll_s, stop)
+            await asyncio.gather(*self._announced, return_exceptions=True)

@@ -16,9 +16,8 @@ from projector.sql import query
 log = get("sink")
 
 
-async def zone_of(conn: Connection, user_id: str, default: ZoneInfo) -> ZoneInfo:
-    """`conn` is one of projector_planner, or of projector_sink in a transaction of this user."""
-    name = await own_zone(conn, user_id)
+def zone_of(name: str | None, default: ZoneInfo) -> ZoneInfo:
+    """The zone of a user who has one of that name, or none of their own."""
     if name is None:
         return default
     try:

@@ -40,9 +40,9 @@ POINTS = (
     Point("planner.after_step_stored", passes=6),
     Point("planner.after_tool_stored", passes=6),
     Point("planner.before_next_ask", passes=3),
-    Point("planner.before_plan_commit", passes=3),
+    Point("planner.before_plan_stored", passes=3),
     Point("planner.after_plan_stored", passes=3),
-    Point("planner.before_settle_commit", passes=2),
+    Point("planner.before_settle", passes=2),
     Point("planner.after_settle", passes=2),
     # Answers that cost something and hold nothing are rubbish.
     Point("planner.after_charge", modes=("rubbish",)),

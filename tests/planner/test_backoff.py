@@ -267,5 +267,5 @@ async def test_failures_count_for_their_own_mission_only(world: World):
     runs = {run.mission_id: run for run in await world.ledger().claim(2, per_user=10)}
     await world.ledger().store_plan(runs["m1"], FAILED, sweep_after_s=0)
     await wrote(world)
-    assert (await world.ledger().failures(runs["m1"])).in_row == 1
-    assert await world.ledger().failures(runs["m2"]) == Failures()
+    assert (await world.ledger().look(runs["m1"])).failures.in_row == 1
+    assert (await world.ledger().look(runs["m2"])).failures == Failures()

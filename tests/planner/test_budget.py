@@ -62,6 +62,26 @@ async def test_runs_that_begin_at_once_share_the_last_tokens_and_the_others_wait
     assert all("reserved" in verdict.reason for verdict in verdicts if verdict.action == "hold")
 
 
+async def test_runs_that_one_worker_admits_together_count_for_each_other(world: World):
+    *runs, gone = await claimed(world, 13)
+    world.admin.execute("update mana_ai.mission_runs set lease_owner = 'w2' where run_id = %s", [gone.run_id])
+    budget = Budget(world.pool, "w1", run=LARGEST, day=0)
+    asked = [*(budget.admit(run, an_agent(concurrent=3), {"of": run.mission_id}) for run in runs[:6]),
+             budget.admit(gone, an_agent(agent="a2"), {}),
+             *(budget.admit(run, an_agent(500, agent="a3"), {"of": run.mission_id}) for run in runs[6:])]  # fmt: skip
+    verdicts = await asyncio.gather(*asked, return_exceptions=True)
+    told = [v.decision if isinstance(v, Verdict) else type(v) for v in verdicts]
+    assert told[:6] == ["admitted"] * 3 + ["skipped-concurrency"] * 3
+    assert told[6] is LeaseLostError
+    assert told[7:] == ["admitted"] * 2 + ["skipped-reserved"] * 4
+    assert reserved(world) == [200, 300, 300, 300, 300]
+    assert all(run["brief"] == {"of": run["mission_id"]} for run in world.runs() if run["admitted_at"] is not None)
+    assert await asyncio.gather(*(budget.may_ask(run, an_agent(agent="a3"), 250) for run in runs[6:8])) == [
+        None,
+        Verdict("hold", "stopped-budget", "the run may spend 200 more tokens, and needs 250"),
+    ]
+
+
 async def test_an_answer_passes_from_what_is_reserved_to_what_is_spent(world: World):
     first, second = await claimed(world, 2)
     await admit(world, first, an_agent(400))

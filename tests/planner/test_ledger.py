@@ -117,7 +117,7 @@ async def test_a_step_is_kept_with_what_it_cost(world: World):
     run = await world.claimed()
     steps = world.ledger().steps(run)
     await steps.store(STEP)
-    assert await steps.stored() == [STEP]
+    assert (await world.ledger().look(run)).steps == [STEP]
     row = world.run()
     assert (row["prompt_tokens"], row["completion_tokens"]) == (100, 20)
     usage = "select user_id, agent_id, mission_id, run_id, tokens_used from mana_ai.token_usage"
@@ -131,7 +131,7 @@ async def test_a_step_asked_anew_replaces_the_old_one_and_both_are_paid_for(worl
     await steps.store(STEP)
     other = Step(1, "llm", b"\2" * 32, {"content": "y"}, 10, 0)
     await steps.store(other)
-    assert await steps.stored() == [other]
+    assert (await world.ledger().look(run)).steps == [other]
     assert world.admin.execute("select sum(tokens_used)::int from mana_ai.token_usage").fetchone() == (130,)
 
 

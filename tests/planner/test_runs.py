@@ -14,7 +14,7 @@ import pytest
 
 from projector.errors import LeaseLostError
 from projector.planner.iteration import iso_ms
-from projector.planner.ledger import LedgerSteps
+from projector.planner.ledger import ClaimedRun
 from projector.planner.pace import Pace
 from projector.planner.runs import STUCK, UNFINISHED, Result, Selection, cancel, pages, retry
 from projector.planner.steps import Step
@@ -80,7 +80,7 @@ async def test_a_run_that_waits_or_ended_without_a_plan_is_claimable_at_once_wit
     assert (row["state"], row["decision"], row["reason"]) == ("due", "retried-by-hand", "by olga")
     (again,) = await world.ledger("w2").claim(1, per_user=1)
     assert (again.run_id, again.attempts) == (run_id, 1)
-    assert await world.ledger("w2").steps(again).stored() == [STEP]
+    assert (await world.ledger("w2").look(again)).steps == [STEP]
 
 
 async def test_a_plan_that_waits_is_announced_to_the_write_back_once_more(world: World):
@@ -191,12 +191,12 @@ async def test_a_worker_that_claims_at_the_same_moment_wins_over_a_retry_and_los
     for action, expected in ((retry, "refused"), (cancel, "cancelled")):
         async with world.pool.connection() as conn, conn.transaction():
             claimed = await conn.execute(query("planner/claim"), claim)
-            assert claimed.rowcount == 1
+            run = ClaimedRun(*(await claimed.fetchall())[0])
             second = await meets(world, action, run_id)
         assert [(result.before, result.outcome) for result in await second] == [("running", expected)]
         world.shift_clock_past(run_id)
     with pytest.raises(LeaseLostError):
-        await LedgerSteps(world.pool, "w1", run_id).store(STEP)
+        await world.ledger("w1").steps(run).store(STEP)
     assert await world.ledger("w1").renew([run_id]) == set()
 
 

@@ -14,7 +14,7 @@ from projector.fold import parse_instant
 from projector.log.ids import iteration_change_id
 from projector.planner.iteration import iso_ms
 from projector.planner.pace import Pace
-from projector.planner.writeback import unwritten, write_back
+from projector.planner.writeback import unwritten, write_back, write_back_all
 from projector.planner.writer import Writer
 from projector.sql import query
 from projector.sql.connection import connect, pool
@@ -294,3 +294,50 @@ async def test_the_lookup_of_a_records_rows_is_served_by_an_index(world: World):
         },
     ).fetchall()
     assert "idx_sync_changes" in str(plan)
+
+
+async def test_plans_of_several_users_are_written_together_each_as_its_own(world: World):
+    for user in ("u1", "u2", "u3"):
+        await world.mission(user)
+    await world.open()
+    ledger = world.ledger()
+    for run in await ledger.claim(3, per_user=1):
+        await ledger.store_plan(run, PLAN, sweep_after_s=0)
+    await world.edit("u2", state="paused", seen=False)
+    plans = [(run["run_id"], run["user_id"]) for run in world.runs()]
+    strange = (plans[0][0], "u2" if plans[0][1] == "u1" else "u1")
+    async with await connect(world.settings, "projector_sink") as conn:
+        results = await write_back_all(conn, [strange, *plans, plans[2]], zone=BERLIN, pace=Pace())
+    assert (results[0], results[4]) == ("nothing-to-do", results[3])
+    assert dict(zip([user for _, user in plans], results[1:4], strict=True)) == {
+        "u1": "written",
+        "u2": "refused",
+        "u3": "written",
+    }
+    assert sorted(row["user_id"] for row in world.ours()) == ["u1", "u3"]
+    assert {run["user_id"]: run["decision"] for run in world.runs()} == {
+        "u1": "ran",
+        "u2": "mission-inactive",
+        "u3": "ran",
+    }
+
+
+async def test_a_plan_that_the_database_refuses_keeps_no_other_from_being_written(world: World, settings: Settings):
+    for user in ("u1", "u2", "u3"):
+        await world.mission(user)
+    await world.open()
+    ledger = world.ledger()
+    for run in await ledger.claim(3, per_user=1):
+        await ledger.store_plan(run, PLAN, sweep_after_s=0)
+    world.admin.execute(
+        "alter table sync_changes add constraint shut"
+        " check (client_id <> 'mana-ai-runner' or user_id <> 'u2') not valid"
+    )
+    async with pool(settings, "projector_sink", size=1) as connections:
+        writer = Writer(settings, connections, world.pool)
+        for run in world.runs():
+            await writer.announced(run["run_id"], run["user_id"])
+        async with asyncio.timeout(20):
+            while {run["decision"] for run in world.runs()} != {"ran", "write-refused"}:
+                await asyncio.sleep(0.02)
+    assert sorted(row["user_id"] for row in world.ours()) == ["u1", "u3"]

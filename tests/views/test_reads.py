@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any
+from uuid import UUID
 
 import psycopg
 import pytest
+from psycopg import sql
 
+from projector.planner.ledger import SITUATION
 from projector.sql import query
 from projector.sql.connection import connect_sync
 from tests.fixtures.settings import settings_for
@@ -67,9 +70,12 @@ def sessions(stack, template) -> Iterator[dict[str, psycopg.Connection[Any]]]:
             yield {"reader": reader, "planner": planner}
 
 
-def scans(conn: psycopg.Connection[Any], statement: str, parameters: dict[str, Any]) -> list[dict[str, Any]]:
+def scans(
+    conn: psycopg.Connection[Any], statement: str | sql.Composed, parameters: dict[str, Any]
+) -> list[dict[str, Any]]:
     """The nodes of the plan, as run, that read a snapshot table or an index of one."""
-    row = conn.execute(f"explain (analyze, format json) {statement}", parameters).fetchone()
+    asked = sql.SQL(statement) if isinstance(statement, str) else statement
+    row = conn.execute(sql.SQL("explain (analyze, format json) {}").format(asked), parameters).fetchone()
     assert row is not None
     found = []
 
@@ -106,8 +112,11 @@ def test_the_policy_alone_finds_the_readers_rows_by_the_index(sessions):
 
 
 def test_the_planners_questions_scan_no_table_of_a_view(sessions):
-    planner, one = sessions["planner"], {"user_id": ONE, "mission_id": "m1", "default_agent": "a1"}
-    situation = scans(planner, query("planner/situation"), one)
+    planner, one = (
+        sessions["planner"],
+        {"run_ids": [UUID(int=1)], "users": [ONE], "missions": ["m1"], "default_agent": "a1"},
+    )
+    situation = scans(planner, SITUATION, one)
     assert "Seq Scan" not in {node["Node Type"] for node in situation}
     assert examined(situation) == 2
     linked = {"apps": ["notes"] * 2, "tables": ["notes"] * 2, "ids": ["r1", "r3"]}

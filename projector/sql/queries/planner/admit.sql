@@ -1,5 +1,17 @@
--- The run passed its gates: from here on it counts against its agent's limits, and its question stands.
-update mana_ai.mission_runs
-set admitted_at = now(), reserved_tokens = %(reserved)s, agent_id = %(agent_id)s, brief = %(brief)s,
+-- The runs passed their gates: from here on they count against their agents' limits, and their questions stand.
+with given as (
+    select *
+    from jsonb_to_recordset(%(runs)s) as g (run_id uuid, agent_id text, reserved bigint, brief jsonb)
+), mine as (
+    select run_id
+    from mana_ai.mission_runs
+    where run_id = any(%(run_ids)s) and lease_owner = %(owner)s  -- and so at work
+    order by run_id
+    for update
+)
+update mana_ai.mission_runs r
+set admitted_at = now(), reserved_tokens = given.reserved, agent_id = given.agent_id, brief = given.brief,
     decision = 'admitted', reason = null, updated_at = now()
-where run_id = %(run_id)s and lease_owner = %(owner)s and state = 'running'
+from mine join given using (run_id)
+where r.run_id = mine.run_id
+returning r.run_id

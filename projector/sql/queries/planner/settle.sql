@@ -1,8 +1,32 @@
--- Ends an attempt without a plan, while the lease holds.
-update mana_ai.mission_runs
-set state = %(state)s, decision = %(decision)s, reason = %(reason)s,
-    attempts = case when %(counts)s then attempts else greatest(attempts - 1, 0) end,
-    next_attempt_at = now() + make_interval(secs => %(wait_s)s),
-    started_at = case when %(state)s = 'held' then null else started_at end,  -- a held run has not begun
-    lease_owner = null, lease_until = null, admitted_at = null, updated_at = now()
-where run_id = %(run_id)s and lease_owner = %(owner)s and state = 'running'
+-- Ends attempts without a plan, while their leases hold. Who waits for others itself frees nothing that they might want.
+with given as (
+    select *
+    from jsonb_to_recordset(%(ends)s) as g
+         (run_id uuid, agent_id text, frees boolean, state text, decision text, reason text, wait_s float8, counts boolean)
+), mine as (
+    select run_id
+    from mana_ai.mission_runs
+    where run_id = any(%(run_ids)s) and lease_owner = %(owner)s  -- and so at work
+    order by run_id
+    for update
+), settled as (
+    update mana_ai.mission_runs r
+    set state = given.state, decision = given.decision, reason = given.reason,
+        attempts = case when given.counts then r.attempts else greatest(r.attempts - 1, 0) end,
+        next_attempt_at = now() + make_interval(secs => given.wait_s),
+        started_at = case when given.state = 'held' then null else r.started_at end,  -- a held run has not begun
+        lease_owner = null, lease_until = null, admitted_at = null, updated_at = now()
+    from mine join given using (run_id)
+    where r.run_id = mine.run_id
+    returning r.run_id, r.user_id, given.agent_id, given.frees
+), ended as (
+    select user_id, agent_id from settled where frees
+), waiting as (
+    {waiting}
+), woken as (
+    update mana_ai.mission_runs r
+    set next_attempt_at = now(), updated_at = now()
+    from waiting
+    where r.run_id = waiting.run_id
+)
+select run_id from settled

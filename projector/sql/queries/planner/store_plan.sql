@@ -1,11 +1,33 @@
--- The plan and its announcement, in one. The write-back looks by itself once the announcement is late.
-with planned as (
-    update mana_ai.mission_runs
-    set state = 'planned', plan = %(plan)s, planned_at = now(), decision = %(decision)s, reason = %(reason)s,
+-- Plans and their announcements, in one, and who waited for their runs to end. The write-back looks by itself once an
+-- announcement is late.
+with given as (
+    select *
+    from jsonb_to_recordset(%(plans)s) as g
+         (run_id uuid, agent_id text, plan jsonb, decision text, reason text, sweep_after_s float8)
+), mine as (
+    select run_id
+    from mana_ai.mission_runs
+    where run_id = any(%(run_ids)s) and lease_owner = %(owner)s  -- and so at work
+    order by run_id
+    for update
+), planned as (
+    update mana_ai.mission_runs r
+    set state = 'planned', plan = given.plan, planned_at = now(), decision = given.decision, reason = given.reason,
         lease_owner = null, lease_until = null, admitted_at = null,
-        next_attempt_at = now() + make_interval(secs => %(sweep_after_s)s), updated_at = now()
-    where run_id = %(run_id)s and lease_owner = %(owner)s and state = 'running'
-    returning run_id, user_id
+        next_attempt_at = now() + make_interval(secs => given.sweep_after_s), updated_at = now()
+    from mine join given using (run_id)
+    where r.run_id = mine.run_id
+    returning r.run_id, r.user_id, given.agent_id
+), ended as (
+    select user_id, agent_id from planned
+), waiting as (
+    {waiting}
+), woken as (
+    update mana_ai.mission_runs r
+    set next_attempt_at = now(), updated_at = now()
+    from waiting
+    where r.run_id = waiting.run_id
 )
-select pg_logical_emit_message(true, 'mission.iterations', json_build_object('run_id', run_id, 'user_id', user_id)::text)
+select run_id,
+       pg_logical_emit_message(true, 'mission.iterations', json_build_object('run_id', run_id, 'user_id', user_id)::text)
 from planned

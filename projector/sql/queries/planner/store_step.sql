@@ -1,23 +1,39 @@
--- One step and what it cost, while the lease holds: what was reserved is spent now. A step of the same number belonged
--- to another conversation.
-with held as (
-    update mana_ai.mission_runs
-    set prompt_tokens = prompt_tokens + %(prompt_tokens)s,
-        completion_tokens = completion_tokens + %(completion_tokens)s,
-        reserved_tokens = greatest(0, reserved_tokens - (%(prompt_tokens)s::bigint + %(completion_tokens)s)),
+-- Answers and what they cost, while the leases hold: what was reserved is spent now. One without a response cost as
+-- much and is of no use. A step of the same number belonged to another conversation.
+with given as (
+    select *
+    from jsonb_to_recordset(%(steps)s) as g
+         (run_id uuid, seq int, kind text, request_digest bytea, response jsonb, prompt_tokens bigint,
+          completion_tokens bigint)
+), mine as (
+    -- In order, as whoever locks several runs does, so that two do not wait for each other in a circle.
+    select run_id
+    from mana_ai.mission_runs
+    where run_id = any(%(run_ids)s) and lease_owner = %(owner)s  -- and so at work
+    order by run_id
+    for update
+), held as (
+    update mana_ai.mission_runs r
+    set prompt_tokens = r.prompt_tokens + given.prompt_tokens,
+        completion_tokens = r.completion_tokens + given.completion_tokens,
+        reserved_tokens = greatest(0, r.reserved_tokens - (given.prompt_tokens + given.completion_tokens)),
         updated_at = now()
-    where run_id = %(run_id)s and lease_owner = %(owner)s and state = 'running'
-    returning run_id, user_id, agent_id, mission_id
+    from mine join given using (run_id)
+    where r.run_id = mine.run_id
+    returning r.run_id, r.user_id, r.agent_id, r.mission_id
 ), spent as (
     insert into mana_ai.token_usage (user_id, agent_id, mission_id, run_id, tokens_used)
-    select user_id, agent_id, mission_id, run_id, %(prompt_tokens)s::bigint + %(completion_tokens)s
-    from held
-    where %(prompt_tokens)s::bigint + %(completion_tokens)s > 0
+    select user_id, agent_id, mission_id, run_id, prompt_tokens + completion_tokens
+    from held join given using (run_id)
+    where prompt_tokens + completion_tokens > 0
+), stored as (
+    insert into mana_ai.run_steps
+        (run_id, seq, user_id, kind, request_digest, response, prompt_tokens, completion_tokens)
+    select run_id, seq, user_id, kind, request_digest, response, prompt_tokens, completion_tokens
+    from held join given using (run_id)
+    where response is not null
+    on conflict (run_id, seq) do update
+    set kind = excluded.kind, request_digest = excluded.request_digest, response = excluded.response,
+        prompt_tokens = excluded.prompt_tokens, completion_tokens = excluded.completion_tokens, created_at = now()
 )
-insert into mana_ai.run_steps
-    (run_id, seq, user_id, kind, request_digest, response, prompt_tokens, completion_tokens)
-select run_id, %(seq)s, user_id, %(kind)s, %(request_digest)s, %(response)s, %(prompt_tokens)s, %(completion_tokens)s
-from held
-on conflict (run_id, seq) do update
-set kind = excluded.kind, request_digest = excluded.request_digest, response = excluded.response,
-    prompt_tokens = excluded.prompt_tokens, completion_tokens = excluded.completion_tokens, created_at = now()
+select run_id from held

@@ -1,0 +1,17 @@
+-- For each run that ended a place of its agent became free, or tokens that were reserved: one of those that wait for
+-- them need not wait longer. Part of a query, for the rows of `ended`.
+select r.run_id
+from mana_ai.mission_runs r
+join (
+    select held.run_id
+    from (select user_id, agent_id, count(*) as places from ended group by user_id, agent_id) freed
+    cross join lateral (
+        select run_id, row_number() over (order by created_at, run_id) as turn
+        from mana_ai.mission_runs
+        where user_id = freed.user_id and agent_id = freed.agent_id and state = 'held'
+          and decision in ('skipped-concurrency', 'skipped-reserved') and next_attempt_at > now()
+    ) held
+    where held.turn <= freed.places
+) waiting using (run_id)
+where r.state = 'held'
+for update of r skip locked
