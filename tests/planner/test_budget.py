@@ -75,7 +75,8 @@ async def test_runs_that_one_worker_admits_together_count_for_each_other(world: 
     assert told[6] is LeaseLostError
     assert told[7:] == ["admitted"] * 2 + ["skipped-reserved"] * 4
     assert reserved(world) == [200, 300, 300, 300, 300]
-    assert all(run["brief"] == {"of": run["mission_id"]} for run in world.runs() if run["admitted_at"] is not None)
+    admitted = [run for run in world.runs() if run["admitted_at"] is not None]
+    assert [run["brief"] for run in admitted] == [{"of": run["mission_id"], "spentBefore": 0} for run in admitted]
     assert await asyncio.gather(*(budget.may_ask(run, an_agent(agent="a3"), 250) for run in runs[6:8])) == [
         None,
         Verdict("hold", "stopped-budget", "the run may spend 200 more tokens, and needs 250"),
