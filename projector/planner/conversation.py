@@ -31,6 +31,8 @@ from projector.planner.tools import RejectedCall, Tool
 
 TOKENS_PER_BYTE = 0.25
 """At least; what the endpoint reported of the latest request counts if it is more."""
+BYTES_PER_TOOL = 500
+"""What a tool's description takes on average: versions word it otherwise, and must fold at the same place."""
 
 log = get("planner")
 
@@ -98,7 +100,7 @@ class Conversation:
                 messages.append(tool_message(call, result))
         return Ending("", "max-rounds")
 
-    async def _ask(self, messages: Sequence[Message], number: int) -> Completion:
+    async def _ask(self, messages: list[Message], number: int) -> Completion:
         state = State(number, self._asking.spent, self._results[-RECENT:], self._folded)
         reminders = reminders_of(state, self._quota)
         answer, fresh = await self._asking.ask(
@@ -185,12 +187,12 @@ class Conversation:
         self._needed = 1
         return compaction.folded(messages, start, summary)
 
-    def _is_due(self, messages: Sequence[Message]) -> bool:
+    def _is_due(self, messages: list[Message]) -> bool:
         assert self._folding is not None
         return compaction.is_due(self._bytes(messages) * self._tokens_per_byte, self._folding.window)
 
-    def _bytes(self, messages: Sequence[Message]) -> int:
-        return len(orjson.dumps(storable([*messages, *self._offer.schemas])))
+    def _bytes(self, messages: list[Message]) -> int:
+        return len(orjson.dumps(storable(messages))) + BYTES_PER_TOOL * len(self._tools)
 
 
 def _any_failure(error: ChatError) -> bool:

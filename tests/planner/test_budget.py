@@ -226,3 +226,21 @@ async def test_rounds_of_a_run_that_failed_count(world: World):
                     await asyncio.sleep(0.02)
     assert world.run(mission_id="m2")["plan"]["rounds"] == 1
     assert spent(world) == 240
+
+
+@pytest.mark.parametrize(("first", "state"), [(TASK, "planned"), (("rm_rf", {}), "held")])
+async def test_a_run_that_takes_too_long_ends_as_one_without_tokens_does(world: World, first, state):
+    await world.agent()
+    await world.mission()
+    slow = Reply(body=calls(first).body, pause_s=1.1)
+    async with Double(slow, text("fertig")) as double:
+        run = await worked(world, double, state, planner_max_s=1.0)
+        assert len(double.requests) == 1
+        if state == "planned":
+            assert (run["plan"]["stopReason"], len(run["plan"]["steps"])) == ("time", 1)
+            assert run["plan"]["summary"].startswith("Cut short: the run took 1 s, and may take 1")
+        else:
+            assert (run["decision"], run["attempts"]) == ("stopped-time", 0)
+            world.shift_clock_past(run["run_id"])
+            later = await worked(world, double, "planned", planner_max_s=1.0)
+            assert (len(double.requests), later["plan"]["summary"]) == (2, "fertig")

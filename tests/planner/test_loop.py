@@ -10,7 +10,7 @@ from projector.planner.guardrails import MAX_STEPS
 from projector.planner.loop import converse
 from projector.planner.prompt import Prompt
 from projector.planner.steps import Step
-from projector.planner.tools import RECORDED
+from projector.planner.tools import RECORDED, RejectedCall
 from tests.llm.double import Double, calls, error, text
 
 PROMPT = Prompt("S", "U")
@@ -225,3 +225,14 @@ async def test_stored_answers_to_another_question_are_not_used():
         outcome = await talk(again, steps, prompt=Prompt("S", "other"))
     assert (outcome.summary, outcome.calls) == ("anders", [])
     assert len(again.requests) == 1
+
+
+async def test_results_that_followed_another_question_are_not_used():
+    def refuse(tool, arguments):
+        raise RejectedCall("no")
+
+    steps = KeptSteps()
+    async with Double(calls(TASK), text("fertig")) as double:
+        assert (await talk(double, steps, judge=refuse)).calls == []
+    async with Double(calls(TASK), text("fertig")) as again:
+        assert (await talk(again, steps, prompt=Prompt("S", "other"))).calls == [TASK]

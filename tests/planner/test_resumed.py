@@ -8,8 +8,9 @@ import orjson
 import pytest
 
 from projector.llm.client import OpenAIChat
-from projector.planner.compaction import PROMPT
+from projector.planner.compaction import PROMPT as TO_FOLD
 from projector.planner.conversation import Folding
+from projector.planner.loop import converse
 from projector.planner.outcome import Outcome
 from projector.planner.reminders import Quota
 from projector.planner.steps import Step
@@ -18,7 +19,7 @@ from projector.planner.worker import Worker
 from tests.llm.double import Double, Reply, calls, error, text
 from tests.planner.test_folding import SUMMARY, sized
 from tests.planner.test_json_round import BAD, GOOD, plan
-from tests.planner.test_loop import OFFERED, TASK, KeptSteps, talk
+from tests.planner.test_loop import OFFERED, PROMPT, TASK, KeptSteps
 from tests.planner.test_worker import FAST, settled, working
 from tests.planner.world import World
 
@@ -47,9 +48,9 @@ TERMS = {
         "tools": [*OFFERED, DELEGATE],
         "folding": Folding(100_000, "fast"),
         "quota": Quota("Mana", 400_000, 200_000),
-        "rounds": 9,
+        "max_rounds": 9,
     },
-    "json": {"form": "json", "quota": Quota("Mana", 1_000, 800)},
+    "json": {"tools": OFFERED, "form": "json", "quota": Quota("Mana", 1_000, 800), "max_rounds": 9},
 }
 REPLIES = {"calls": CALLS, "json": (text(plan(GOOD, BAD)), text(plan(GOOD, GOOD, BAD)))}
 
@@ -59,24 +60,19 @@ class Killed(Exception):
 
 
 class Dying(KeptSteps):
-    """The process dies as soon as the step of this number is stored."""
-
-    def __init__(self, at: int) -> None:
-        super().__init__()
-        self.at = at
+    """The process dies as soon as a step is stored, whichever it is."""
 
     async def store(self, step: Step) -> None:
         await super().store(step)
-        if step.seq == self.at:
-            raise Killed
+        raise Killed
 
 
 async def whole(form: str, steps: KeptSteps) -> tuple[Outcome, bytes]:
     """The conversation, taken up again as often as it dies, and every request made for it."""
-    async with Double(*REPLIES[form]) as double:
+    async with Double(*REPLIES[form]) as double, OpenAIChat(double.url, timeout_s=5) as chat:
         while True:
             try:
-                outcome = await talk(double, steps, **TERMS[form])
+                outcome = await converse(chat, "m", PROMPT, log=steps, run_id="r", **TERMS[form])
             except Killed:
                 continue
             return outcome, orjson.dumps(double.requests)
@@ -87,7 +83,7 @@ async def test_the_conversation_below_has_everything_in_it():
     outcome, requests = await whole("calls", steps)
     asked = orjson.loads(requests)
     assert len(asked) == len(CALLS)
-    assert [request["messages"][0]["content"] == PROMPT for request in asked].count(True) == 2
+    assert [request["messages"][0]["content"] == TO_FOLD for request in asked].count(True) == 2
     assert [step.kind for step in steps.kept.values()].count("compact") == 2
     said = [request["messages"][0]["content"] for request in asked]
     for words in ("Tagesbudget", "fehlgeschlagen", "compact-summary", "Sub-Agent vom Typ research"):
@@ -97,14 +93,13 @@ async def test_the_conversation_below_has_everything_in_it():
 
 
 @pytest.mark.parametrize("form", ["calls", "json"])
-async def test_a_kill_after_any_stored_step_changes_no_byte_and_pays_for_nothing_again(form):
+async def test_a_kill_after_each_stored_step_changes_no_byte_and_pays_for_nothing_again(form):
     steps = KeptSteps()
     undisturbed = await whole(form, steps)
     assert len(steps.kept) >= 6
-    for seq in steps.kept:
-        dying = Dying(seq)
-        assert await whole(form, dying) == undisturbed, seq
-        assert dying.kept == steps.kept, seq
+    dying = Dying()
+    assert await whole(form, dying) == undisturbed
+    assert dying.kept == steps.kept
 
 
 async def test_a_run_keeps_the_terms_it_began_with_and_its_ledger_counts_every_answer(world: World):
@@ -144,7 +139,7 @@ async def test_a_run_keeps_the_terms_it_began_with_and_its_ledger_counts_every_a
             await settled(world, "planned")
     assert double.requests[2] == double.requests[3]  # the one that got no answer
     assert len(double.requests) == 7
-    assert double.requests[5]["messages"][0]["content"] == PROMPT
+    assert double.requests[5]["messages"][0]["content"] == TO_FOLD
     assert "Mana hat 86% (855370 / 1000000 Tokens)" in double.requests[6]["messages"][0]["content"]
     run = world.run()
     assert run["brief"]["spentBefore"] == 700_000
