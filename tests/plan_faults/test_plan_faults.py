@@ -1,4 +1,4 @@
-"""A sample of the matrix that `python -m tests.plan_faults` runs whole: each point once, and each mode in turn."""
+"""A sample of the matrix that `python -m tests.plan_faults` runs whole: each point once, each mode several times."""
 
 from __future__ import annotations
 
