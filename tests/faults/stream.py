@@ -21,10 +21,10 @@ from projector.config import Settings
 
 STREAMS = [f"streams.{name}" for name in ("cdc", "views", "planner", "sink", "timers")]
 
+PRELOADED = ["projector.cli", "projector.cli.run", "projector.api.server", *STREAMS, "tests.faults.stream"]
+
 _FORKS = multiprocessing.get_context("forkserver")
-_FORKS.set_forkserver_preload(
-    ["projector.cli", "projector.cli.run", "projector.api.server", *STREAMS, "tests.faults.stream"]
-)
+_FORKS.set_forkserver_preload(PRELOADED)
 
 POLL_S = 0.01
 READY_LIMIT_S = 40.0

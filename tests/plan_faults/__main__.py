@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import multiprocessing
 import os
 import random
 import sys
@@ -13,6 +14,7 @@ from collections import defaultdict
 
 from projector.config import default_cache_dir
 from tests.faults.matrix import Chunk, Clock, chunks
+from tests.faults.stream import PRELOADED
 from tests.plan_faults.matrix import Matrix, matrix
 from tests.plan_faults.points import PAIRS, POINTS
 
@@ -32,6 +34,7 @@ def main() -> int:
         if name not in ("PROJECTOR_CACHE_DIR", "PROJECTOR_PG_BINDIR"):
             del os.environ[name]
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
+    multiprocessing.get_context("forkserver").set_forkserver_preload([*PRELOADED, "tests.plan_faults.warm"])
     todo = chunks(chosen, args.repeats, args.repeats, args.seed)
     say(f"seed {args.seed}, {len(chosen)} pairs of a point and a mode, {args.repeats} kills each")
     with matrix(args.seed, args.rate, default_cache_dir() if cache_dir is None else cache_dir) as running:

@@ -26,7 +26,7 @@ AGENTS: dict[str, dict[str, Any]] = {
 }
 """Each user has these: one that runs a single mission at once, and one of whose tokens each run reserves some."""
 BURST = 3
-MOST_OPEN = 40
+MOST_OPEN = 25
 """Due times without an iteration: a slow machine gets as many as it can bear."""
 INSERT = """
     insert into sync_changes

@@ -41,8 +41,8 @@ QUICK = Pace(
 )
 LEASE_S = 2.0
 FIRE_LIMIT_S = 90.0
-PATIENCE_S = 15.0
-DONE_LIMIT_S = 90.0
+PATIENCE_S = 60.0
+DONE_LIMIT_S = 240.0
 """How long a due time may take that is older than PATIENCE_S, with everything at work again."""
 
 
