@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any, Literal
 from uuid import UUID
 
-from psycopg import AsyncConnection, AsyncCursor, sql
+from psycopg import AsyncConnection, AsyncCursor, errors, sql
 from psycopg.rows import class_row
 from psycopg.types.json import Jsonb
 from psycopg_pool import AsyncConnectionPool
@@ -24,6 +24,7 @@ from projector.planner.steps import Step, StepKind
 from projector.planner.together import Together
 from projector.sql import query
 from projector.sql.connection import connect
+from projector.sql.migrate import migrations
 
 Connection = AsyncConnection[tuple[Any, ...]]
 FAILURES = sql.SQL(query("planner/failures"))
@@ -59,13 +60,14 @@ class ClaimedRun:
 
 async def check_ledger(settings: Settings) -> None:
     """Raises DatabaseUnavailableError or NotMigratedError when there is no ledger to work with."""
-    conn = await connect(settings, "projector_planner")
-    async with conn:
-        # What the newest migration made.
-        newest = "select exists (select from pg_constraint where conname = 'only_answers_cost')"
-        row = await (await conn.execute(newest)).fetchone()
-    if row != (True,):
-        raise NotMigratedError("this database has no run ledger, or an older one")
+    newest = migrations()[-1]
+    async with await connect(settings, "projector_planner") as conn:
+        try:
+            row = await (await conn.execute(query("planner/migrated_to"))).fetchone()
+        except (errors.UndefinedTable, errors.InsufficientPrivilege):
+            row = None  # older than the grant that this needs
+    if row is None or (row[0] or 0) < newest.number:
+        raise NotMigratedError(f"this database lacks migration {newest}, or has no run ledger at all")
 
 
 @dataclass(frozen=True, slots=True)

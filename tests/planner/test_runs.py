@@ -187,7 +187,7 @@ async def test_a_worker_stops_within_a_third_of_the_lease_and_the_place_goes_to_
 async def test_a_worker_that_claims_at_the_same_moment_wins_over_a_retry_and_loses_to_a_cancel(world: World):
     run_id = await brought_to(world, "held")
     world.shift_clock_past(run_id)
-    claim = {"limit": 1, "per_user": 1, "owner": "w1", "lease_s": 60}
+    claim = {"limit": 1, "per_user": 1, "at_hand": [], "owner": "w1", "lease_s": 60}
     for action, expected in ((retry, "refused"), (cancel, "cancelled")):
         async with world.pool.connection() as conn, conn.transaction():
             claimed = await conn.execute(query("planner/claim"), claim)

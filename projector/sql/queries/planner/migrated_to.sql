@@ -1,0 +1,1 @@
+select max(number) from mana_ai.schema_migrations
