@@ -5,13 +5,14 @@ READY := $(VENV)/.ready
 BIN   := $(VENV)/bin
 LOCK  := deploy/requirements/dev.txt
 
-.PHONY: help demo test test-postgres faults lint check bench clean lock
+.PHONY: help demo test test-postgres faults view-faults lint check bench clean lock
 
 help:
 	@echo "make demo    one change travels the whole loop on a real PostgreSQL and a real Kafka"
 	@echo "make test    the tests, on the same servers (PYTEST_ARGS='-k fold' to choose)"
 	@echo "make test-postgres PG=15   what depends on the version of PostgreSQL, on 15, 16, 17 or 18"
 	@echo "make faults  every fault of the change stream, again and again (FAULTS_ARGS='--repeats 5 --only broker')"
+	@echo "make view-faults  every fault of the views, of rebuilds and of retries (FAULTS_ARGS='--repeats 5 --only dlq')"
 	@echo "make lint    ruff and mypy --strict"
 	@echo "make bench   what can be measured (NAME=latency to run one)"
 	@echo "make lock    pin the requirements anew"
@@ -33,6 +34,9 @@ test-postgres: $(READY)
 
 faults: $(READY)
 	@$(BIN)/python -m tests.faults $(FAULTS_ARGS)
+
+view-faults: $(READY)
+	@$(BIN)/python -m tests.view_faults $(FAULTS_ARGS)
 
 lint: $(READY)
 	@$(BIN)/ruff check .

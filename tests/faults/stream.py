@@ -1,4 +1,4 @@
-"""`projector run NAME` as a process that can be killed, paused, and told where to kill itself.
+"""`projector run NAME`, or another command, as a process that can be killed, paused, and told where to kill itself.
 
 Forked from a server that has the modules loaded: importing them takes a hundred times as long as everything else
 that a start does, and a matrix starts thousands.
@@ -13,6 +13,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from projector.config import Settings
@@ -29,16 +30,28 @@ READY_LIMIT_S = 40.0
 
 
 class Stream:
-    """Starts at once. `crash_at` is what PROJECTOR_CRASH_AT says, `freeze_at` is what PROJECTOR_FREEZE_AT says."""
+    """Starts at once. `crash_at` is what PROJECTOR_CRASH_AT says, `freeze_at` is what PROJECTOR_FREEZE_AT says.
+
+    `words` makes it another command than `run NAME`; `before` is called in the process, and must be found by its name.
+    """
 
     def __init__(
-        self, settings: Settings, log_file: Path, crash_at: str = "", *, name: str = "cdc", freeze_at: str = ""
+        self,
+        settings: Settings,
+        log_file: Path,
+        crash_at: str = "",
+        *,
+        name: str = "cdc",
+        freeze_at: str = "",
+        words: Sequence[str] = (),
+        before: Callable[[], None] | None = None,
     ) -> None:
         self.log_file = log_file
         self._log_start = log_file.stat().st_size if log_file.exists() else 0
         environment = settings.environment() | {"PROJECTOR_LOG_FORMAT": "json", "PROJECTOR_CRASH_AT": crash_at}
         environment["PROJECTOR_FREEZE_AT"] = freeze_at
-        self._process = _FORKS.Process(target=_main, args=(name, environment, str(log_file)), daemon=True)
+        args = (tuple(words) or ("run", name), environment, str(log_file), before)
+        self._process = _FORKS.Process(target=_main, args=args, daemon=True)
         self._process.start()
 
     @property
@@ -106,8 +119,8 @@ def _entry(line: str) -> dict[str, object]:
     return entry if isinstance(entry, dict) else {}
 
 
-def _main(name: str, environment: dict[str, str], log_file: str) -> None:
-    """In the forked process: what `python -m projector run NAME` does."""
+def _main(words: Sequence[str], environment: dict[str, str], log_file: str, before: Callable[[], None] | None) -> None:
+    """In the forked process: what `python -m projector WORDS` does."""
     from projector import cli, crash, freeze
     from projector.embedded.guard import PR_SET_PDEATHSIG, prctl
 
@@ -121,5 +134,7 @@ def _main(name: str, environment: dict[str, str], log_file: str) -> None:
     for module in crash, freeze:
         importlib.reload(module)  # they read the environment when they are imported
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    sys.argv = ["projector", "run", name]
+    if before is not None:
+        before()
+    sys.argv = ["projector", *words]
     sys.exit(cli.main())
