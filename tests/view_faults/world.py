@@ -46,6 +46,7 @@ class ViewWorld(World):
         self.ask(f"alter role {STREAM_LOGIN} in database {name} set wal_sender_timeout = '{LONG_SENDER_TIMEOUT}'")
         self.load = DeviceLoad(self.admin_url, seed, rate)
         self.workers: list[Stream] = []
+        self.over = time.monotonic()
         self.verified = 0
         """Rows of the views that were compared with the log."""
 
@@ -53,6 +54,8 @@ class ViewWorld(World):
         self.start_stream().wait_ready()
         self.complete()
         self.load.start()
+        # A rebuild goes as far as the topics while the view has no position, and then waits for the view.
+        self.recover()
 
     def stop(self) -> None:
         for worker in self.workers:
