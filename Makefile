@@ -5,7 +5,7 @@ READY := $(VENV)/.ready
 BIN   := $(VENV)/bin
 LOCK  := deploy/requirements/dev.txt
 
-.PHONY: help demo test test-postgres faults plan-faults lint check bench clean lock
+.PHONY: help demo test test-postgres faults plan-faults view-faults lint check bench clean lock
 
 help:
 	@echo "make demo    one change travels the whole loop on a real PostgreSQL and a real Kafka"
@@ -13,6 +13,7 @@ help:
 	@echo "make test-postgres PG=15   what depends on the version of PostgreSQL, on 15, 16, 17 or 18"
 	@echo "make faults  every fault of the change stream, again and again (FAULTS_ARGS='--repeats 5 --only broker')"
 	@echo "make plan-faults   kills at every step of a run, in every mode of the model (PLAN_FAULTS_ARGS='--repeats 2 --only sink')"
+	@echo "make view-faults   every fault of the views, of rebuilds and of retries (FAULTS_ARGS='--repeats 5 --only dlq')"
 	@echo "make lint    ruff and mypy --strict"
 	@echo "make bench   what can be measured (NAME=latency to run one)"
 	@echo "make lock    pin the requirements anew"
@@ -37,6 +38,9 @@ faults: $(READY)
 
 plan-faults: $(READY)
 	@$(BIN)/python -m tests.plan_faults $(PLAN_FAULTS_ARGS)
+
+view-faults: $(READY)
+	@$(BIN)/python -m tests.view_faults $(FAULTS_ARGS)
 
 lint: $(READY)
 	@$(BIN)/ruff check .

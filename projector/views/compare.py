@@ -17,8 +17,8 @@ from projector.log.change import BadChange, Change, decode
 from projector.sql import query
 from projector.sql.connection import connect
 from projector.views.declared import IDENTITY, Identity, View
-from projector.views.differences import first_in_rows
 from projector.views.jsondiff import Found, absent
+from projector.views.reading import reading_of
 from projector.views.reload import LOG_VALUE
 from projector.views.store import SCHEMA
 
@@ -52,7 +52,7 @@ Scope = Users | Keys
 
 @dataclass(frozen=True, slots=True)
 class Differing:
-    """A record whose row is not the fold: where they first part, and the row's state as JSON, if that is compared."""
+    """A record whose row is not the fold: where they first part, and the state that the row holds, as JSON."""
 
     identity: Identity
     found: Found
@@ -84,6 +84,7 @@ class Comparison:
 
     def __init__(self, settings: Settings, view: View, users: Sequence[str] | None) -> None:
         self.view = view
+        self._reading = reading_of(view)
         named = view.sources or tuple(source for other in view.rest_of for source in other.sources)
         self._parameters: dict[str, Any] = {
             "apps": list(view.apps(settings.apps)),
@@ -104,14 +105,15 @@ class Comparison:
     async def compare(self, conn: psycopg.AsyncConnection[Any], scope: Scope) -> Compared:
         """Transfers only records that differ."""
         text = sql.SQL(
-            "select (select count(*) from joined), (select count(*) from chosen), {identity}, serving::text, log::text"
+            "select (select count(*) from joined), (select count(*) from chosen), {identity},"
+            " serving::text, log::text, state::text"
             " from (select) as one"
             " left join (select * from joined where serving is distinct from log) as differing on true"
             " order by {identity}"
         )
         rows = await self._fetch(conn, self._statement(scope, text), scope)
         differing = []
-        for _, _, *identity, serving, log in rows:
+        for _, _, *identity, serving, log, state in rows:
             if identity[0] is None:
                 continue
             key = (identity[0], identity[1], identity[2], identity[3])
@@ -121,10 +123,9 @@ class Comparison:
                     (), row["record"] if row else absent, folded["record"] if folded else absent
                 )
             else:
-                found = first_in_rows(row, folded)
+                found = self._reading.first(row, folded)
             if found is not None:
-                state = None if row is None else row.get("state")
-                differing.append(Differing(key, found, state, row is not None, folded is not None))
+                differing.append(Differing(key, found, _parse(state), row is not None, folded is not None))
         return Compared(rows[0][0], rows[0][1], differing)
 
     async def digests(self, conn: psycopg.AsyncConnection[Any], scope: Scope) -> list[Digest]:

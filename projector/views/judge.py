@@ -18,7 +18,6 @@ import psycopg
 
 from projector.config import Settings
 from projector.errors import NotReachedError
-from projector.fold import RECORD_FOLD, State, load
 from projector.log.change import Change
 from projector.log.place import parse_lsn
 from projector.log.watermark import Watermark
@@ -27,9 +26,9 @@ from projector.views.compare import Compared, Comparison, Differing, Keys, Scope
 from projector.views.declared import Identity, View
 from projector.views.differences import Difference, Kind, kind_of, shown
 from projector.views.jsondiff import show_path
-from projector.views.parting import contains, part
 from projector.views.positions import Partition
 from projector.views.published import Published, Tail, published
+from projector.views.reading import reading_of
 from projector.views.wait import wait_until_published
 
 POLL_S = 0.2
@@ -48,6 +47,7 @@ class Judge:
     ) -> None:
         self._settings = settings
         self._view = view
+        self._reading = reading_of(view)
         self._comparison = comparison
         self._conn = conn
         self._open_later = open_later
@@ -104,7 +104,7 @@ class Judge:
         ahead: list[Identity] = []
         for one in look.left:
             # The view may have folded some of them already, when it read a record anew from the log.
-            missing = _missing(one, [c for c in changes[one.identity] if c.id in look.tail.changes])
+            missing = self._reading.missing(one.state, [c for c in changes[one.identity] if c.id in look.tail.changes])
             look.without[one.identity] = missing
             if missing:
                 ahead.append(one.identity)
@@ -134,10 +134,8 @@ class Judge:
         differences = []
         for one in chosen:
             rows = sorted(changes[one.identity], key=lambda change: _order(change, offsets))
-            absent = {c.id for c in rows if c.id not in offsets} & _missing(one, rows)
-            # What a change does to another fold than that of records is not known here.
-            known = self._view.fold is RECORD_FOLD
-            parting = part(_state(one), rows, self._source(one.found.names)) if known else None
+            absent = self._reading.missing(one.state, [c for c in rows if c.id not in offsets])
+            parting = self._reading.parting(one.state, rows, self._source(one.found.names))
             kind = _kind(one)
             if absent and not letters.keys() & absent:
                 without = {one.identity: absent | look.without.get(one.identity, set())}
@@ -199,19 +197,6 @@ class _Look:
         self.tail = Tail()
         self.without: dict[Identity, set[str]] = {}
         self.unsettled = False
-
-
-def _state(one: Differing) -> State | None:
-    """The state that the row holds; None without a row, or when it holds none that can be read."""
-    try:
-        return None if one.state is None else load(one.state)
-    except (KeyError, TypeError, ValueError, AttributeError):
-        return None
-
-
-def _missing(one: Differing, changes: Sequence[Change]) -> set[str]:
-    state = _state(one) or State()
-    return {change.id for change in changes if not contains(state, change)}
 
 
 def _kind(one: Differing) -> Kind:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -13,6 +13,8 @@ from projector.log.change import Change
 from projector.views.jsondiff import first_difference
 
 Why = Literal["not applied", "changed in the row", "not in the log"]
+Folding = Callable[[Iterable[Change]], State]
+"""What of some changes belongs to the state."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,42 +30,42 @@ class Parting:
     why: Why
 
 
-def contains(state: State, change: Change) -> bool:
+def contains(state: State, change: Change, folding: Folding = fold) -> bool:
     """Whether the state would be the same with this change applied once more."""
-    once_more = merge(state, fold([change]))
+    once_more = merge(state, folding([change]))
     return _parts(once_more) == _parts(state) and once_more.grant == state.grant
 
 
-def part(state: State | None, changes: Sequence[Change], path: Path = ()) -> Parting | None:
+def part(state: State | None, changes: Sequence[Change], path: Path = (), folding: Folding = fold) -> Parting | None:
     """Where the state of a row and the log's changes of the record, in the order of their topic, first part.
 
     `path` is what the row was found to show differently: it decides when the state agrees with every change, and what
     is derived from it does not. None when no change is to blame.
     """
     held = State() if state is None else state
-    log = fold(changes)
+    log = folding(changes)
     known = {change.id for change in changes}
     # What the row says wrongly comes first: a stamp that is too low also makes it look as if others were missing.
     for change in changes:
-        if _contradicts(held, change):
+        if _contradicts(held, folding([change]), change.id):
             return Parting(change.id, "changed in the row")
     for place, write in _writes(held):
         if write.change_id not in known:
             for path_of, original in _writes(log):
-                if path_of == place and original[:2] == write[:2] and _same(original.value, write.value):
-                    return _changed(original.change_id)
+                if path_of == place and original[:2] == write[:2] and same(original.value, write.value):
+                    return changed(original.change_id)
             return Parting(write.change_id, "not in the log")
     for change in changes:
-        if not contains(held, change):
+        if not contains(held, change, folding):
             return Parting(change.id, "changed in the row" if change.id in _named(held) else "not applied")
     strangers = sorted(_named(held) - known)
     if strangers:
         return Parting(strangers[0], "not in the log")
     derived_from = _derived_from(changes, log, path)
-    return None if derived_from is None else _changed(derived_from)
+    return None if derived_from is None else changed(derived_from)
 
 
-def _changed(change_id: str) -> Parting:
+def changed(change_id: str) -> Parting:
     return Parting(change_id, "changed in the row")
 
 
@@ -90,14 +92,13 @@ def _named(state: State) -> set[str]:
     return named
 
 
-def _contradicts(state: State, change: Change) -> bool:
-    """Whether the state has something in the name of this change that is not in it."""
-    own = fold([change])
+def _contradicts(state: State, own: State, change_id: str) -> bool:
+    """Whether the state has something in the name of this change that is not in `own`, what the change says."""
     own_writes = own.all_writes()
     for path, write in _writes(state):
-        if write.change_id == change.id:
+        if write.change_id == change_id:
             said = own_writes.get(path)
-            if said is None or said[:3] != write[:3] or not _same(said.value, write.value):
+            if said is None or said[:3] != write[:3] or not same(said.value, write.value):
                 return True
     for held, order in (
         (state.insert, own.insert),
@@ -105,11 +106,11 @@ def _contradicts(state: State, change: Change) -> bool:
         (state.tombstone, own.tombstone),
         (None if state.space is None else state.space[0], None if own.space is None else own.space[0]),
     ):
-        if held is not None and held.change_id == change.id and held != order:
+        if held is not None and held.change_id == change_id and held != order:
             return True
-    if state.space is not None and state.space[0].change_id == change.id and state.space != own.space:
+    if state.space is not None and state.space[0].change_id == change_id and state.space != own.space:
         return True
-    return _contradicts_grant(state, own, change.id)
+    return _contradicts_grant(state, own, change_id)
 
 
 def _contradicts_grant(state: State, own: State, change_id: str) -> bool:
@@ -122,7 +123,7 @@ def _contradicts_grant(state: State, own: State, change_id: str) -> bool:
     return any(late.change_id == change_id and late not in later for late in state.grant.later)
 
 
-def _same(one: Any, other: Any) -> bool:
+def same(one: Any, other: Any) -> bool:
     return first_difference(one, other) is None
 
 

@@ -66,6 +66,6 @@ def test_what_is_no_zone_or_no_user_is_refused_and_nothing_stored(zone: Zone, se
 
 def test_a_database_of_an_earlier_version_names_the_remedy(zone: Zone, settings: Settings) -> None:
     with psycopg.connect(settings.admin_url, autocommit=True) as conn:
-        conn.execute("drop function mana_ai.tell_due cascade")
-    with pytest.raises(NotMigratedError, match="an older one"):
+        conn.execute("delete from mana_ai.schema_migrations where number > 1")
+    with pytest.raises(NotMigratedError, match="lacks migration"):
         zone("list")

@@ -1,4 +1,4 @@
-"""`projector run NAME` as a process that can be killed, paused, and told where to kill itself.
+"""`projector run NAME`, or another command, as a process that can be killed, paused, and told where to kill itself.
 
 Forked from a server that has the modules loaded: importing them takes a hundred times as long as everything else
 that a start does, and a matrix starts thousands.
@@ -14,7 +14,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from projector.config import Settings
@@ -35,7 +35,8 @@ TALK_LIMIT_S = 240.0
 class Stream:
     """Starts at once. `crash_at` is what PROJECTOR_CRASH_AT says, `freeze_at` is what PROJECTOR_FREEZE_AT says.
 
-    `first` is called in the new process before anything else: a function of a module.
+    `words` makes it another command than `run NAME`; `first` is called in the new process before anything else, and must
+    be found by its name.
     """
 
     def __init__(
@@ -46,13 +47,15 @@ class Stream:
         *,
         name: str = "cdc",
         freeze_at: str = "",
+        words: Sequence[str] = (),
         first: Callable[[], None] | None = None,
     ) -> None:
         self.log_file = log_file
         self._log_start = log_file.stat().st_size if log_file.exists() else 0
         environment = settings.environment() | {"PROJECTOR_LOG_FORMAT": "json", "PROJECTOR_CRASH_AT": crash_at}
         environment["PROJECTOR_FREEZE_AT"] = freeze_at
-        self._process = _FORKS.Process(target=_main, args=(name, environment, str(log_file), first), daemon=True)
+        args = (tuple(words) or ("run", name), environment, str(log_file), first)
+        self._process = _FORKS.Process(target=_main, args=args, daemon=True)
         self._process.start()
 
     @property
@@ -139,8 +142,8 @@ def _entry(line: str) -> dict[str, object]:
     return entry if isinstance(entry, dict) else {}
 
 
-def _main(name: str, environment: dict[str, str], log_file: str, first: Callable[[], None] | None) -> None:
-    """In the forked process: what `python -m projector run NAME` does."""
+def _main(words: Sequence[str], environment: dict[str, str], log_file: str, first: Callable[[], None] | None) -> None:
+    """In the forked process: what `python -m projector WORDS` does."""
     from projector import cli, crash, freeze
     from projector.embedded.guard import PR_SET_PDEATHSIG, prctl
 
@@ -156,5 +159,5 @@ def _main(name: str, environment: dict[str, str], log_file: str, first: Callable
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     if first is not None:
         first()
-    sys.argv = ["projector", "run", name]
+    sys.argv = ["projector", *words]
     sys.exit(cli.main())

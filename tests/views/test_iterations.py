@@ -26,13 +26,23 @@ CHOSEN = "with chosen as (select * from sync_changes where table_name = 'aiMissi
 STAMPS = [at(1), at(2), at(3), {"at": at(2), "actor": {}}, "", "soon", None]
 
 
+def carried(chance, sent):
+    """A value of `iterations` that repeats some of what was `sent` before, as devices do with every edit."""
+    found = array(chance)
+    if isinstance(found, list):
+        found = [chance.choice(sent) if sent and chance.random() < 0.4 else one for one in found]
+        sent += found
+    return found
+
+
 def history(chance, mission_id):
     """Up to a dozen rows of one mission."""
+    sent = []
     if chance.random() < 0.25:
         yield from early_deletes(chance, mission_id)
     for _ in range(chance.randint(1, 8)):
         op = chance.choice(["insert", "update", "update", "update", "update", "delete"])
-        data = {"iterations": array(chance)} if chance.random() < 0.85 else {}
+        data = {"iterations": carried(chance, sent)} if chance.random() < 0.85 else {}
         if chance.random() < 0.3:
             data |= chance.choice(
                 [

@@ -26,7 +26,8 @@ async def served(log):
     return log
 
 
-async def test_a_rebuild_finds_a_corrupted_column_and_leaves_nothing_behind(served):
+async def test_a_rebuild_finds_a_corrupted_column_and_leaves_nothing_behind(served, monkeypatch):
+    monkeypatch.setattr("projector.views.rebuild.SETTLE_PAUSES_S", (0.05,))
     before = await tables(served)
     seen = []
     clean = await rebuild_and_compare(served.settings, VIEWS.values(), seen.append)

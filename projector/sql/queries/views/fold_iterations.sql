@@ -76,15 +76,21 @@ iterations as materialized (
       and jsonb_typeof(e.element -> 'id') = 'string' and e.element ->> 'id' <> ''
     order by w.id, e.element ->> 'id', e.nr desc) as every
 ),
+-- A repetition teaches nothing: of equal elements the first row's is read.
+told as materialized (
+    select distinct on (mission, iteration, element) *
+    from iterations
+    where rank <= 5000
+    order by mission, iteration, element, created_at, id
+),
 steps as materialized (
     select distinct on (i.id, i.iteration, s.element ->> 'id')
            i.mission, i.created_at, i.id, i.instant, i.iteration, s.element ->> 'id' as step, s.element, s.nr
-    from iterations i
+    from told i
     cross join lateral jsonb_array_elements(
         case when jsonb_typeof(i.element -> 'plan') = 'array' then i.element -> 'plan' else '[]' end)
         with ordinality as s (element, nr)
-    where i.rank <= 5000
-      and s.nr > jsonb_array_length(i.element -> 'plan') - 200
+    where s.nr > jsonb_array_length(i.element -> 'plan') - 200
       and jsonb_typeof(s.element -> 'id') = 'string' and s.element ->> 'id' <> ''
     order by i.id, i.iteration, s.element ->> 'id', s.nr desc
 ),
@@ -94,7 +100,7 @@ items as materialized (
            case when step = '' then 'overallStatus' else 'status' end as status_name,
            case when step = '' then 'archivedAt' else 'proposalId' end as once_name
     from (
-        select mission, created_at, id, instant, newest, iteration, '' as step, element, rank from iterations
+        select mission, created_at, id, instant, newest, iteration, '' as step, element, rank from told
         union all
         select mission, created_at, id, instant, false, iteration, step, element,
                dense_rank() over (partition by mission, iteration order by step collate "C")
@@ -165,12 +171,12 @@ births as materialized (
 ),
 phases as materialized (
     select distinct on (i.mission, i.iteration) i.mission, i.iteration, i.created_at, i.id, f.value
-    from items i
+    from iterations i
     cross join lateral (
         select jsonb_object_agg(key, value) as value from jsonb_each(i.element)
         where key in ('currentPhase', 'phaseStartedAt', 'phaseDetail')
     ) as f
-    where i.step = '' and f.value is not null
+    where i.rank <= 5000 and f.value is not null
     order by i.mission, i.iteration, i.instant desc nulls last, i.created_at desc, i.id desc
 ),
 facts as (
@@ -182,7 +188,7 @@ facts as (
         union all select 'birth', mission, iteration, step, created_at, id, 'id', value from births
         union all select 'phase', mission, iteration, '', created_at, id, '', value from phases
         union all select distinct 'shown', mission, iteration, '', null::timestamptz, null::uuid, '', 'true'::jsonb
-        from items where newest
+        from iterations where newest and rank <= 5000
     ) as every
 ),
 objects as (

@@ -1,4 +1,4 @@
-select {keys}, {document} as document
+select {keys}, {document} as document, kept.state
 from unnest(%(user_ids)s::text[], %(app_ids)s::text[], %(tables)s::text[], %(record_ids)s::text[])
      as wanted (user_id, app_id, table_name, record_id)
 cross join lateral (
