@@ -29,7 +29,10 @@ CHANGES = {
         f"drop index mana_ai.{INDEX}; create index {INDEX} on mana_ai.{TABLE} (next_run_at)",
         f"index {INDEX}",
     ),
-    "a constraint dropped": ("alter table mana_ai.run_steps drop constraint only_answers_cost", "constraint only_answers"),
+    "a constraint dropped": (
+        "alter table mana_ai.run_steps drop constraint only_answers_cost",
+        "constraint only_answers",
+    ),
     "row security disabled": (f"alter table mana_ai.{TABLE} disable row level security", f"row security {TABLE}"),
     "row security not forced": ("alter table mana_ai.dead_letters no force row level security", "row security dead"),
     "a policy dropped": (f"drop policy own_rows on mana_ai.{TABLE}", "policy own_rows"),
