@@ -179,21 +179,20 @@ class Breaker:
     def _failed(self, provider: str, target: str, generations: tuple[int, int], number: int, error: RouteError) -> None:
         reason = str(error.message)[:200]
         blame = blame_of(error.kind)
+        if blame == "none":
+            self._released(provider, target, number)
+            return
         changed: list[Transition] = []
         with self._lock:
             now = self._clock()
             self._checked[provider] = self._wall()
-            if blame == "none":
-                self._release(provider, target, number)
-            elif blame == "provider":
+            if blame == "provider":
                 self._strike(changed, provider, generations[0], now, reason)
-                self._release(provider, target, number)
             elif blame == "model":
                 opened = self._strike(changed, target, generations[1], now, reason)
                 on_trial = self._of(provider).state == "half_open"
                 if opened or on_trial:
                     self._strike(changed, provider, generations[0], now, reason)
-                self._release(provider, target, number)
             else:
                 key, generation = (
                     (provider, generations[0]) if blame in ("auth", "payment") else (target, generations[1])
@@ -201,7 +200,7 @@ class Breaker:
                 circuit = self._of(key)
                 if circuit.barred(generation, now, blame, reason, error.retry_after):
                     self._note(changed, key, circuit)
-                self._release(provider, target, number)
+            self._release(provider, target, number)
         self._tell(changed)
 
     def _strike(self, changed: list[Transition], key: str, generation: int, now: float, reason: str) -> bool:

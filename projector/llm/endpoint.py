@@ -164,6 +164,7 @@ class ModelStream:
         self._ready: deque[Body] = deque()
         self._begun = False
         self._ended = False
+        self._failure: RouteError | None = None
         self.usage: Body | None = None
 
     def __aiter__(self) -> ModelStream:
@@ -171,8 +172,14 @@ class ModelStream:
 
     async def begin(self) -> None:
         """Waits for the first chunk; an answer may also have none, and then be complete."""
-        while not self._ready and not self._ended:
-            await self._read()
+        while not self._ready and not self._ended and self._failure is None:
+            try:
+                await self._read()
+            except RouteError as error:
+                # What came before it is an answer still.
+                self._failure = error
+        if not self._ready and self._failure is not None:
+            raise self._failure
 
     async def __anext__(self) -> Body:
         if not self._ready:

@@ -86,6 +86,8 @@ class LLMRouter:
         return cls(Registry(path))
 
     async def __aenter__(self) -> Self:
+        # Here, and not within the time of the first call.
+        self._opened()
         return self
 
     async def __aexit__(

@@ -153,6 +153,6 @@ def _cut_off(error: Exception) -> RouteError:
 
 
 def _reason(error: Exception) -> str:
-    # The operating system's words alone: the library's name the whole URL.
-    cause = error.__cause__ if isinstance(error.__cause__, OSError) else error
-    return (cause.strerror if isinstance(cause, OSError) else None) or type(error).__name__
+    # The operating system's words alone: the library's name addresses and the whole URL.
+    number = error.errno if isinstance(error, OSError) else None
+    return os.strerror(number) if number is not None and number > 0 else type(error).__name__

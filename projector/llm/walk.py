@@ -229,18 +229,19 @@ class Walk:
         self._lease.release()
 
     def _repeat(self, error: RouteError, now: float) -> None:
+        assert self._ask is not None
+        entry = self._ask.entry
         asked_s = error.retry_after
         if asked_s is not None and asked_s > LONGEST_RETRY_AFTER_S:
+            return
+        if self._gate.closed_for(entry.provider, entry.model):
             return
         pause_s = self._rng.uniform(*RETRY_PAUSE_S) if asked_s is None else asked_s
         if now + pause_s + self._budgets.min_attempt_s > self._deadline or self._made >= self._budgets.max_attempts:
             return
         self._repeats += 1
         self._wait_s = pause_s
-        assert self._ask is not None
-        self._index = next(
-            index for index, candidate in enumerate(self._candidates) if candidate.entry is self._ask.entry
-        )
+        self._index = next(index for index, candidate in enumerate(self._candidates) if candidate.entry is entry)
 
     # The end
 
