@@ -6,8 +6,9 @@ import asyncio
 
 from projector.config import Settings
 from projector.health.parts import at_work, expect, never
+from projector.llm.hangup import reloading_on_hangup
 from projector.llm.router import LLMRouter
-from projector.llm.service.server import reloading_on_hangup, serving
+from projector.llm.service.server import serving
 from projector.logging import get
 
 PART = "llm"

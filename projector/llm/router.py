@@ -18,7 +18,7 @@ from projector import metrics
 from projector.errors import AliasConfigError, RateLimitError, RouteError
 from projector.llm.attempt import Attempt, Usage
 from projector.llm.breaker import Breaker, ProviderState
-from projector.llm.config import Alias, Capability, Entry, Provider
+from projector.llm.config import Alias, Capability, Entry, Policy, Provider
 from projector.llm.endpoint import Endpoint, ModelStream
 from projector.llm.observe import Circuits, observe_call, observe_refused_route
 from projector.llm.probe import Probe, Prober
@@ -100,12 +100,16 @@ class LLMRouter:
 
     # Calls
 
-    async def complete(self, body: Body, *, deadline_s: float | None = None, call_id: str = "") -> Answer:
+    async def complete(
+        self, body: Body, *, deadline_s: float | None = None, call_id: str = "", policy: Policy | None = None
+    ) -> Answer:
         """Asks for the class of models in `body["model"]`, in the form of OpenAI's chat completions.
+
+        `policy` replaces that of the file for this call.
 
         Raises a RouteError that carries all attempts.
         """
-        async with self._call(body, deadline_s, call_id, stream=False) as call:
+        async with self._call(body, deadline_s, call_id, policy, stream=False) as call:
             answer, ask = await call.walked(Endpoint.complete)
             usage = call.usage(ask.entry, answer.get("usage"))
             call.walk.answered(self._clock(), usage)
@@ -118,7 +122,7 @@ class LLMRouter:
 
         The deadline is that of the first chunk; after it each has `idle_s`. Leaving ends the call at the provider.
         """
-        async with self._call(body, deadline_s, call_id, stream=True) as call:
+        async with self._call(body, deadline_s, call_id, None, stream=True) as call:
             source, ask = await call.walked(Endpoint.stream)
             call.walk.answered(self._clock())
             metrics.LLM_FIRST_BYTE_SECONDS.labels(call.alias_label).observe(self._clock() - call.started)
@@ -129,7 +133,9 @@ class LLMRouter:
                 await stream.aclose()
 
     @asynccontextmanager
-    async def _call(self, body: Body, deadline_s: float | None, call_id: str, *, stream: bool) -> AsyncIterator[_Call]:
+    async def _call(
+        self, body: Body, deadline_s: float | None, call_id: str, policy: Policy | None, *, stream: bool
+    ) -> AsyncIterator[_Call]:
         state = self._state
         call_id = call_id or uuid.uuid4().hex
         requested = body.get("model") or ""
@@ -139,7 +145,7 @@ class LLMRouter:
             error.requested = str(requested)
             observe_refused_route(error.kind, call_id)
             raise
-        call = _Call(self, state, alias, body, deadline_s)
+        call = _Call(self, state, alias, body, deadline_s, policy)
         outcome = "cancelled"
         try:
             yield call
@@ -268,7 +274,15 @@ class LLMRouter:
 class _Call:
     """One call on its way."""
 
-    def __init__(self, router: LLMRouter, state: _State, alias: Alias, body: Body, deadline_s: float | None) -> None:
+    def __init__(
+        self,
+        router: LLMRouter,
+        state: _State,
+        alias: Alias,
+        body: Body,
+        deadline_s: float | None,
+        policy: Policy | None,
+    ) -> None:
         self._router = router
         self._state = state
         self._body = body
@@ -283,7 +297,7 @@ class _Call:
             [self._candidate(entry, needs) for entry in alias.entries],
             router.breaker,
             config.budgets,
-            config.policy,
+            policy or config.policy,
             self.started + (config.budgets.deadline_s if deadline_s is None else deadline_s),
             router._rng,
         )

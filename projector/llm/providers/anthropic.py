@@ -58,9 +58,9 @@ class AnthropicWire:
         text = "".join(str(b.get("text") or "") for b in blocks if isinstance(b, dict) and b.get("type") == "text")
         calls = [
             {
-                "id": str(block.get("id") or ""),
+                "id": str(block["id"]),
                 "type": "function",
-                "function": {"name": str(block.get("name")), "arguments": orjson.dumps(block.get("input")).decode()},
+                "function": {"name": str(block["name"]), "arguments": orjson.dumps(block["input"]).decode()},
             }
             for block in blocks
             if isinstance(block, dict) and block.get("type") == "tool_use"
@@ -263,9 +263,9 @@ class _Reader:
         index = self._calls[event["index"]] = len(self._calls)
         call = {
             "index": index,
-            "id": block.get("id"),
+            "id": block["id"],
             "type": "function",
-            "function": {"name": block.get("name"), "arguments": ""},
+            "function": {"name": block["name"], "arguments": ""},
         }
         return [self._chunks.delta({"tool_calls": [call]})]
 

@@ -260,7 +260,7 @@ def _content(candidate: Body, calls_before: int) -> tuple[str, list[Body]]:
                 "index": index,
                 "id": str(made.get("id") or f"call_{uuid.uuid4().hex[:12]}"),
                 "type": "function",
-                "function": {"name": made.get("name"), "arguments": orjson.dumps(made.get("args") or {}).decode()},
+                "function": {"name": made["name"], "arguments": orjson.dumps(made.get("args") or {}).decode()},
             }
             if signature := part.get("thoughtSignature"):
                 call["extra_content"] = {"google": {"thought_signature": signature}}

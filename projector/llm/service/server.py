@@ -1,24 +1,19 @@
-"""The service on its port, and the signal that has it read its file again."""
+"""The service on its port."""
 
 from __future__ import annotations
 
-import asyncio
-import signal
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 from aiohttp import web
 
 from projector.config import Settings
-from projector.errors import AliasConfigError, ConfigError
+from projector.errors import ConfigError
 from projector.llm.router import LLMRouter
 from projector.llm.service.app import Service
-from projector.logging import get
 
 DRAIN_S = 20.0
 """Calls that are under way get so long to end when the service does."""
-
-log = get("llm")
 
 
 @asynccontextmanager
@@ -43,27 +38,3 @@ async def serving(router: LLMRouter, settings: Settings, key: str) -> AsyncItera
         yield runner.addresses[0][1]
     finally:
         await runner.cleanup()
-
-
-@contextmanager
-def reloading_on_hangup(router: LLMRouter) -> Iterator[None]:
-    """SIGHUP has the file read again; what is wrong with it is logged, and the old one stays."""
-
-    def reload() -> None:
-        try:
-            router.reload()
-        except AliasConfigError:
-            # Logged and counted by the router.
-            return
-
-    loop = asyncio.get_running_loop()
-    try:
-        loop.add_signal_handler(signal.SIGHUP, reload)
-    except (NotImplementedError, RuntimeError, ValueError, AttributeError):
-        log.info("no SIGHUP here: reload by command")
-        yield
-        return
-    try:
-        yield
-    finally:
-        loop.remove_signal_handler(signal.SIGHUP)
