@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -137,7 +136,7 @@ class LLMRouter:
         self, body: Body, deadline_s: float | None, call_id: str, policy: Policy | None, *, stream: bool
     ) -> AsyncIterator[_Call]:
         state = self._state
-        call_id = call_id or uuid.uuid4().hex
+        call_id = call_id or f"{self._rng.getrandbits(128):032x}"
         requested = body.get("model") or ""
         try:
             alias = state.snapshot.route(requested if isinstance(requested, str) else "")

@@ -145,7 +145,8 @@ class _Incoming:
 
     def close(self) -> None:
         # After the end of the body the connection is in the pool already, and stays there.
-        self._response.close()
+        if self._response.connection is not None:
+            self._response.close()
 
 
 def _cut_off(error: Exception) -> RouteError:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import re
 import time
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import lru_cache
 from typing import Any
 
 import orjson
@@ -76,9 +77,9 @@ class Service:
         finally:
             resource = request.match_info.route.resource
             method = request.method if request.method in ("GET", "POST") else "other"
-            labels = (method, resource.canonical if resource is not None else "/*", str(status))
-            metrics.HTTP_REQUESTS.labels(*labels).inc()
-            metrics.HTTP_SECONDS.labels(*labels).observe(time.monotonic() - started)
+            count, seconds = _answered(method, resource.canonical if resource is not None else "/*", status)
+            count.inc()
+            seconds.observe(time.monotonic() - started)
 
     async def _let_in(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         if request.path not in PUBLIC:
@@ -103,7 +104,7 @@ class Service:
 
     async def _chat(self, request: web.Request) -> web.StreamResponse:
         given = request.headers.get("X-Request-ID", "")
-        call_id = given if _CALL_ID.fullmatch(given) else uuid.uuid4().hex
+        call_id = given if _CALL_ID.fullmatch(given) else f"{random.getrandbits(128):032x}"
         body = read_request(await request.read())
         if self._calls >= self._most_calls:
             return _refused(429, "busy", "rate_limit", "too many calls at once", retry_after=1.0)
@@ -214,6 +215,12 @@ class Service:
 
     async def _metrics(self, _request: web.Request) -> web.Response:
         return web.Response(body=generate_latest(REGISTRY), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+
+@lru_cache(maxsize=1024)
+def _answered(method: str, path: str, status: int) -> tuple[metrics.Counter, metrics.Histogram]:
+    labels = (method, path, str(status))
+    return metrics.HTTP_REQUESTS.labels(*labels), metrics.HTTP_SECONDS.labels(*labels)
 
 
 async def _pass_on(stream: Stream, response: web.StreamResponse) -> None:
