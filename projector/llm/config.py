@@ -240,6 +240,9 @@ def _place(item: Field, namespace: str) -> tuple[str, str]:
         item.fail(f"{text!r} is an alias, and a chain cannot hold one")
     if not provider or not model.strip():
         item.fail(f"{text!r} must have a provider before the first slash and a model after it")
+    if not model.isprintable() or " " in model:
+        # It goes into headers and URLs.
+        item.fail("the name of a model must have no spaces and no control characters")
     if len(model) > LONGEST_MODEL:
         item.fail(f"the name of a model must not be longer than {LONGEST_MODEL} characters")
     return provider, model

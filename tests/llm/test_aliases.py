@@ -76,6 +76,7 @@ WRONG = [
     ("A2 nested", "aliases: {mana/x: {chain: [mana/other]}}", "is an alias"),
     ("A2 no model", "aliases: {mana/x: {chain: [ollama/]}}", "model after it"),
     ("A2 slash", "aliases: {mana/x: {chain: ['/']}}", "provider before"),
+    ("a name with a line break", 'aliases: {mana/x: {chain: ["a/b\\nX: 1"]}}', "no spaces"),
     ("A2 twice", "aliases: {mana/x: {chain: [a/b, A/b]}}", "already"),
     ("unknown key", "aliases: {mana/x: {chian: [a/b]}}", "unknown key"),
     ("version", "version: 2\naliases: {mana/x: {chain: [a/b]}}", "version 1"),

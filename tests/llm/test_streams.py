@@ -9,7 +9,7 @@ from typing import Any
 
 import orjson
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from projector.errors import (
@@ -277,6 +277,7 @@ async def test_a_call_that_is_cancelled_while_it_waits_for_the_first_byte_ends_a
             await p1.gone.wait()
 
 
+@settings(max_examples=40, deadline=None)
 @given(st.lists(st.text(st.characters(exclude_characters="\r\n", exclude_categories=["Cs"]), min_size=1)), st.data())
 def test_events_are_the_same_however_the_stream_is_cut_into_pieces(texts: list[str], data: st.DataObject):
     end = data.draw(st.sampled_from(["\n", "\r\n"]))

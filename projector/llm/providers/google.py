@@ -5,10 +5,18 @@ from __future__ import annotations
 import uuid
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import quote
 
 import orjson
 
-from projector.errors import AnswerFormatError, BadRequestError, BlockedError, ProviderAuthError, RouteError
+from projector.errors import (
+    AnswerFormatError,
+    BadRequestError,
+    BlockedError,
+    ModelNotFoundError,
+    ProviderAuthError,
+    RouteError,
+)
 from projector.llm.config import Provider
 from projector.llm.providers.anthropic import inline
 from projector.llm.providers.status import as_status, json_object, safe, status_error
@@ -35,7 +43,10 @@ class GoogleWire:
 
     def chat(self, provider: Provider, key: str, model: str, body: Body, *, stream: bool) -> Call:
         verb = "streamGenerateContent?alt=sse" if stream else "generateContent"
-        return Call(f"{provider.base_url}/models/{model}:{verb}", _headers(key), orjson.dumps(_request(body)))
+        if ".." in model:
+            raise ModelNotFoundError("a model's name cannot lead out of its folder")
+        url = f"{provider.base_url}/models/{quote(model, safe='/:@')}:{verb}"
+        return Call(url, _headers(key), orjson.dumps(_request(body)))
 
     def answer(self, body: bytes) -> Body:
         answer = json_object(body)

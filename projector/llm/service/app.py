@@ -129,6 +129,10 @@ class Service:
                 await _pass_on(stream, response)
             except (ConnectionError, TimeoutError):
                 log.info("reader left", call_id=call_id)
+                _cut(request)
+            except Exception:
+                log.exception("stream broke", call_id=call_id)
+                _cut(request)
             finally:
                 metrics.LLM_STREAMS.dec()
             return response
@@ -233,6 +237,12 @@ async def _pass_on(stream: Stream, response: web.StreamResponse) -> None:
         end = event(orjson.dumps(route_error(error)))
     await _write(response, end)
     await response.write_eof()
+
+
+def _cut(request: web.Request) -> None:
+    """The head is sent, so that nothing but the end of the connection can say that this is not all."""
+    if request.transport is not None:
+        request.transport.abort()
 
 
 async def _write(response: web.StreamResponse, data: bytes) -> None:
