@@ -1,6 +1,7 @@
 """What the router of language models adds to a call, against a provider that answers at once.
 
-`direct` and `through` take turns, so that the noise of the machine falls on both alike. The router has one core.
+`direct` and `through` take turns, so that the noise of the machine falls on both alike. The router is one process with
+one thread that serves. At the higher rate its queue is measured too, and that of the two processes beside it.
 """
 
 from __future__ import annotations
@@ -26,8 +27,12 @@ from bench.report import Report, percentile
 from bench.usage import cpu_s, peak_mb
 
 KEY = "bench"
-RATE_PER_S = 200
+RATES_PER_S = (20, 200)
+SECONDS = 2
+WARM_UP = 20
 STREAMS = 1000
+STREAMS_BEGUN_PER_S = 100
+PAUSE_S = 1.0
 MESSAGES = [{"role": "user", "content": "hello " * 100}]
 _IMPORT = """
 import time, {dependencies}
@@ -59,38 +64,40 @@ async def _measure(report: Report, *, rounds: int, streams: int) -> None:
         aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as http,
     ):
         calls = Client(http, upstream, router)
-        await _compare(report, "overhead", calls.answer, rounds, pid)
-        await _compare(report, "first_byte", calls.first_byte, rounds, pid)
+        for rate in RATES_PER_S:
+            await _compare(report, "overhead", calls.answer, rate, rounds, pid)
+            await _compare(report, "first_byte", calls.first_byte, rate, rounds, pid)
         await _crowd(report, calls, streams, pid)
 
 
-async def _compare(report: Report, name: str, ask: Callable[[str], Ask], rounds: int, pid: int) -> None:
+async def _compare(report: Report, name: str, ask: Callable[[str], Ask], rate: int, rounds: int, pid: int) -> None:
     direct: list[float] = []
     through: list[float] = []
+    cpu: list[float] = []
+    count = rate * SECONDS
     for ways in (direct, through) * rounds:
-        way = "direct" if ways is direct else "through"
-        await _load(ask(way), 40)
+        asking = ask("direct" if ways is direct else "through")
+        await _load(asking, rate, WARM_UP)
         began = cpu_s(pid)
-        ways += await _load(ask(way), RATE_PER_S * 2)
+        ways += await _load(asking, rate, count)
         if ways is through:
-            cpu_ms = (cpu_s(pid) - began) / (RATE_PER_S * 2) * 1000
+            cpu.append((cpu_s(pid) - began) / count * 1000)
     direct.sort()
     through.sort()
     for percent in (50, 99):
         found = [percentile(times, percent) * 1000 for times in (direct, through)]
-        report.add(
-            f"{name}_p{percent}_ms", found[1] - found[0], "ms", direct=round(found[0], 2), through=round(found[1], 2)
-        )
-    report.add(f"{name}_cpu_ms", cpu_ms, "ms", of="the router's process, a call", requests_per_s=RATE_PER_S)
+        told = {"requests_per_s": rate, "direct": round(found[0], 2), "through": round(found[1], 2)}
+        report.add(f"{name}_p{percent}_ms", found[1] - found[0], "ms", **told)
+    report.add(f"{name}_cpu_ms", median(cpu), "ms", requests_per_s=rate)
 
 
-async def _load(ask: Ask, count: int) -> list[float]:
+async def _load(ask: Ask, rate: int, count: int) -> list[float]:
     """`count` calls at the rate, each begun when it is due, however long the ones before take."""
     rng = random.Random(1)
     tasks = []
     due = time.perf_counter()
     for _ in range(count):
-        due += rng.expovariate(RATE_PER_S)
+        due += rng.expovariate(rate)
         await asyncio.sleep(max(due - time.perf_counter(), 0))
         tasks.append(asyncio.create_task(_as_task(ask)))
     return await asyncio.gather(*tasks)
@@ -103,11 +110,23 @@ async def _as_task(ask: Ask) -> float:
 async def _crowd(report: Report, calls: Client, count: int, pid: int) -> None:
     before = peak_mb(pid)
     began = time.perf_counter()
-    gathered = await asyncio.gather(*(calls.whole_stream(pause_s=0.4) for _ in range(count)))
+    streams = []
+    for _ in range(count):
+        streams.append(asyncio.create_task(calls.whole_stream(pause_s=PAUSE_S)))
+        await asyncio.sleep(1 / STREAMS_BEGUN_PER_S)
+    open_at_once = count - sum(stream.done() for stream in streams)
+    whole = sum(words == WORDS for words in await asyncio.gather(*streams))
     seconds = time.perf_counter() - began
-    whole = sum(words == WORDS for words in gathered)
-    report.add("streams_peak_mb", peak_mb(pid), "MB", streams=count, whole=whole, before=round(before))
-    report.add("streams_s", seconds, "s", streams=count, ideal=0.4 * (WORDS - 1))
+    report.add(
+        "streams_peak_mb",
+        peak_mb(pid),
+        "MB",
+        streams=count,
+        open_at_once=open_at_once,
+        whole=whole,
+        before=round(before),
+    )
+    report.add("streams_s", seconds, "s", streams=count, ideal=PAUSE_S * (WORDS - 1) + count / STREAMS_BEGUN_PER_S)
 
 
 class Client:
@@ -182,7 +201,6 @@ async def _router(upstream: str) -> AsyncIterator[tuple[int, str]]:
             sys.executable, "-m", "projector", "run", "llm", env=environment, stderr=log
         )
         try:
-            os.sched_setaffinity(process.pid, {max(os.sched_getaffinity(0))})
             yield process.pid, f"http://127.0.0.1:{await _port(Path(folder) / 'log')}"
         finally:
             process.send_signal(signal.SIGTERM)

@@ -198,6 +198,12 @@ class ModelStream:
             raise StopAsyncIteration
         return self._ready.popleft()
 
+    def ready(self) -> list[Body]:
+        """The chunks that have come already, and are then taken."""
+        chunks = list(self._ready)
+        self._ready.clear()
+        return chunks
+
     async def aclose(self) -> None:
         """Ends the connection to the provider, if it is not at its end."""
         self._incoming.close()

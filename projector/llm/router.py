@@ -371,6 +371,10 @@ class Stream:
             self._finish(error)
             raise
 
+    def ready(self) -> list[Body]:
+        """Chunks that came together with the last one: to be taken at once, where each write costs."""
+        return self._source.ready()
+
     async def aclose(self) -> None:
         """What was read until now counts as an answer: it is the reader who wants no more."""
         self._finish(None)

@@ -231,7 +231,8 @@ async def _pass_on(stream: Stream, response: web.StreamResponse) -> None:
     end = DONE
     try:
         async for chunk in stream:
-            await _write(response, event(orjson.dumps(chunk)))
+            together = [chunk, *stream.ready()]
+            await _write(response, b"".join([event(orjson.dumps(part)) for part in together]))
     except RouteError as error:
         # Without [DONE]: who reads must see that this is not all.
         end = event(orjson.dumps(route_error(error)))
