@@ -7,7 +7,7 @@ import importlib
 
 from bench.report import Report
 
-NAMES = ("cdc", "fill", "latency", "plan", "rebuild", "views")
+NAMES = ("cdc", "fill", "latency", "llm", "plan", "rebuild", "views")
 
 
 def main() -> None:

@@ -87,6 +87,16 @@ class Settings(BaseSettings):
     llm_api_key: SecretStr = SecretStr("")
     llm_model: str = "mana/reasoning"
     llm_timeout_s: float = Field(120.0, gt=0)
+    llm_config: str = ""
+    """File of aliases (docs/llm.md): the planner then asks its chains itself, and `run llm` serves them."""
+    llm_address: str = "127.0.0.1"
+    llm_port: int = Field(3025, ge=0, le=65535)
+    """Port of `run llm`; 0 chooses a free one."""
+    llm_max_request_bytes: int = Field(16 * 1024 * 1024, ge=1024)
+    llm_max_calls: int = Field(2000, ge=1)
+    """Calls that `run llm` carries at a time; further ones are told to come again."""
+    llm_rate_per_s: float = Field(0.0, ge=0)
+    """Requests a second that `run llm` takes of one address; 0: any number."""
     planner_workers: int = Field(8, ge=1, le=1000)
     planner_max_rounds: int = Field(5, ge=1, le=50)
     planner_format: Literal["calls", "json"] = "calls"
@@ -258,15 +268,20 @@ class Settings(BaseSettings):
             raise ConfigError("PROJECTOR_KAFKA_BOOTSTRAP_SERVERS is not set", "set it to host:port[,host:port]")
         return self.kafka_bootstrap_servers
 
-    def require_service_key(self) -> str:
+    def require_llm_config(self) -> Path:
+        """The file of aliases; raises ConfigError when it is not set."""
+        if not self.llm_config:
+            raise ConfigError("PROJECTOR_LLM_CONFIG is not set", "name a file of aliases in it, as deploy/llm.yaml")
+        return Path(self.llm_config)
+
+    def require_service_key(self, why: str = "with PROJECTOR_API_PORT the timers take commands") -> str:
         """The service key; raises ConfigError for none, or for the one that everybody knows, outside development."""
         key = self.service_key.get_secret_value()
         if self.development:
             return key or DEVELOPMENT_SERVICE_KEY
         if key in ("", DEVELOPMENT_SERVICE_KEY):
             raise ConfigError(
-                f"PROJECTOR_SERVICE_KEY is {'the known default' if key else 'not set'}, and with PROJECTOR_API_PORT"
-                " the timers take commands",
+                f"PROJECTOR_SERVICE_KEY is {'the known default' if key else 'not set'}, and {why}",
                 "set PROJECTOR_SERVICE_KEY or PROJECTOR_SERVICE_KEY_FILE to a secret of your own, or, on a machine of"
                 " your own, PROJECTOR_DEVELOPMENT=true",
             )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 
 class ProjectorError(Exception):
@@ -226,6 +226,161 @@ class ResearchUnavailableError(ResearchError):
 
 class ResearchRefusedError(ResearchError):
     """The research service does not take this question, or does not know the job; the mission runs without it."""
+
+
+# Language models
+
+
+class AliasConfigError(ConfigError, ValueError):
+    """Correct the line named, then `projector llm check`; a process that runs goes on with what it had read before."""
+
+
+class RouteError(ProjectorError):
+    """Read the attempts listed: each names the provider, what became of it, and after how long.
+
+    `kind` names the failure on the wire and in metrics, `http_status` is what callers of the service get. No message
+    holds a key or a part of a prompt; `detail` is the provider's own text, for the caller alone, never for a log.
+    """
+
+    kind = "unknown"
+    http_status = 502
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        provider: str = "",
+        model: str = "",
+        status: int | None = None,
+        retry_after: float | None = None,
+        upstream_code: str = "",
+        request_id: str = "",
+        detail: str = "",
+    ) -> None:
+        super().__init__(message)
+        self.provider = provider
+        self.model = model
+        self.status = status
+        self.retry_after = retry_after
+        self.upstream_code = upstream_code
+        self.request_id = request_id
+        self.detail = detail
+        self.requested = ""
+        self.attempts: tuple[Any, ...] = ()
+
+
+class UnknownAliasError(RouteError, KeyError):
+    """Ask for one of the aliases listed, or add it to the file that PROJECTOR_LLM_CONFIG names."""
+
+    kind = "unknown_alias"
+    http_status = 404
+
+
+class NoModelError(RouteError):
+    """Name an alias in `model`, or set `default` in the file that PROJECTOR_LLM_CONFIG names."""
+
+    kind = "bad_request"
+    http_status = 400
+
+
+class UnreachableError(RouteError):
+    """Check the provider's base_url and that it runs; its circuit closes by itself once it answers."""
+
+    kind = "unreachable"
+
+
+class ModelTimeoutError(RouteError):
+    """Raise budgets.first_byte_s, or timeout_s of the entry, if this model is always that slow."""
+
+    kind = "timeout"
+    http_status = 504
+
+
+class RateLimitError(RouteError):
+    """Ask less often, raise the limit at the provider, or add an entry of another provider to the chain."""
+
+    kind = "rate_limit"
+    http_status = 429
+
+
+class UpstreamError(RouteError):
+    """The provider failed; look at its status page if it goes on."""
+
+    kind = "upstream"
+
+
+class AnswerFormatError(RouteError):
+    """Check base_url and kind of the provider: what answered there does not speak its format."""
+
+    kind = "protocol"
+
+
+class ModelNotFoundError(RouteError):
+    """The provider has no such model any more: `projector llm check --live` compares the file with what it offers."""
+
+    kind = "not_found"
+
+
+class ContextLengthError(RouteError):
+    """Send less, or add an entry with a larger context to the end of the chain."""
+
+    kind = "context_length"
+    http_status = 400
+
+
+class BlockedError(RouteError):
+    """The provider's content policy refused this request; it is not asked of anybody else."""
+
+    kind = "blocked"
+    http_status = 422
+
+
+class BadRequestError(RouteError):
+    """Correct the request: no provider would take it."""
+
+    kind = "bad_request"
+    http_status = 400
+
+
+class ProviderAuthError(RouteError):
+    """Renew the provider's key, in the variable or file that api_key_env or api_key_file names, and reload."""
+
+    kind = "auth"
+
+
+class PaymentError(RouteError):
+    """Settle the account at the provider, or let the chain go on with `policy: {payment: next}`."""
+
+    kind = "payment"
+
+
+class CapabilityError(RouteError):
+    """No entry of this chain can do what was asked (tools, json, vision): add one that can, or ask another alias."""
+
+    kind = "capability"
+    http_status = 400
+
+
+class NoHealthyProviderError(RouteError):
+    """Every entry of the chain failed or rests; ask again after `retry_after`, see `projector llm health`."""
+
+    kind = "no_healthy_provider"
+    http_status = 503
+
+    last_error: RouteError | None = None
+
+
+class DeadlineError(RouteError):
+    """The time of the whole call ran out: give it more (budgets.deadline_s), or shorten the chain."""
+
+    kind = "deadline"
+    http_status = 504
+
+    last_error: RouteError | None = None
+
+
+class HardWiredModelError(ProjectorError):
+    """Name an alias instead, or allow the place in the allow-list with the reason why it may name a model."""
 
 
 # Reports of checks

@@ -180,3 +180,44 @@ RESEARCH_PENDING_SKIPS = Counter(
 )
 RESEARCH_SHALLOW = Counter("mana_ai_research_shallow_total", "Shallow research by its end", ["result"])
 WRITEBACK_REFUSED = Counter("mana_ai_writeback_refused_total", "Plans and first times that the database refused")
+
+# The router of language models: labels are names of the file of aliases, `direct` or `other` for any others
+
+LLM_REQUESTS = Counter(
+    "llm_requests_total", "Calls by their end: ok, cancelled, or the kind of error", ["alias", "outcome"]
+)
+LLM_ATTEMPTS = Counter(
+    "llm_attempts_total", "Entries of chains, by what became of each turn", ["provider", "model", "outcome", "kind"]
+)
+LLM_ATTEMPT_SECONDS = Histogram(
+    "llm_attempt_seconds",
+    "From asking a provider to its answer, of a stream to its first byte, or to the failure",
+    ["provider", "model", "outcome"],
+    buckets=(0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160),
+)
+LLM_FIRST_BYTE_SECONDS = Histogram(
+    "llm_ttft_seconds",
+    "From the call to the first byte of its stream, whatever was tried before",
+    ["alias"],
+    buckets=(0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80),
+)
+LLM_ROUTED_TOKENS = Counter(
+    "llm_tokens_total", "Tokens that providers reported", ["alias", "provider", "model", "type"]
+)
+LLM_COST = Counter(
+    "llm_cost_dollars_total", "What calls cost by the prices of the file, in US dollars", ["alias", "provider", "model"]
+)
+LLM_FALLBACKS = Counter(
+    "llm_fallback_total", "Entries that did not serve, and which was asked instead", ["from", "to", "reason"]
+)
+LLM_ALARMS = Counter(
+    "llm_alarms_total", "Failures that only a person can mend: auth, payment, not_found", ["provider", "kind"]
+)
+LLM_CIRCUIT_STATE = Gauge("llm_breaker_state", "0 closed, 1 open, 2 half open", ["key"])
+LLM_CIRCUIT_CHANGES = Counter("llm_breaker_transitions_total", "Changes of circuits", ["key", "to", "cause"])
+LLM_PROBES = Counter("llm_probe_total", "Probes of providers: ok, auth, failed", ["provider", "result"])
+LLM_RELOADS = Counter("llm_alias_reload_total", "Readings of the file of aliases: ok, failed", ["result"])
+LLM_GENERATION = Gauge("llm_alias_generation", "How often the file of aliases was read without an error")
+LLM_SKIPPED_EVENTS = Counter("llm_skipped_events_total", "Events of streams that were no JSON", ["provider"])
+LLM_REFUSED = Counter("llm_refused_total", "Requests turned away at the door: key, rate, busy, size, form", ["reason"])
+LLM_STREAMS = Gauge("llm_streams_open", "Streams that are being passed on now")

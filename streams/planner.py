@@ -7,7 +7,7 @@ from uuid import UUID
 
 from projector.config import Settings
 from projector.health.parts import expect
-from projector.llm.client import OpenAIChat
+from projector.llm.choice import chat_model
 from projector.log.topics import Topics
 from projector.planner.research.services import ResearchServices
 from projector.planner.worker import WORKER, Worker
@@ -21,7 +21,7 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
     """Plans until `stop`; unfinished runs go back to the ledger."""
     topic = Topics(settings.topic_prefix).due
     expect(WORKER, ANNOUNCEMENTS)
-    model = OpenAIChat.from_settings(settings)
+    model = chat_model(settings)
     services = ResearchServices.from_settings(settings)
     if not await prerequisites(settings, stop, topic):
         return

@@ -46,13 +46,13 @@ async def check_all(settings: Settings) -> list[Finding]:
                 findings += check_recorded(conn, brokers.cluster, ends)
     except ProjectorError as error:
         findings.append(_from_error(error))
-    if not settings.llm_base_url:
+    if not settings.llm_base_url and not settings.llm_config:
         findings.append(
             Finding(
                 "warning",
-                "PROJECTOR_LLM_BASE_URL is not set",
+                "neither PROJECTOR_LLM_BASE_URL nor PROJECTOR_LLM_CONFIG is set",
                 "no mission is planned without a model",
-                "name an OpenAI-compatible endpoint in it",
+                "name an OpenAI-compatible endpoint in the one, or a file of aliases in the other",
             )
         )
     return findings

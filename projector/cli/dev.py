@@ -73,8 +73,8 @@ def _run_on_given_servers(settings: Settings, stop: threading.Event, *, as_json:
 
 
 def _run_streams(pipeline: Pipeline, addresses: dict[str, str], stop: threading.Event, *, as_json: bool) -> None:
-    if pipeline.settings.llm_base_url:
-        model = pipeline.settings.llm_base_url
+    if pipeline.settings.llm_config or pipeline.settings.llm_base_url:
+        model = pipeline.settings.llm_config or pipeline.settings.llm_base_url
     else:
         model = f"{pipeline.start_scripted_model()} (scripted: set PROJECTOR_LLM_BASE_URL for a real one)"
     pipeline.start_all()

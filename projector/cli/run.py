@@ -19,7 +19,8 @@ Stream = Callable[..., Awaitable[None]]
 
 # Registered as entry points, since `streams` builds on `projector` and is not imported by it.
 ENTRY_POINTS = "projector.streams"
-STREAMS = ("cdc", "views", "planner", "sink", "timers")
+STREAMS = ("cdc", "views", "planner", "sink", "timers", "llm")
+WITHOUT_SERVERS = {"llm"}
 
 
 def register(app: typer.Typer) -> None:
@@ -46,8 +47,9 @@ def run(
         if stream != "cdc":
             raise ConfigError(f"--adopt says nothing to the stream {stream}", "run `projector run cdc --adopt`")
         main = partial(main, adopt=True)
-    settings.require_database()
-    settings.require_kafka()
+    if stream not in WITHOUT_SERVERS:
+        settings.require_database()
+        settings.require_kafka()
     logging.configure(settings, stream)
     metrics.serve(settings)
     asyncio.run(_until_signalled(main, settings, stream))

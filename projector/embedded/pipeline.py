@@ -51,7 +51,7 @@ class Pipeline:
         self._spawn(SCRIPTED_MODEL, argv, _outer_environment())
         self._wait(SCRIPTED_MODEL, lambda: ports.answers(port))
         url = f"http://127.0.0.1:{port}"
-        self.settings = self.settings.model_copy(update={"llm_base_url": url})
+        self.settings = self.settings.model_copy(update={"llm_base_url": url, "llm_config": ""})
         return url
 
     def start_all(self) -> None:

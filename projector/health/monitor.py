@@ -27,7 +27,8 @@ LEAVE_S = 5.0
 HARD_LIMIT = 3
 """After so many times `stall_after_s` of a blocked loop even a process of which no thread can run is ended."""
 ROLES: dict[str, Role] = {"cdc": "projector_cdc", "views": "projector_engine"}
-WITHOUT_BROKER = {"timers"}
+WITHOUT_BROKER = {"timers", "llm"}
+WITHOUT_DATABASE = {"llm"}
 
 log = get("health")
 
@@ -89,7 +90,7 @@ class Monitor:
         self._own_loop = asyncio.get_running_loop()
         self._closing = asyncio.Event()
         settings = self._settings
-        role = ROLES.get(self._stream, "projector_planner")
+        role = None if self._stream in WITHOUT_DATABASE else ROLES.get(self._stream, "projector_planner")
         servers = Connections(settings, role, broker=self._stream not in WITHOUT_BROKER)
         watch = Watch(settings.stall_after_s, servers, self._loop, self._end)
         watching = asyncio.create_task(watch.run())

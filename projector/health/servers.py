@@ -50,20 +50,21 @@ class Server:
 
 
 class Connections:
-    """To be used in one event loop. `broker` None: this stream needs none."""
+    """To be used in one event loop. `role` None: this stream needs no database; `broker` False: no broker."""
 
-    def __init__(self, settings: Settings, role: Role, *, broker: bool) -> None:
+    def __init__(self, settings: Settings, role: Role | None, *, broker: bool) -> None:
         self._settings = settings
         self._role = role
         self._conn: psycopg.AsyncConnection[Any] | None = None
         self._consumer: AIOKafkaConsumer | None = None
         self._connecting = asyncio.Lock()
-        self.database = Server(self._select)
+        self.database = Server(self._select) if role else None
         self.broker = Server(self._metadata) if broker else None
 
     async def away(self) -> dict[str, str | None]:
         """By server, why it does not answer; None when it does."""
-        servers = {"database": self.database} | ({"broker": self.broker} if self.broker else {})
+        found = {"database": self.database, "broker": self.broker}
+        servers = {name: server for name, server in found.items() if server is not None}
         answers = await asyncio.gather(*(server.away() for server in servers.values()))
         return dict(zip(servers, answers, strict=True))
 
@@ -84,6 +85,7 @@ class Connections:
 
     async def _select(self) -> None:
         if self._conn is None or self._conn.closed:
+            assert self._role is not None, "only a stream with a role has a database to ask"
             self._conn = await connect(self._settings, self._role)
         try:
             await self._conn.execute("select")

@@ -20,6 +20,11 @@ def completion_of(body: bytes) -> Completion:
         answer = orjson.loads(body)
     except orjson.JSONDecodeError as error:
         raise ChatAnswerError(f"the endpoint's answer is no JSON: {error}") from None
+    return completion_from(answer)
+
+
+def completion_from(answer: Any) -> Completion:
+    """Of what the body holds; raises ChatAnswerError likewise."""
     usage = answer.get("usage") if isinstance(answer, dict) else None
     prompt, completed = _count(usage, "prompt_tokens"), _count(usage, "completion_tokens")
     try:

@@ -14,14 +14,13 @@ from typing import Any, Self
 import httpx2
 import orjson
 
-from projector import metrics
 from projector.config import Settings
-from projector.errors import ChatAnswerError, ChatError, ChatRefusedError, ChatUnavailableError, ConfigError
+from projector.errors import ChatAnswerError, ChatRefusedError, ChatUnavailableError, ConfigError
 from projector.llm.answer import completion_of
 from projector.llm.chat import Completion, Message
+from projector.llm.counted import TEMPERATURE, counted
 
 MAX_BODY_BYTES = 2 * 1024 * 1024
-TEMPERATURE = 0.3
 CONNECT_TIMEOUT_S = 10.0
 # Too early, or too many at once: the same request may succeed later. Other 4xx never do.
 TRANSIENT_STATUS = {408, 409, 425, 429}
@@ -75,16 +74,7 @@ class OpenAIChat:
         }
         if tools:
             request |= {"tools": list(tools), "tool_choice": "auto"}
-        try:
-            with metrics.LLM_SECONDS.time():
-                answer = await self._ask(orjson.dumps(request), run_id)
-        except ChatError as error:
-            metrics.LLM_CALLS.labels(result="transient" if error.transient else "refused").inc()
-            raise
-        metrics.LLM_CALLS.labels(result="answered").inc()
-        metrics.LLM_TOKENS.labels(kind="prompt").inc(answer.prompt_tokens)
-        metrics.LLM_TOKENS.labels(kind="completion").inc(answer.completion_tokens)
-        return answer
+        return await counted(self._ask(orjson.dumps(request), run_id))
 
     async def _ask(self, body: bytes, run_id: str) -> Completion:
         try:

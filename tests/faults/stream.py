@@ -35,8 +35,8 @@ TALK_LIMIT_S = 240.0
 class Stream:
     """Starts at once. `crash_at` is what PROJECTOR_CRASH_AT says, `freeze_at` is what PROJECTOR_FREEZE_AT says.
 
-    `words` makes it another command than `run NAME`; `first`, a function of a module, is called in the new process before
-    anything else.
+    `words` makes it another command than `run NAME`; `first`, a function of a module, is called in the new process
+    before anything else.
     """
 
     def __init__(

@@ -1,0 +1,260 @@
+"""One provider, asked over HTTP: what its wire says and what the transport brings, put together."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from projector import metrics
+from projector.errors import (
+    AnswerFormatError,
+    BadRequestError,
+    ModelTimeoutError,
+    RouteError,
+    UpstreamError,
+)
+from projector.llm.config import Provider
+from projector.llm.providers.wire import Body, Call, Reader, Wire
+from projector.llm.sse import Events
+from projector.llm.walk import Limits
+
+if TYPE_CHECKING:
+    from projector.llm.transport import Incoming, Transport
+
+LONGEST_BODY = 16 * 1024 * 1024
+LONGEST_REFUSAL = 256 * 1024
+
+_SHAPE = (KeyError, TypeError, AttributeError, IndexError, ValueError)
+"""What reading a value of another shape than expected raises."""
+
+
+def wire_of(kind: str) -> Wire:
+    """Imports only what is used."""
+    if kind == "anthropic":
+        from projector.llm.providers.anthropic import AnthropicWire
+
+        return AnthropicWire()
+    if kind == "google":
+        from projector.llm.providers.google import GoogleWire
+
+        return GoogleWire()
+    from projector.llm.providers.openai import OpenAIWire
+
+    return OpenAIWire()
+
+
+class Endpoint:
+    """One provider with its key. Errors name provider and model, and never hold the key."""
+
+    def __init__(self, provider: Provider, key: str, transport: Callable[[], Transport]) -> None:
+        self.provider = provider
+        self.wire = wire_of(provider.kind)
+        self._key = key
+        self._transport = transport
+
+    async def complete(self, model: str, body: Body, limits: Limits) -> Body:
+        """A `chat.completion`; raises a RouteError."""
+        with self._named(model):
+            reply = await self._transport().ask(self._call(model, body, stream=False), limits)
+            if reply.status != 200:
+                raise self.wire.refusal(reply.status, reply.headers, reply.body)
+            with _of_the_answer():
+                answer = self.wire.answer(reply.body)
+            answer["model"] = f"{self.provider.name}/{model}"
+            return answer
+
+    async def stream(self, model: str, body: Body, limits: Limits) -> ModelStream:
+        """A stream whose first chunk is there; raises a RouteError. To be closed."""
+        with self._named(model):
+            call = self._call(model, body, stream=True)
+            incoming: Incoming | None = None
+            try:
+                async with asyncio.timeout(limits.first_byte_s):
+                    incoming = await self._transport().open(call, limits)
+                    if incoming.status != 200:
+                        answer = await incoming.rest(LONGEST_REFUSAL)
+                        raise self.wire.refusal(incoming.status, incoming.headers, answer)
+                    if "json" in incoming.headers.get("content-type", ""):
+                        raise await self._no_stream(incoming)
+                    stream = ModelStream(self, model, body, incoming, limits.idle_s)
+                    await stream.begin()
+            except BaseException as error:
+                if incoming is not None:
+                    incoming.close()
+                if isinstance(error, TimeoutError):
+                    raise ModelTimeoutError(f"no first byte within {limits.first_byte_s:.3g} s") from None
+                raise
+            return stream
+
+    async def models(self, limits: Limits) -> frozenset[str]:
+        """The names that the provider lists; raises a RouteError."""
+        with self._named(""):
+            reply = await self._transport().ask(self.wire.inventory(self.provider, self._key), limits)
+            if reply.status != 200:
+                raise self.wire.refusal(reply.status, reply.headers, reply.body)
+            with _of_the_answer():
+                return self.wire.models(reply.body)
+
+    async def inventory_status(self, timeout_s: float) -> int:
+        """The status of an answer to the question for models; raises a RouteError when there is none."""
+        call = self.wire.inventory(self.provider, self._key)
+        with self._named(""):
+            limits = Limits(timeout_s, timeout_s, timeout_s, timeout_s)
+            return (await self._transport().ask(call, limits)).status
+
+    def lacks(self, body: Body) -> bool:
+        """Whether this kind of provider has no word for something in the request."""
+        try:
+            return self.wire.lacks(body)
+        except _SHAPE:
+            # Its form is judged when it is sent.
+            return False
+
+    def _call(self, model: str, body: Body, *, stream: bool) -> Call:
+        try:
+            return self.wire.chat(self.provider, self._key, model, body, stream=stream)
+        except _SHAPE as error:
+            if isinstance(error, RouteError):
+                raise
+            raise BadRequestError(f"the request has not the form of a chat completion: {error!r:.80}") from error
+
+    async def _no_stream(self, incoming: Incoming) -> RouteError:
+        """What a JSON body in place of a stream means."""
+        answer = await incoming.rest(LONGEST_BODY)
+        with _of_the_answer():
+            self.wire.answer(answer)
+        return AnswerFormatError("a whole answer came where a stream was asked for", status=200)
+
+    @contextmanager
+    def _named(self, model: str) -> Iterator[None]:
+        try:
+            yield
+        except RouteError as error:
+            self.name(error, model)
+            raise
+
+    def name(self, error: RouteError, model: str) -> None:
+        """Says in the error who it was."""
+        if error.provider:
+            return
+        error.provider, error.model = self.provider.name, model
+        error.message = f"{self.provider.name}{'/' if model else ''}{model}: {error.message}"
+        error.args = (error.message,)
+        if self._key:
+            error.detail = error.detail.replace(self._key, "***")
+
+
+class ModelStream:
+    """The chunks of one answer, as `chat.completion.chunk`s. `usage` is there once the provider has told it."""
+
+    def __init__(self, endpoint: Endpoint, model: str, body: Body, incoming: Incoming, idle_s: float) -> None:
+        self._endpoint = endpoint
+        self._model = model
+        self._name = f"{endpoint.provider.name}/{model}"
+        self._incoming = incoming
+        self._idle_s = idle_s
+        self._reader: Reader = endpoint.wire.reader()
+        options = body.get("stream_options")
+        self._tell_usage = bool(isinstance(options, dict) and options.get("include_usage"))
+        self._events = Events()
+        self._pieces = incoming.pieces()
+        self._ready: deque[Body] = deque()
+        self._begun = False
+        self._ended = False
+        self._failure: RouteError | None = None
+        self.usage: Body | None = None
+
+    def __aiter__(self) -> ModelStream:
+        return self
+
+    async def begin(self) -> None:
+        """Waits for the first chunk; an answer may also have none, and then be complete."""
+        while not self._ready and not self._ended and self._failure is None:
+            try:
+                await self._read()
+            except RouteError as error:
+                # What came before it is an answer still.
+                self._failure = error
+        if not self._ready and self._failure is not None:
+            raise self._failure
+
+    async def __anext__(self) -> Body:
+        if not self._ready:
+            try:
+                async with asyncio.timeout(self._idle_s):
+                    await self.begin()
+            except TimeoutError:
+                if not self._reader.complete:
+                    raise self._error(
+                        ModelTimeoutError(f"nothing for {self._idle_s:.3g} s in the middle of an answer")
+                    ) from None
+                self._ended = True
+            except RouteError as error:
+                raise self._error(error) from error.__cause__
+        if not self._ready:
+            raise StopAsyncIteration
+        return self._ready.popleft()
+
+    def ready(self) -> list[Body]:
+        """The chunks that have come already, and are then taken."""
+        chunks = list(self._ready)
+        self._ready.clear()
+        return chunks
+
+    async def aclose(self) -> None:
+        """Ends the connection to the provider, if it is not at its end."""
+        self._incoming.close()
+        await self._pieces.aclose()  # type: ignore[attr-defined]
+
+    async def _read(self) -> None:
+        try:
+            piece = await anext(self._pieces)
+        except StopAsyncIteration:
+            self._take(self._events.end())
+            self._ended = True
+        except UpstreamError:
+            if not self._reader.complete:
+                raise
+            self._ended = True
+        else:
+            self._take(self._events.feed(piece))
+            self._ended = self._reader.done
+        if self._ended and not self._reader.complete:
+            if not self._begun and not self._ready:
+                raise AnswerFormatError("what came was no stream of events", status=200)
+            raise UpstreamError("the stream ended before the answer did", status=200)
+
+    def _error(self, error: RouteError) -> RouteError:
+        self._endpoint.name(error, self._model)
+        return error
+
+    def _take(self, events: list[bytes]) -> None:
+        for data in events:
+            before = self._reader.skipped
+            with _of_the_answer():
+                chunks = self._reader.event(data)
+            if self._reader.skipped != before:
+                metrics.LLM_SKIPPED_EVENTS.labels(self._endpoint.provider.name).inc()
+            for chunk in chunks:
+                chunk["model"] = self._name
+                if usage := chunk.get("usage"):
+                    self.usage = usage
+                    if not self._tell_usage:
+                        del chunk["usage"]
+                        if not chunk.get("choices"):
+                            continue
+                self._begun = True
+                self._ready.append(chunk)
+
+
+@contextmanager
+def _of_the_answer() -> Iterator[None]:
+    try:
+        yield
+    except _SHAPE as error:
+        if isinstance(error, RouteError):
+            raise
+        raise AnswerFormatError(f"the answer has an unexpected form: {type(error).__name__}", status=200) from error

@@ -1,0 +1,110 @@
+"""What a kind of provider must know: a request in OpenAI's form becomes bytes, and bytes become an answer in it.
+
+Nothing here does I/O. Answers and chunks are OpenAI's `chat.completion` and `chat.completion.chunk`, as dicts.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from projector.errors import RouteError
+from projector.llm.config import Provider
+
+Body = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One HTTP request. `body` None: a GET."""
+
+    url: str
+    headers: Mapping[str, str] = field(repr=False)
+    body: bytes | None = field(repr=False, default=None)
+
+
+class Reader(Protocol):
+    """Reads one stream. `skipped` counts events that were no JSON; `complete`: the answer is whole, though what it
+    cost may still follow; `done`: nothing follows.
+    """
+
+    skipped: int
+    complete: bool
+    done: bool
+
+    def event(self, data: bytes) -> list[Body]:
+        """The chunks that follow from one event. Raises a RouteError when the provider reports a failure."""
+        ...
+
+
+class Wire(Protocol):
+    """One kind of provider. All that raises, raises RouteErrors."""
+
+    def chat(self, provider: Provider, key: str, model: str, body: Body, *, stream: bool) -> Call: ...
+
+    def answer(self, body: bytes) -> Body:
+        """The completion in a body of status 200."""
+        ...
+
+    def reader(self) -> Reader: ...
+
+    def refusal(self, status: int, headers: Mapping[str, str], body: bytes) -> RouteError:
+        """What a status other than 200 means."""
+        ...
+
+    def lacks(self, body: Body) -> bool:
+        """Whether the request asks for something that this kind of provider has no word for."""
+        ...
+
+    def inventory(self, provider: Provider, key: str) -> Call: ...
+
+    def models(self, body: bytes) -> frozenset[str]:
+        """The names in an answer to `inventory`."""
+        ...
+
+
+def completion(message: Body, finish: str | None, usage: Body | None, *, id: str = "") -> Body:  # noqa: A002
+    """A `chat.completion` made of what another format says."""
+    return {
+        "id": id or f"chatcmpl-{uuid.uuid4().hex}",
+        "object": "chat.completion",
+        "created": int(time.time()),
+        "model": "",
+        "choices": [{"index": 0, "message": message, "finish_reason": finish, "logprobs": None}],
+        "usage": usage,
+    }
+
+
+def tokens(prompt: object, completed: object) -> Body:
+    """The `usage` of an answer; what is no count is 0."""
+    prompt_tokens, completion_tokens = count(prompt), count(completed)
+    return {
+        "prompt_tokens": prompt_tokens,
+        "completion_tokens": completion_tokens,
+        "total_tokens": prompt_tokens + completion_tokens,
+    }
+
+
+def count(value: object) -> int:
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
+
+
+class Chunks:
+    """Makes the `chat.completion.chunk`s of one stream, all with the same id."""
+
+    def __init__(self, id: str = "") -> None:  # noqa: A002
+        self._frame: Body = {
+            "id": id or f"chatcmpl-{uuid.uuid4().hex}",
+            "object": "chat.completion.chunk",
+            "created": int(time.time()),
+            "model": "",
+        }
+
+    def delta(self, delta: Body, finish: str | None = None) -> Body:
+        return {**self._frame, "choices": [{"index": 0, "delta": delta, "finish_reason": finish, "logprobs": None}]}
+
+    def usage(self, usage: Body) -> Body:
+        return {**self._frame, "choices": [], "usage": usage}

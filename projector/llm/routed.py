@@ -1,0 +1,69 @@
+"""The planner's model: a chain of the router in this process."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from types import TracebackType
+from typing import Any, Self
+
+from projector.config import Settings
+from projector.errors import ChatRefusedError, ChatUnavailableError, RouteError
+from projector.llm.answer import completion_from
+from projector.llm.chat import Completion, Message
+from projector.llm.counted import TEMPERATURE, counted
+from projector.llm.hangup import reloading_on_hangup
+from projector.llm.router import LLMRouter
+
+SOONEST_RETRY_S, LATEST_RETRY_S = 5.0, 300.0
+# Whoever asks the same again gets the same; anything else may mend, some of it only when somebody pays or renews a key.
+FINAL = {"blocked", "bad_request", "capability", "context_length", "unknown_alias"}
+
+
+class RoutedChat:
+    """Use as an async context manager, in the loop that asks. For so long it probes, and reloads on SIGHUP."""
+
+    def __init__(self, router: LLMRouter, *, timeout_s: float) -> None:
+        self._router = router
+        self._timeout_s = timeout_s
+        self._reloading = reloading_on_hangup(router)
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> Self:
+        """Raises ConfigError or AliasConfigError."""
+        return cls(LLMRouter.from_config(settings.require_llm_config()), timeout_s=settings.llm_timeout_s)
+
+    async def __aenter__(self) -> Self:
+        await self._router.__aenter__()
+        # Who begins to plan should not find out by waiting who is away.
+        await (await self._router.start_probes()).ready()
+        self._reloading.__enter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._reloading.__exit__(kind, error, trace)
+        await self._router.__aexit__(kind, error, trace)
+
+    async def complete(
+        self, alias: str, messages: Sequence[Message], tools: Sequence[dict[str, Any]], *, run_id: str
+    ) -> Completion:
+        """Asks the chain of `alias`. Raises ChatUnavailableError, ChatAnswerError or ChatRefusedError."""
+        body: dict[str, Any] = {"model": alias, "messages": list(messages), "temperature": TEMPERATURE}
+        if tools:
+            body |= {"tools": list(tools), "tool_choice": "auto"}
+        return await counted(self._ask(body, run_id))
+
+    async def _ask(self, body: dict[str, Any], run_id: str) -> Completion:
+        # A key that one provider refuses is no reason to let a mission wait: the next entry may do, and an alarm is
+        # counted.
+        policy = replace(self._router.registry.snapshot.config.policy, auth="next", payment="next")
+        try:
+            answer = await self._router.complete(body, deadline_s=self._timeout_s, call_id=run_id, policy=policy)
+        except RouteError as error:
+            if error.kind in FINAL:
+                raise ChatRefusedError(error.message, error.remedy) from error
+            wait_s = min(max(error.retry_after or 0.0, SOONEST_RETRY_S), LATEST_RETRY_S)
+            raise ChatUnavailableError(error.message, wait_s) from error
+        return completion_from(answer.body)

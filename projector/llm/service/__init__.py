@@ -1,0 +1,3 @@
+"""The chains over HTTP, in OpenAI's wire format, for programs that are not this one."""
+
+from __future__ import annotations

@@ -1,0 +1,217 @@
+"""The file of aliases; numbers are those of the reference's facts (13.1) and of the new ones (A)."""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+from pathlib import Path
+
+import pytest
+
+from projector.errors import AliasConfigError, NoModelError, UnknownAliasError
+from projector.llm.config import parse
+from projector.llm.registry import Registry, is_alias
+
+SHIPPED = Path(__file__).parents[2] / "deploy" / "llm.yaml"
+C = """
+aliases:
+  mana/fast-text: {description: short, chain: ["ollama/qwen2.5:7b", groq/llama-3.1-8b-instant]}
+  mana/long-form: {description: " long ", chain: ["ollama/gemma3:12b", groq/llama-3.3-70b-versatile]}
+default: mana/fast-text
+"""
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    file = tmp_path / "llm.yaml"
+    file.write_text(C)
+    return file
+
+
+def test_13_1_1_to_6_what_is_loaded_can_be_asked_for(path: Path):
+    found = Registry(str(path))
+    assert (found.path, found.default_alias) == (path, "mana/fast-text")
+    alias = found.resolve("mana/long-form")
+    assert (alias.name, alias.description) == ("mana/long-form", "long")
+    assert alias.chain == ("ollama/gemma3:12b", "groq/llama-3.3-70b-versatile")
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        alias.name = "other"
+    assert found.resolve_chain("mana/fast-text") == ("ollama/qwen2.5:7b", "groq/llama-3.1-8b-instant")
+    assert [alias.name for alias in found.list_aliases()] == ["mana/fast-text", "mana/long-form"]
+    with pytest.raises(UnknownAliasError, match=r"mana/nope.*mana/fast-text, mana/long-form") as caught:
+        found.resolve("mana/nope")
+    assert isinstance(caught.value, KeyError)
+    path.write_text(C.replace("default: mana/fast-text", ""))
+    assert Registry(path).default_alias is None
+
+
+def test_13_1_7_to_16_an_alias_is_known_by_its_prefix():
+    assert all(is_alias(name) for name in ("mana/fast-text", "mana/anything", "mana/foo", "mana/"))
+    assert not any(is_alias(n) for n in ("ollama/gemma3:4b", "groq/llama", "gemma3:4b", "", "mana", "manaX/foo", None))
+
+
+WRONG = [
+    ("18", "aliases: [", "failed to parse"),
+    ("19", "- a", "root must be a mapping"),
+    ("19 empty", "", "root must be a mapping"),
+    ("20", "aliases: text", "`aliases` must be a mapping"),
+    ("20 null", "aliases:", "`aliases` must be a mapping"),
+    ("21", "{}", "empty"),
+    ("21 no alias", "aliases: {}", "empty"),
+    ("22", "aliases: {fast-text: {chain: [a/b]}}", "mana/"),
+    ("22 number", "aliases: {1: {chain: [a/b]}}", "mana/"),
+    ("23", "aliases: {mana/foo/bar: {chain: [a/b]}}", "exactly one segment"),
+    ("23 none", "aliases: {mana/: {chain: [a/b]}}", "exactly one segment"),
+    ("body", "aliases: {mana/x: }", "body must be a mapping"),
+    ("description", "aliases: {mana/x: {description: 1, chain: [a/b]}}", "description must be a string"),
+    ("24", "aliases: {mana/x: {chain: a/b}}", "chain must be a list"),
+    ("24 none", "aliases: {mana/x: {}}", "chain must be a list"),
+    ("25", "aliases: {mana/x: {chain: []}}", "must not be empty"),
+    ("26", "aliases: {mana/x: {chain: ['gemma3:4b']}}", "provider prefix"),
+    ("27", "aliases: {mana/x: {chain: [42]}}", "non-empty string"),
+    ("27 blank", "aliases: {mana/x: {chain: ['  ']}}", "non-empty string"),
+    ("28", "aliases: {mana/x: {chain: [a/b]}}\ndefault: mana/missing", "references unknown alias"),
+    ("28 empty", "aliases: {mana/x: {chain: [a/b]}}\ndefault: ''", "references unknown alias"),
+    ("28 number", "aliases: {mana/x: {chain: [a/b]}}\ndefault: 3", "`default` must be a string"),
+    ("A2 nested", "aliases: {mana/x: {chain: [mana/other]}}", "is an alias"),
+    ("A2 no model", "aliases: {mana/x: {chain: [ollama/]}}", "model after it"),
+    ("A2 slash", "aliases: {mana/x: {chain: ['/']}}", "provider before"),
+    ("a name with a line break", 'aliases: {mana/x: {chain: ["a/b\\nX: 1"]}}', "no spaces"),
+    ("A2 twice", "aliases: {mana/x: {chain: [a/b, A/b]}}", "already"),
+    ("unknown key", "aliases: {mana/x: {chian: [a/b]}}", "unknown key"),
+    ("version", "version: 2\naliases: {mana/x: {chain: [a/b]}}", "version 1"),
+    ("url", "providers: {p: {base_url: 'http://u:pw@h/v1'}}\naliases: {mana/x: {chain: [p/b]}}", "without user"),
+    ("key", "providers: {p: {base_url: 'http://h', api_key_env: sk-123}}\naliases: {}", "name of an environment"),
+    ("number", "aliases: {mana/x: {chain: [a/b]}}\nbudgets: {total_s: soon}", "must be a number"),
+    ("recursion", "aliases: &a {mana/x: *a}", "unknown key"),
+]
+
+
+@pytest.mark.parametrize(("number", "text", "told"), WRONG, ids=[number for number, _, _ in WRONG])
+def test_13_1_18_to_28_a_wrong_file_is_refused_with_its_line_and_key(number: str, text: str, told: str):
+    with pytest.raises(AliasConfigError) as caught:
+        parse("# a comment\n" + text, "some.yaml")
+    assert told in caught.value.message
+    assert isinstance(caught.value, ValueError)
+    assert caught.value.message.startswith("some.yaml:"), "the file"
+    assert caught.value.message.split(":")[1].isdecimal(), "the line"
+    assert "sk-123" not in caught.value.message
+
+
+def test_an_error_names_the_very_line_and_the_whole_key():
+    with pytest.raises(AliasConfigError, match=r"^some.yaml:5: aliases.mana/x.chain\[1\]: 'b' has no provider prefix"):
+        parse("aliases:\n  mana/x:\n    chain:\n    - a/b\n    - b\n", "some.yaml")
+
+
+def test_13_1_17_a_missing_file_is_said_to_be_missing(tmp_path: Path):
+    with pytest.raises(AliasConfigError, match="not found"):
+        Registry(tmp_path / "none.yaml")
+
+
+def test_13_1_29_a_reload_takes_what_stands_there_now(path: Path):
+    found = Registry(path)
+    path.write_text("aliases: {mana/long-form: {chain: [groq/x]}}\ndefault: mana/long-form")
+    assert found.reload().generation == 2
+    assert (found.resolve_chain("mana/long-form"), found.default_alias) == (("groq/x",), "mana/long-form")
+    with pytest.raises(UnknownAliasError):
+        found.resolve("mana/fast-text")
+
+
+@pytest.mark.parametrize("case", ["30 broken", "31 A3 empty", "A3 deleted", "A3 bytes", "A3 folder"])
+def test_13_1_30_31_A3_a_bad_file_keeps_the_old_one(path: Path, case: str):
+    found = Registry(path)
+    before = found.snapshot
+    path.unlink()
+    match case.rpartition(" ")[2]:
+        case "broken":
+            path.write_text("aliases: [")
+        case "empty":
+            path.write_text("{}")
+        case "bytes":
+            path.write_bytes(b"\xff\xfe\x00")
+        case "folder":
+            path.mkdir()
+    with pytest.raises(AliasConfigError, match=path.name):
+        found.reload()
+    assert found.snapshot is before
+    assert found.resolve_chain("mana/long-form") == ("ollama/gemma3:12b", "groq/llama-3.3-70b-versatile")
+
+
+def test_13_1_32_the_shipped_file_has_the_five_classes_and_no_warning():
+    names = ["fast-text", "long-form", "reasoning", "structured", "vision"]
+    found = Registry(SHIPPED, environment={})
+    assert [alias.name for alias in found.list_aliases()] == [f"mana/{name}" for name in names]
+    assert found.default_alias == "mana/fast-text"
+    assert found.snapshot.config.warnings == ()
+
+
+def test_A1_an_alias_that_stands_there_twice_is_refused_with_both_lines():
+    text = "aliases:\n  mana/x: {chain: [a/b]}\n  mana/y: {chain: [a/b]}\n  mana/x: {chain: [c/d]}\n"
+    with pytest.raises(AliasConfigError, match=r"aliases\.mana/x: comes twice: on line 2 and on line 4"):
+        parse(text)
+
+
+def test_A4_readers_never_see_a_mixture_of_two_files(path: Path):
+    texts = [f"aliases: {{mana/{n}: {{chain: [p/{n}]}}}}\ndefault: mana/{n}" for n in ("a", "b")]
+    path.write_text(texts[0])
+    found = Registry(path)
+    wrong: list[object] = []
+    over = threading.Event()
+
+    def read() -> None:
+        while not over.wait(0.001):
+            snapshot = found.snapshot
+            if snapshot.route("").name != snapshot.default or snapshot.resolve(str(snapshot.default)).chain == ():
+                wrong.append(snapshot)
+
+    readers = [threading.Thread(target=read) for _ in range(50)]
+    for reader in readers:
+        reader.start()
+    for n in range(100):
+        path.write_text(texts[n % 2])
+        found.reload()
+    over.set()
+    for reader in readers:
+        reader.join()
+    assert not wrong
+    assert found.snapshot.generation == 101
+
+
+def test_A5_A6_nothing_is_the_default_and_what_is_unknown_leads_nowhere(path: Path):
+    found = Registry(path).snapshot
+    assert found.route("").name == "mana/fast-text"
+    assert found.route("OpenRouter/meta-llama/x").chain == ("openrouter/meta-llama/x",)
+    for unknown in ("mana/nope", "gpt-x", "/x", "groq/", "MANA/fast-text"):
+        with pytest.raises(UnknownAliasError):
+            found.route(unknown)
+    path.write_text(C.replace("default: mana/fast-text", ""))
+    with pytest.raises(NoModelError):
+        Registry(path).snapshot.route("")
+
+
+def test_what_is_probably_a_mistake_is_warned_of():
+    warnings = parse(
+        "providers: {local: {base_url: 'http://h', supports: []}}\n"
+        "aliases: {mana/x: {requires: [tools], chain: [typo/m, local/m]}}"
+    ).warnings
+    assert [text.partition(": ")[2] for text in warnings] == [
+        "typo/m: there is no provider 'typo': never asked",
+        "local/m: cannot do tools: never asked",
+        "ends with local/m, which is no hosted provider",
+    ]
+
+
+def test_keys_come_from_variables_and_files_and_are_never_shown(tmp_path: Path):
+    (tmp_path / "key").write_text("from-file\n")
+    text = f"""
+providers:
+  a: {{base_url: http://h, api_key_env: KEY_A}}
+  b: {{base_url: http://h, api_key_env: KEY_B}}
+  c: {{base_url: http://h, api_key_file: {tmp_path}/key}}
+  d: {{base_url: http://h}}
+aliases: {{mana/x: {{chain: [a/m]}}}}
+"""
+    (tmp_path / "llm.yaml").write_text(text)
+    found = Registry(tmp_path / "llm.yaml", environment={"KEY_A": "from-env", "KEY_B": " "}).snapshot
+    assert found.keys == {"a": "from-env", "c": "from-file", "d": ""}
+    assert "from-" not in repr(found)

@@ -1,0 +1,36 @@
+"""A run of the planner whose model is a chain of providers."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+from projector.llm.routed import RoutedChat
+from projector.planner.worker import Worker
+from tests.llm.test_planner_use import calls_task
+from tests.llm.test_router import routed
+from tests.llm.upstream import ABORT, Upstream, answer
+from tests.planner.test_worker import FAST, settled
+from tests.planner.world import World
+
+
+async def test_a_run_is_planned_by_the_next_provider_when_the_first_is_dead(world: World, tmp_path: Path):
+    await world.agent()
+    await world.mission()
+    await world.open()
+    stop = asyncio.Event()
+    aliases = "  mana/reasoning: {requires: [tools], chain: [p1/m1, p2/m1]}"
+    async with (
+        Upstream(ABORT) as p1,
+        Upstream(calls_task, answer("fertig")) as p2,
+        RoutedChat(routed(tmp_path, aliases, more="", p1=p1, p2=p2), timeout_s=20) as chat,
+    ):
+        working = asyncio.create_task(Worker(world.settings, world.pool, chat, FAST).run(stop))
+        try:
+            await settled(world, "planned")
+        finally:
+            stop.set()
+            await working
+    assert world.run()["state"] == "planned"
+    assert [request.body["model"] for request in p2.requests] == ["m1", "m1"]
+    assert p1.calls == 2
