@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import aiohttp
+from aiohttp.client_reqrep import ConnectionKey
+from aiohttp.tracing import Trace
 
 from projector.errors import AnswerFormatError, ModelTimeoutError, RouteError, UnreachableError, UpstreamError
 from projector.llm.endpoint import LONGEST_BODY
@@ -55,6 +57,19 @@ class Transport(Protocol):
         ...
 
     async def close(self) -> None: ...
+
+
+class _Connector(aiohttp.TCPConnector):
+    """Hands out no connection on which something came while nobody had asked: it would be read as the next answer, and
+    be another caller's.
+    """
+
+    async def _get(self, key: ConnectionKey, traces: list[Trace]) -> aiohttp.connector.Connection | None:
+        while (connection := await super()._get(key, traces)) is not None:
+            if connection.protocol is not None and not connection.protocol.should_close:
+                break
+            connection.close()
+        return connection
 
 
 class HTTPTransport:
@@ -107,7 +122,7 @@ class HTTPTransport:
 
     def _open_session(self) -> aiohttp.ClientSession:
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE_S),
+            connector=_Connector(limit=0, keepalive_timeout=KEEP_ALIVE_S),
             cookie_jar=aiohttp.DummyCookieJar(),
             headers={"accept-encoding": "identity", "user-agent": "projector"},
             # Looked up for every request, so only where there is one.

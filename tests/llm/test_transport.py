@@ -1,0 +1,71 @@
+"""A kept connection holds the next caller's answer and nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from projector.llm.providers.wire import Call
+from projector.llm.transport import HTTPTransport
+from projector.llm.walk import Limits
+
+LIMITS = Limits(5, 5, 5, 5)
+
+
+def reply(text: bytes) -> bytes:
+    return b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%s" % (len(text), text)
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["in the same segment", "while nobody asks"])
+async def test_an_answer_that_comes_twice_is_never_read_as_the_next_callers(late: bool):
+    sent, more = 0, asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal sent
+        try:
+            while await reader.readuntil(b"\r\n\r\n"):
+                await reader.readexactly(2)
+                sent += 1
+                writer.write(reply(b"%d" % sent) + (b"" if late else reply(b"stray")))
+                await more.wait()
+                if late:
+                    writer.write(reply(b"stray"))
+        except asyncio.IncompleteReadError:
+            writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    host, port = server.sockets[0].getsockname()
+    transport = HTTPTransport()
+    got = []
+    for _ in range(3):
+        more.clear()
+        got.append((await transport.ask(Call(f"http://{host}:{port}/", {}, b"{}"), LIMITS)).body)
+        more.set()
+        await asyncio.sleep(0.05)  # what is on its way arrives
+    await transport.close()
+    server.close()
+    assert got == [b"1", b"2", b"3"]
+
+
+async def test_a_connection_on_which_all_is_well_is_used_again():
+    connections = 0
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connections
+        connections += 1
+        try:
+            while await reader.readuntil(b"\r\n\r\n"):
+                await reader.readexactly(2)
+                writer.write(reply(b"ok"))
+        except asyncio.IncompleteReadError:
+            writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    host, port = server.sockets[0].getsockname()
+    transport = HTTPTransport()
+    for _ in range(3):
+        await transport.ask(Call(f"http://{host}:{port}/", {}, b"{}"), LIMITS)
+    await transport.close()
+    server.close()
+    assert connections == 1
