@@ -1,7 +1,7 @@
 """What the router of language models adds to a call, against a provider that answers at once.
 
-`direct` and `through` take turns, so that the noise of the machine falls on both alike. The router is one process with
-one thread that serves. At the higher rate its queue is measured too, and that of the two processes beside it.
+`direct`, `bare` (a proxy that does nothing) and `through` take turns, so that noise falls on all alike. The router is
+one process with one thread that serves. At the higher rate its queue is measured too, and that of those beside it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from statistics import median
@@ -59,36 +59,35 @@ def _import_ms(modules: str, times: int) -> float:
 
 async def _measure(report: Report, *, rounds: int, streams: int) -> None:
     async with (
-        _double() as upstream,
-        _router(upstream) as (pid, router),
+        _printing_its_port("bench.llm_double") as (_, double),
+        _printing_its_port("bench.llm_proxy", f"{double}/v1") as (proxy_pid, proxy),
+        _router(f"{double}/v1") as (pid, router),
         aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as http,
     ):
-        calls = Client(http, upstream, router)
+        calls = Client(http, direct=double, bare=proxy, through=router)
         for rate in RATES_PER_S:
-            await _compare(report, "overhead", calls.answer, rate, rounds, pid)
-            await _compare(report, "first_byte", calls.first_byte, rate, rounds, pid)
+            await _compare(report, "overhead", calls.answer, rate, rounds, {"bare": proxy_pid, "through": pid})
+            await _compare(report, "first_byte", calls.first_byte, rate, rounds, {"bare": proxy_pid, "through": pid})
         await _crowd(report, calls, streams, pid)
 
 
-async def _compare(report: Report, name: str, ask: Callable[[str], Ask], rate: int, rounds: int, pid: int) -> None:
-    direct: list[float] = []
-    through: list[float] = []
-    cpu: list[float] = []
+async def _compare(
+    report: Report, name: str, ask: Callable[[str], Ask], rate: int, rounds: int, pids: Mapping[str, int]
+) -> None:
+    times: dict[str, list[float]] = {"direct": [], "bare": [], "through": []}
+    cpu: dict[str, list[float]] = {way: [] for way in pids}
     count = rate * SECONDS
-    for ways in (direct, through) * rounds:
-        asking = ask("direct" if ways is direct else "through")
-        await _load(asking, rate, WARM_UP)
-        began = cpu_s(pid)
-        ways += await _load(asking, rate, count)
-        if ways is through:
-            cpu.append((cpu_s(pid) - began) / count * 1000)
-    direct.sort()
-    through.sort()
+    for way in tuple(times) * rounds:
+        await _load(ask(way), rate, WARM_UP)
+        before = {name: cpu_s(pid) for name, pid in pids.items()}
+        times[way] += await _load(ask(way), rate, count)
+        if way in pids:
+            cpu[way].append((cpu_s(pids[way]) - before[way]) / count * 1000)
     for percent in (50, 99):
-        found = [percentile(times, percent) * 1000 for times in (direct, through)]
-        told = {"requests_per_s": rate, "direct": round(found[0], 2), "through": round(found[1], 2)}
-        report.add(f"{name}_p{percent}_ms", found[1] - found[0], "ms", **told)
-    report.add(f"{name}_cpu_ms", median(cpu), "ms", requests_per_s=rate)
+        direct, bare, through = (percentile(sorted(found), percent) * 1000 for found in times.values())
+        told = {"requests_per_s": rate, "direct": round(direct, 2), "bare_overhead": round(bare - direct, 2)}
+        report.add(f"{name}_p{percent}_ms", through - direct, "ms", **told)
+    report.add(f"{name}_cpu_ms", median(cpu["through"]), "ms", requests_per_s=rate, bare=round(median(cpu["bare"]), 2))
 
 
 async def _load(ask: Ask, rate: int, count: int) -> list[float]:
@@ -130,10 +129,12 @@ async def _crowd(report: Report, calls: Client, count: int, pid: int) -> None:
 
 
 class Client:
-    def __init__(self, http: aiohttp.ClientSession, upstream: str, router: str) -> None:
+    """`ways` are base URLs, without /v1."""
+
+    def __init__(self, http: aiohttp.ClientSession, **ways: str) -> None:
         self._http = http
         self._headers = {"authorization": f"Bearer {KEY}", "content-type": "application/json"}
-        self._urls = {"direct": f"{upstream}/chat/completions", "through": f"{router}/v1/chat/completions"}
+        self._urls = {way: f"{url}/v1/chat/completions" for way, url in ways.items()}
 
     def answer(self, way: str) -> Ask:
         url, data = self._urls[way], orjson.dumps({"model": "mana/x", "messages": MESSAGES})
@@ -169,13 +170,12 @@ class Client:
 
 
 @asynccontextmanager
-async def _double() -> AsyncIterator[str]:
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "bench.llm_double", stdout=asyncio.subprocess.PIPE
-    )
+async def _printing_its_port(module: str, *words: str) -> AsyncIterator[tuple[int, str]]:
+    """A process, and the base URL that it serves."""
+    process = await asyncio.create_subprocess_exec(sys.executable, "-m", module, *words, stdout=asyncio.subprocess.PIPE)
     assert process.stdout is not None
     try:
-        yield f"http://127.0.0.1:{int(await process.stdout.readline())}/v1"
+        yield process.pid, f"http://127.0.0.1:{int(await process.stdout.readline())}"
     finally:
         process.kill()
         await process.wait()
