@@ -56,6 +56,8 @@ def details(run: Listed, whole: Whole, steps: Sequence[StoredStep], *, content: 
             f" {step.completion_tokens:>6,} tokens, asked {step.request_digest.hex()[:16]}:"
             f" {_text(answer_fields(step, content=content))}"
         )
+        if step.evidence is not None:
+            yield f"{'':>10} {_served(step.evidence)}"
 
 
 def detail_fields(run: Listed, whole: Whole, steps: Sequence[StoredStep], *, content: bool) -> dict[str, Any]:
@@ -73,6 +75,7 @@ def detail_fields(run: Listed, whole: Whole, steps: Sequence[StoredStep], *, con
                 "prompt_tokens": step.prompt_tokens,
                 "completion_tokens": step.completion_tokens,
                 "created_at": step.created_at,
+                "evidence": step.evidence,
                 "answer": answer_fields(step, content=content),
             }
             for step in steps
@@ -150,6 +153,12 @@ def difference_line(found: Found, *, content: bool) -> str:
     fields = difference_fields(found, content=content)
     one, other = ("(absent)" if fields[side] is None else _text(fields[side]) for side in ("one", "other"))
     return f"{inline(fields['path'])}: {one} -> {other}"
+
+
+def _served(evidence: dict[str, Any]) -> str:
+    cost = "" if evidence["cost"] is None else f", ${evidence['cost']:.6f}"
+    route = f", tried {' '.join(evidence['route'])}" if len(evidence["route"]) > 1 else ""
+    return inline(f"by {evidence['model'] or 'an unnamed model'} in {evidence['ms']:,} ms{cost}{route}")
 
 
 def _tool(name: str) -> str:

@@ -24,7 +24,8 @@ class ToolCall:
 class Completion:
     """One answer. `finish_reason` is stop, tool_calls, length or content_filter; `model` as the endpoint named it.
 
-    Token counts are 0 where the endpoint reports none.
+    Token counts are 0 where the endpoint reports none. `cost` in US dollars, 0 where no price is known. `route`: what
+    was tried, in order, like `groq/llama=timeout 504`; empty where one endpoint is all there is.
     """
 
     content: str | None
@@ -33,6 +34,8 @@ class Completion:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     model: str = ""
+    cost: float = 0.0
+    route: tuple[str, ...] = ()
 
 
 class ChatModel(Protocol):

@@ -66,4 +66,9 @@ class RoutedChat:
                 raise ChatRefusedError(error.message, error.remedy) from error
             wait_s = min(max(error.retry_after or 0.0, SOONEST_RETRY_S), LATEST_RETRY_S)
             raise ChatUnavailableError(error.message, wait_s) from error
-        return completion_from(answer.body)
+        return replace(
+            completion_from(answer.body),
+            model=answer.resolved,
+            cost=answer.usage.cost,
+            route=tuple(map(str, answer.attempts)),
+        )

@@ -11,7 +11,7 @@ from projector.errors import ChatAnswerError, ChatError
 from projector.llm.chat import ChatModel, Completion, Message, ToolCall
 from projector.planner.ciphertext import scrub
 from projector.planner.gates import Verdict
-from projector.planner.steps import Journal, Step, StepKind, digest_of
+from projector.planner.steps import Journal, Step, StepKind, digest_of, evidence_of
 from projector.planner.storable import storable
 from projector.planner.tools import is_usable
 
@@ -89,9 +89,7 @@ class Asking:
             if verdict is not None:
                 raise CallStopped(verdict)
             crash.point("planner.before_first_ask" if self._journal.at_beginning else "planner.before_next_ask")
-            response, prompt_tokens, completion_tokens = await self._answered(alias, request, schemas, keeps)
-            crash.point("planner.after_llm_before_store")
-            step = await self._journal.store(kind, digest, response, prompt_tokens, completion_tokens)
+            step = await self._answered(kind, digest, alias, request, schemas, keeps)
             crash.point("planner.after_step_stored")
         self.prompt_tokens += step.prompt_tokens
         self.completion_tokens += step.completion_tokens
@@ -100,16 +98,32 @@ class Asking:
         return Answer(_completion(step), fresh)
 
     async def _answered(
-        self, alias: str, request: Sequence[Message], schemas: Sequence[dict[str, Any]], keeps: Keeps
-    ) -> tuple[dict[str, Any], int, int]:
+        self,
+        kind: StepKind,
+        digest: bytes,
+        alias: str,
+        request: Sequence[Message],
+        schemas: Sequence[dict[str, Any]],
+        keeps: Keeps,
+    ) -> Step:
+        """Asks, and stores what was answered."""
+        began = self._clock()
         try:
             answer = await self._model.complete(alias, request, schemas, run_id=self._run_id)
         except ChatError as error:
             if not keeps(error):
                 raise
             paid = (error.prompt_tokens, error.completion_tokens) if isinstance(error, ChatAnswerError) else (0, 0)
-            return {"error": storable(error.message)}, *paid
-        return _stored_completion(answer), answer.prompt_tokens, answer.completion_tokens
+            return await self._journal.store(kind, digest, {"error": storable(error.message)}, *paid)
+        crash.point("planner.after_llm_before_store")
+        return await self._journal.store(
+            kind,
+            digest,
+            _stored_completion(answer),
+            answer.prompt_tokens,
+            answer.completion_tokens,
+            evidence_of(answer, self._clock() - began),
+        )
 
     def _late(self) -> Verdict | None:
         # Never in the middle of a call, which would be paid for and lost: its own timeout bounds that.

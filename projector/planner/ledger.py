@@ -236,6 +236,7 @@ class LedgerSteps:
             kind=step.kind,
             request_digest=f"\\x{step.request_digest.hex()}",
             response=step.response,
+            evidence=step.evidence,
         )
 
     async def charge(self, prompt_tokens: int, completion_tokens: int) -> None:

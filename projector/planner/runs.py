@@ -126,6 +126,8 @@ class StoredStep:
     prompt_tokens: int
     completion_tokens: int
     created_at: datetime
+    evidence: dict[str, Any] | None = None
+    """Who answered, in how many ms, at what cost in US dollars, and what was tried before; it outlives the answer."""
 
 
 class Result(NamedTuple):

@@ -12,6 +12,9 @@ from typing import Any, Literal, Protocol
 
 import orjson
 
+from projector.llm.chat import Completion
+from projector.planner.storable import storable
+
 StepKind = Literal["llm", "tool", "compact"]
 """An answer of the model, the result of a call, or an answer that a part of the conversation is folded into."""
 
@@ -26,6 +29,18 @@ class Step:
     response: dict[str, Any]
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    evidence: dict[str, Any] | None = None
+    """Who answered a call of the model, how long that took and what it cost: `evidence_of`. Nothing follows from it."""
+
+
+def evidence_of(answer: Completion, seconds: float) -> dict[str, Any]:
+    """`cost` in US dollars, None where no price is known; nothing in it was written by people."""
+    return {
+        "model": storable(answer.model),
+        "ms": round(seconds * 1000),
+        "cost": answer.cost or None,
+        "route": [storable(attempt) for attempt in answer.route],
+    }
 
 
 class StepLog(Protocol):
@@ -70,9 +85,10 @@ class Journal:
         response: dict[str, Any],
         prompt_tokens: int = 0,
         completion_tokens: int = 0,
+        evidence: dict[str, Any] | None = None,
     ) -> Step:
         """Stores the step that `take` did not find."""
-        step = Step(self._seq, kind, digest, response, prompt_tokens, completion_tokens)
+        step = Step(self._seq, kind, digest, response, prompt_tokens, completion_tokens, evidence)
         await self._log.store(step)
         return step
 

@@ -34,3 +34,7 @@ async def test_a_run_is_planned_by_the_next_provider_when_the_first_is_dead(worl
     assert world.run()["state"] == "planned"
     assert [request.body["model"] for request in p2.requests] == ["m1", "m1"]
     assert p1.calls == 2
+    found = world.admin.execute("select evidence from mana_ai.run_steps where kind = 'llm' order by seq").fetchall()
+    assert [evidence["model"] for (evidence,) in found] == ["p2/m1", "p2/m1"]
+    assert found[0][0]["route"] == ["p1/m1=unreachable", "p2/m1=ok"]
+    assert all(evidence["ms"] >= 0 and evidence["cost"] is None for (evidence,) in found)

@@ -112,6 +112,8 @@ async def test_what_is_pruned_says_so_and_keeps_digests_and_tokens(world: World,
     digests = [{name: one[0]["brief"][name] for name in ("systemSha256", "userSha256")} for one in (shown, after)]
     assert digests[0] == digests[1]
     assert (after[0]["plan"], after[0]["steps"][0]["answer"]) == (shown[0]["plan"], {"pruned": True})
+    assert [step["evidence"] for step in after[0]["steps"]] == [step["evidence"] for step in shown[0]["steps"]]
+    assert after[0]["steps"][0]["evidence"]["model"] == "double/1"
     assert "Pflanzen" not in str(world.admin.execute("select brief from mana_ai.mission_runs").fetchone())
 
 

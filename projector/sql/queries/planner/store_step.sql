@@ -3,7 +3,7 @@
 with given as (
     select *
     from jsonb_to_recordset(%(steps)s) as g
-         (run_id uuid, seq int, kind text, request_digest bytea, response jsonb, prompt_tokens bigint,
+         (run_id uuid, seq int, kind text, request_digest bytea, response jsonb, evidence jsonb, prompt_tokens bigint,
           completion_tokens bigint)
 ), mine as (
     -- In order, as whoever locks several runs does, so that two do not wait for each other in a circle.
@@ -28,12 +28,13 @@ with given as (
     where prompt_tokens + completion_tokens > 0
 ), stored as (
     insert into mana_ai.run_steps
-        (run_id, seq, user_id, kind, request_digest, response, prompt_tokens, completion_tokens)
-    select run_id, seq, user_id, kind, request_digest, response, prompt_tokens, completion_tokens
+        (run_id, seq, user_id, kind, request_digest, response, evidence, prompt_tokens, completion_tokens)
+    select run_id, seq, user_id, kind, request_digest, response, evidence, prompt_tokens, completion_tokens
     from held join given using (run_id)
     where response is not null
     on conflict (run_id, seq) do update
     set kind = excluded.kind, request_digest = excluded.request_digest, response = excluded.response,
+        evidence = excluded.evidence,
         prompt_tokens = excluded.prompt_tokens, completion_tokens = excluded.completion_tokens, created_at = now()
 )
 select run_id from held
