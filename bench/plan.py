@@ -62,7 +62,7 @@ from generate_series(1, {count}) n
 
 
 def run(report: Report, quick: bool = False) -> None:
-    """Prints `due_to_written`, `slow_calls`, `slow_rss_mb` and `due_pass_ratio`."""
+    """Prints `due_to_written`, `slow_calls`, `slow_rss_mb`, `ledger_bytes_per_run` and `due_pass_ratio`."""
     _latency(report, MISSIONS // 10 if quick else MISSIONS)
     _slow_calls(report, SLOW_RUNS // 4 if quick else SLOW_RUNS)
     _due_passes(report, MANY // 20 if quick else MANY)
@@ -168,7 +168,18 @@ def _slow_calls(report: Report, runs: int) -> None:
             told = {"runs": _written(conn), "call_s": SLOW_CALL_S, "places": PLACES}
             report.add("slow_calls_runs_per_s", runs / seconds, "1/s", **told)
             report.add("slow_calls_of_ideal", runs / seconds / ideal, "ratio", **told)
+            report.add("ledger_bytes_per_run", _ledger_bytes(conn) / runs, "bytes", steps_per_run=1)
             report.add("slow_rss_mb", peak_mb(pipeline.processes["planner"].pid), "MB", **told)
+
+
+def _ledger_bytes(conn: psycopg.Connection[Any]) -> int:
+    """Tables and indexes, without what has been updated away and waits for vacuum."""
+    total = 0
+    for table in ("mission_runs", "run_steps", "token_usage"):
+        conn.execute(f"vacuum full mana_ai.{table}")
+        (size,) = conn.execute("select pg_total_relation_size(%s::regclass)", [f"mana_ai.{table}"]).fetchone() or (0,)
+        total += int(size)
+    return total
 
 
 def _written(conn: psycopg.Connection[Any]) -> int:

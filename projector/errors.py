@@ -154,6 +154,14 @@ class LettersRemainError(ProjectorError):
 # Planner
 
 
+class EffectsStoppedError(ProjectorError):
+    """`projector effects start` lets calls of the model and writes happen again; a spend cap ends with the UTC day."""
+
+
+class NothingPlannedError(ProjectorError):
+    """What is said stands against a run of this mission as well; mend that first."""
+
+
 class NotReplayableError(ProjectorError):
     """Nothing to mend: `projector runs show ID` shows what is kept. A run is replayed by the release that made it, and
     while its prompts and answers are kept (PROJECTOR_KEEP_STEPS_DAYS)."""

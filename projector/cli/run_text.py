@@ -124,6 +124,16 @@ def plan_fields(plan: dict[str, Any] | None, *, content: bool) -> Any:
     }
 
 
+def plan_lines(plan: dict[str, Any], *, content: bool) -> Iterator[str]:
+    """The same for people, a step on a line."""
+    steps, rounds, refused = len(plan["steps"]), plan["rounds"], plan["rejectedCalls"]
+    yield f"{steps} steps in {rounds} rounds, {refused} calls refused, {plan['stopReason']}"
+    for number, step in enumerate(plan["steps"], 1):
+        yield f"  {number:>2} {_tool(step['toolName'])}" + (f" {_text(redact(step['params']))}" if content else "")
+    if content:
+        yield f"  {inline(plan['summary'])}"
+
+
 def answer_fields(step: StoredStep, *, content: bool) -> Any:
     """The model's answer as the tools it calls, a tool's as whether it went well, unless `content`."""
     response = step.response

@@ -42,6 +42,7 @@ def register(app: typer.Typer) -> None:
     group.command("show")(show)
     group.command("replay")(replay)
     group.command("diff")(diff)
+    group.command("plan")(plan)
     group.command("retry")(retry)
     group.command("cancel")(cancel)
     group.command("prune")(prune)
@@ -99,6 +100,26 @@ def diff(
 ) -> None:
     """Show where the plans of two runs differ; exit 1 if they do. Values are shown by their size without --content."""
     asyncio.run(_diff(load_settings(), _parse_id(one), _parse_id(other), content, as_json))
+
+
+def plan(
+    user: Annotated[str, typer.Argument(metavar="USER")],
+    mission: Annotated[str, typer.Argument(metavar="MISSION")],
+    plan_only: Annotated[
+        bool, typer.Option("--plan-only", help="Really ask the model, which is paid for, and write nothing.")
+    ] = False,
+    content: WithContent = False,
+    as_json: AsJson = False,
+) -> None:
+    """Work out what a mission would plan now, due or not: a dry run. No run, no step and no usage is stored.
+
+    The model is asked as for a run, without research. The mission's own runs go on as they would.
+    """
+    if not plan_only:
+        raise ConfigError(
+            "this asks the model, which is paid for", "say --plan-only; a mission runs for real when it is due"
+        )
+    asyncio.run(_plan(load_settings(), user, mission, content, as_json))
 
 
 def retry(
@@ -273,6 +294,23 @@ async def _replay(settings: Settings, run_id: UUID, content: bool, as_json: bool
         json_line(run_id=run_id, same=True, plan_sha256=plan_digest(plan), steps=len(plan["steps"]), answers=len(steps))
     else:
         _print(f"the same plan: {len(plan['steps'])} steps of {len(steps)} stored answers, {plan_digest(plan)}")
+
+
+async def _plan(settings: Settings, user: str, mission: str, content: bool, as_json: bool) -> None:
+    from projector.cli.run_text import plan_fields, plan_lines
+    from projector.llm.choice import chat_model
+    from projector.planner.dry_run import plan_only
+    from projector.planner.pace import Pace
+    from projector.planner.worker import planning_of
+    from projector.sql.connection import pool
+
+    async with chat_model(settings) as model, pool(settings, "projector_planner", size=1) as connections:
+        planning = planning_of(settings, connections, model, Pace())
+        made = await plan_only(planning, connections, user, mission, day_cap=settings.max_tokens_per_day)
+    if as_json:
+        json_line(**plan_fields(made, content=content))
+    else:
+        _print(*plan_lines(made, content=content))
 
 
 async def _diff(settings: Settings, one: UUID, other: UUID, content: bool, as_json: bool) -> None:

@@ -98,8 +98,7 @@ async def carry_out(run: ClaimedRun, planning: Planning) -> Result:
         return await _turn_away(run, planning, Verdict("hold", "skipped-failing", rest.reason), wait_s=rest.wait_s)
     mission, agent = situation.mission, situation.agent
     assert mission is not None and agent is not None, "judge_mission speaks up otherwise"  # noqa: PT018
-    delegating = planning.sub_agents and planning.form == "calls"
-    tools = allowed_tools((*PLANNABLE, TASK) if delegating else PLANNABLE, agent.policy)
+    tools = offered(agent, planning)
     steps = planning.ledger.steps(run, known.steps)
     asked_before = run.brief if known.steps else None
     verdict = versions.judge_steps(asked_before)
@@ -112,7 +111,7 @@ async def carry_out(run: ClaimedRun, planning: Planning) -> Result:
         inputs = await _gather(run, planning, mission, agent)
         if not isinstance(inputs, Inputs):
             return inputs
-        brief = _brief(mission, agent, tools, inputs, planning)
+        brief = brief_of(mission, agent, tools, inputs, planning)
     if (finding := judge_input(brief["user"])) is not None:
         return await _fail(run, planning, _TOO_LONG, f"Guardrail: {finding.reason}")
     verdict = await planning.budget.admit(run, agent, brief)
@@ -195,7 +194,15 @@ def _may_go_on(brief: dict[str, Any], agent: Agent, tools: Sequence[Tool]) -> bo
     return brief["agentId"] == agent.id and set(brief["tools"]) <= {tool.name for tool in tools}
 
 
-def _brief(mission: Mission, agent: Agent, tools: Sequence[Tool], inputs: Inputs, planning: Planning) -> dict[str, Any]:
+def offered(agent: Agent, planning: Planning) -> tuple[Tool, ...]:
+    """The tools that the agent's policy allows."""
+    delegating = planning.sub_agents and planning.form == "calls"
+    return allowed_tools((*PLANNABLE, TASK) if delegating else PLANNABLE, agent.policy)
+
+
+def brief_of(
+    mission: Mission, agent: Agent, tools: Sequence[Tool], inputs: Inputs, planning: Planning
+) -> dict[str, Any]:
     """What is asked."""
     listed = tools if planning.form == "json" else None
     prompt = prompt_of(mission, agent, rounds=planning.max_rounds, listed=listed, inputs=inputs)

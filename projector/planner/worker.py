@@ -35,6 +35,28 @@ WORKER, LEASES, OLDEST_RUN = "worker", "leases", "oldest run"
 log = get("planner")
 
 
+def planning_of(
+    settings: Settings, pool: Pool, model: ChatModel, pace: Pace, services: ResearchServices | None = None
+) -> Planning:
+    """What the settings say, under a name of its own for who holds leases."""
+    owner = f"{socket.gethostname()}:{os.getpid()}:{uuid4().hex[:8]}"
+    research = Research.from_settings(settings, Jobs(pool, owner), services, pace)
+    return Planning(
+        ledger=Ledger(pool, owner, settings.lease_s),
+        gathering=Gathering(pool, research, settings.missions_with_gaps),
+        budget=Budget(pool, owner, run=settings.max_tokens_per_run, day=settings.max_tokens_per_day),
+        model=model,
+        alias=settings.llm_model,
+        max_rounds=settings.planner_max_rounds,
+        pace=pace,
+        guard=Guard(settings.policy_mode),
+        form=settings.planner_format,
+        folding=Folding(settings.planner_context_tokens, settings.planner_compact_model or settings.llm_model),
+        sub_agents=settings.planner_subagents,
+        max_s=settings.planner_max_s,
+    )
+
+
 class Worker:
     """Claims runs from the ledger and carries them out until it is told to stop.
 
@@ -58,25 +80,8 @@ class Worker:
         calls = math.inf if settings.planner_subagents else settings.planner_max_rounds + 1
         asking_s = min(settings.planner_max_s + settings.llm_timeout_s, settings.llm_timeout_s * calls)
         self._longest_run_s = asking_s + LONGEST_S
-        owner = f"{socket.gethostname()}:{os.getpid()}:{uuid4().hex[:8]}"
-        self._ledger = Ledger(pool, owner, settings.lease_s)
-        pace = pace or Pace()
-        self._planning = Planning(
-            ledger=self._ledger,
-            gathering=Gathering(
-                pool, Research.from_settings(settings, Jobs(pool, owner), services, pace), settings.missions_with_gaps
-            ),
-            budget=Budget(pool, owner, run=settings.max_tokens_per_run, day=settings.max_tokens_per_day),
-            model=model,
-            alias=settings.llm_model,
-            max_rounds=settings.planner_max_rounds,
-            pace=pace,
-            guard=Guard(settings.policy_mode),
-            form=settings.planner_format,
-            folding=Folding(settings.planner_context_tokens, settings.planner_compact_model or settings.llm_model),
-            sub_agents=settings.planner_subagents,
-            max_s=settings.planner_max_s,
-        )
+        self._planning = planning_of(settings, pool, model, pace or Pace(), services)
+        self._ledger = self._planning.ledger
         self._tasks: dict[UUID, asyncio.Task[None]] = {}
         self._woken = asyncio.Event()
 

@@ -1,0 +1,77 @@
+"""Works out what a mission would plan now, and leaves nothing behind but what the model costs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any
+from uuid import uuid4
+
+from projector.errors import EffectsStoppedError, NothingPlannedError
+from projector.planner.brief import asked
+from projector.planner.effects import read_effects
+from projector.planner.gates import judge_mission
+from projector.planner.guardrails import judge_input
+from projector.planner.inputs.resolve import Inputs
+from projector.planner.ledger import ClaimedRun, Pool
+from projector.planner.loop import converse
+from projector.planner.plan import plan_of
+from projector.planner.run import Planning, brief_of, offered
+from projector.planner.steps import Step
+
+
+async def plan_only(planning: Planning, pool: Pool, user_id: str, mission_id: str, *, day_cap: int) -> dict[str, Any]:
+    """The plan, whether the mission is due or not. No run, no step, no usage is stored, no research is begun.
+
+    Raises EffectsStoppedError, NothingPlannedError with what stands against it, and ChatError. Without research: that
+    would have to be written down before it is paid for.
+    """
+    async with pool.connection() as conn:
+        if (stopped := (await read_effects(conn, day_cap)).verdict) is not None:
+            raise EffectsStoppedError(stopped.reason)
+    now = datetime.now(UTC)
+    run = ClaimedRun(uuid4(), user_id, mission_id, "", now, 1, uuid4(), now, now, None, None)
+    situation = (await planning.ledger.look(run)).situation
+    verdict = judge_mission(situation, situation.next_run_at or now)
+    if verdict is not None and verdict.decision != "mission-rescheduled":
+        raise NothingPlannedError(verdict.reason)
+    mission, agent = situation.mission, situation.agent
+    assert mission is not None, "judge_mission speaks up otherwise"
+    if agent is None:
+        raise NothingPlannedError("the mission's agent is unknown or deleted")
+    inputs = await planning.gathering.gather(run, mission) if mission.inputs else Inputs()
+    if not isinstance(inputs, Inputs):
+        raise NothingPlannedError(inputs.reason)
+    tools = offered(agent, planning)
+    brief = brief_of(mission, agent, tools, inputs, planning) | {"spentBefore": 0}
+    if (finding := judge_input(brief["user"])) is not None:
+        raise NothingPlannedError(finding.reason)
+    told = asked(brief)
+    outcome = await converse(
+        planning.model,
+        told.alias,
+        told.prompt,
+        tools,
+        _Nowhere(),
+        run_id=str(run.run_id),
+        max_rounds=told.max_rounds,
+        form=told.form,
+        folding=told.folding,
+        quota=told.quota,
+        max_s=planning.max_s,
+        judge=partial(planning.guard.judge, user_id, agent.policy),
+    )
+    if outcome.stopped is not None and not outcome.calls:
+        raise NothingPlannedError(outcome.stopped.reason)
+    return plan_of(outcome, {"id": agent.id, "name": agent.name})
+
+
+class _Nowhere:
+    """Steps that end with the process."""
+
+    async def stored(self) -> Sequence[Step]:
+        return ()
+
+    async def store(self, step: Step) -> None:
+        return

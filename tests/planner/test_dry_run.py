@@ -1,0 +1,80 @@
+"""What a mission would plan, worked out without a trace."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from projector.errors import EffectsStoppedError, NothingPlannedError
+from projector.llm.client import OpenAIChat
+from projector.planner.dry_run import plan_only
+from projector.planner.effects import stop_effects
+from projector.planner.pace import Pace
+from projector.planner.worker import planning_of
+from tests.cli.in_process import read
+from tests.llm.double import Double, calls, text
+from tests.planner.test_worker import TASK, worked
+from tests.planner.world import World
+
+FAR = "2099-01-01T00:00:00.000Z"
+KEPT = """
+    select (select count(*) from mana_ai.mission_runs), (select count(*) from mana_ai.run_steps),
+           (select count(*) from mana_ai.token_usage), (select count(*) from mana_ai.mission_research_jobs),
+           (select count(*) from sync_changes)
+"""
+
+
+async def tried(world: World, double: Double) -> dict[str, Any]:
+    async with OpenAIChat(double.url) as chat:
+        planning = planning_of(world.settings, world.pool, chat, Pace())
+        return await plan_only(planning, world.pool, "u1", "m1", day_cap=0)
+
+
+async def test_the_plan_is_that_of_a_run_and_nothing_is_written(world: World):
+    await world.agent()
+    await world.mission(nextRunAt=FAR)
+    before = world.admin.execute(KEPT).fetchone()
+    async with Double(calls(TASK, ("rm_rf", {})), text("fertig")) as double:
+        plan = await tried(world, double)
+        asked = double.requests
+    assert world.admin.execute(KEPT).fetchone() == before
+    await world.edit(nextRunAt="2026-01-01T00:00:00.000Z")
+    async with Double(calls(TASK, ("rm_rf", {})), text("fertig")) as double:
+        run = await worked(world, double, "planned")
+        assert double.requests == asked
+    assert run["plan"] == plan
+    assert plan["rejectedCalls"] == 1
+
+
+async def test_what_stands_against_a_run_stands_against_this(world: World):
+    await world.agent(state="paused")
+    await world.mission(nextRunAt=FAR)
+    async with Double(text("nie")) as double:
+        with pytest.raises(NothingPlannedError, match="the agent is paused"):
+            await tried(world, double)
+        await world.edit_agent(state="active")
+        async with world.pool.connection() as conn:
+            await stop_effects(conn, "maintenance")
+        with pytest.raises(EffectsStoppedError, match="maintenance"):
+            await tried(world, double)
+    assert double.requests == []
+
+
+async def test_the_command_asks_only_when_it_is_told_to(world: World, capsys: pytest.CaptureFixture[str]):
+    await world.agent()
+    await world.mission(nextRunAt=FAR)
+    async with Double(calls(TASK), text("fertig")) as double:
+        settings = world.settings.model_copy(update={"llm_base_url": double.url})
+
+        async def command(*words: str, status: int = 0) -> str:
+            return await asyncio.to_thread(read, settings, capsys, "runs", "plan", "u1", "m1", *words, status=status)
+
+        assert "say --plan-only" in await command(status=2)
+        assert double.requests == []
+        shown = await command("--plan-only")
+    assert shown.splitlines() == [
+        "1 steps in 2 rounds, 0 calls refused, assistant-stop",
+        "   1 create_task",
+    ]
