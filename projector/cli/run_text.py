@@ -110,6 +110,8 @@ def brief_fields(brief: dict[str, Any] | None, *, content: bool) -> Any:
         return redact(brief)
     sizes = {f"{name}_bytes": len(brief[name].encode()) for name in ("system", "user") if name in brief}
     kept = {name: brief.get(name) for name in ("model", "maxRounds")} | {"tools": len(brief.get("tools") or ())}
+    gaps = brief.get("inputs", {}).get("gaps", ())
+    kept |= {"gaps": [f"{gap['module']}: {gap['why']}" for gap in gaps]} if gaps else {}
     return kept | sizes | prompt_digests(brief)
 
 

@@ -6,6 +6,7 @@ no moment shows them in neither, and rounds of runs that fail later count like a
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -79,30 +80,34 @@ class Budget:
             stopped, loads = await self._loads(conn, asked)
             if stopped is not None:
                 return [stopped] * len(asked)
-            verdicts, admitted = self._judge(asked, [load for _, load in loads])
+            verdicts, admitted = self._judge(asked, loads)
             lost = await self._admit(conn, admitted)
             crash.point("planner.before_admit_commit")
         return [lost.get(admission.run.run_id) or verdict for admission, verdict in zip(asked, verdicts, strict=True)]
 
     def _judge(
-        self, asked: Sequence[_Admission], loads: Iterable[Load]
+        self, asked: Sequence[_Admission], loads: Iterable[tuple[int | None, Load]]
     ) -> tuple[list[Verdict], list[tuple[_Admission, int]]]:
         """A verdict for each, and the admitted ones with what they reserve. Each counts for those after it."""
         verdicts = []
         admitted: list[tuple[_Admission, int]] = []
-        for one, load in zip(asked, loads, strict=True):
-            mine = [
-                tokens
-                for other, tokens in admitted
-                if (other.run.user_id, other.agent.id) == (one.run.user_id, one.agent.id)
-            ]
-            load = replace(load, running=load.running + len(mine), reserved=load.reserved + sum(mine))
+        # What each adds to its agent's load: one that was admitted before, to gather, is in that already.
+        added: defaultdict[tuple[str, str], list[tuple[int, int]]] = defaultdict(list)
+        for one, (held, load) in zip(asked, loads, strict=True):
+            mine = added[one.run.user_id, one.agent.id]
+            load = replace(
+                load,
+                running=load.running + sum(runs for runs, _ in mine),
+                reserved=load.reserved + sum(tokens for _, tokens in mine),
+            )
             verdict = judge_load(one.agent, load)
             if verdict.action == "admit":
                 if one.brief is not None:
                     one.brief.setdefault("spentBefore", load.tokens)
                 left = tokens_left(one.agent, load)
-                admitted.append((one, self._run if left is None else min(self._run, left)))
+                reserved = self._run if left is None else min(self._run, left)
+                admitted.append((one, reserved))
+                mine.append((held is None, reserved - (held or 0)))
             verdicts.append(verdict)
         return verdicts, admitted
 

@@ -10,6 +10,7 @@ import orjson
 
 from projector import metrics
 from projector.logging import get
+from projector.planner import versions
 from projector.planner.gates import Verdict
 from projector.planner.inputs.records import read_records
 from projector.planner.inputs.refs import refs_of
@@ -78,7 +79,9 @@ def gathered_for(mission: Mission) -> str:
 
 def gathered_before(brief: dict[str, Any] | None, mission: Mission) -> Inputs | None:
     """What an earlier attempt of the run gathered, unless the mission asks for something else now."""
-    # Retention leaves a brief without its inputs.
-    if brief is None or "inputs" not in brief or brief["gatheredFor"] != gathered_for(mission):
+    # Retention leaves a brief without its inputs, and another version may have others.
+    if brief is None or brief.get("version") not in versions.CONTINUED or "inputs" not in brief:
+        return None
+    if brief["gatheredFor"] != gathered_for(mission):
         return None
     return Inputs.from_json(brief["inputs"])

@@ -98,8 +98,9 @@ class Ledger:
         self.owner = owner
         self._lease_s = lease_s
         self._looks = Together(self._look_all)
-        self._steps = Together(self._store_steps)
-        self._plans = Together(self._store_plans)
+        # What was paid for is stored also for a run whose worker stops meanwhile: the statement asks for the lease.
+        self._steps = Together(self._store_steps, always=True)
+        self._plans = Together(self._store_plans, always=True)
         self._ends = Together(self._settle_all)
 
     async def claim(self, limit: int, *, per_user: int, at_hand: Iterable[UUID] = ()) -> list[ClaimedRun]:
@@ -206,7 +207,7 @@ class Ledger:
         self, statement: sql.Composed, parameter: str, asked: Sequence[_Ended]
     ) -> list[LeaseLostError | None]:
         ids = [end.run.run_id for end in asked]
-        rows = [{"run_id": str(end.run.run_id), "agent_id": end.run.agent_id} | end.row for end in asked]
+        rows = [{"run_id": str(end.run.run_id)} | end.row for end in asked]
         async with self._pool.connection() as conn:
             cursor = await conn.execute(statement, {parameter: Jsonb(rows), "run_ids": ids, "owner": self.owner})
             return leases_lost(ids, await cursor.fetchall())

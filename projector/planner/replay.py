@@ -31,7 +31,7 @@ async def replay(whole: Whole, steps: Sequence[StoredStep]) -> dict[str, Any]:
         raise NotReplayableError("the run has no plan")
     if "error" in plan:
         raise NotReplayableError(f"the run failed: {plan['error']['name']}")
-    if is_pruned(brief) or any(step.response is None for step in steps):
+    if is_pruned(brief):
         raise NotReplayableError("its prompts and answers are pruned: their digests, tokens and the plan are left")
     if brief["version"] not in versions.CONTINUED:
         raise NotReplayableError(f"its steps are of version {brief['version']}, which this program does not go on with")

@@ -40,6 +40,8 @@ Result = Literal["planned", "held", "cancelled", "retried", "failed"]
 
 RETRIED = "retried-by-hand"
 """Decision of a run that an operator has let be tried again."""
+PASSED = (RETRIED, "admitted", "retry", "research-pending", *WAITING_FOR_OTHERS)
+"""Decisions of runs that the failures of earlier ones no longer stand against: they had passed that gate."""
 
 log = get("planner")
 
@@ -94,24 +96,23 @@ async def carry_out(run: ClaimedRun, planning: Planning) -> Result:
     if verdict is not None:
         return await _turn_away(run, planning, verdict)
     rest = held(known.failures, datetime.now(UTC), planning.pace, changed_at=situation.changed_at)
-    if rest is not None and run.decision != RETRIED:
+    if rest is not None and run.decision not in PASSED:
         return await _turn_away(run, planning, Verdict("hold", "skipped-failing", rest.reason), wait_s=rest.wait_s)
     mission, agent = situation.mission, situation.agent
     assert mission is not None and agent is not None, "judge_mission speaks up otherwise"  # noqa: PT018
-    tools = offered(agent, planning)
     steps = planning.ledger.steps(run, known.steps)
     asked_before = run.brief if known.steps else None
     verdict = versions.judge_steps(asked_before)
     if verdict is not None:
         # Not for long: while a new version is rolled out, workers that can go on with it are about.
         return await _turn_away(run, planning, verdict, wait_s=planning.pace.hold_for_place_s)
-    if asked_before is not None and _may_go_on(asked_before, agent, tools):
+    if asked_before is not None and _may_go_on(asked_before, agent):
         brief = asked_before
     else:
         inputs = await _gather(run, planning, mission, agent)
         if not isinstance(inputs, Inputs):
             return inputs
-        brief = brief_of(mission, agent, tools, inputs, planning)
+        brief = brief_of(mission, agent, offered(agent, planning), inputs, planning)
     if (finding := judge_input(brief["user"])) is not None:
         return await _fail(run, planning, _TOO_LONG, f"Guardrail: {finding.reason}")
     verdict = await planning.budget.admit(run, agent, brief)
@@ -119,13 +120,14 @@ async def carry_out(run: ClaimedRun, planning: Planning) -> Result:
         return await _turn_away(run, planning, verdict)
     crash.point("planner.after_admit")
     told = asked(brief)
-    tools = tuple(tool for tool in tools if tool.name in told.tools)
+    allowed = {tool.name: tool for tool in _allowed(agent)}
     try:
         outcome = await converse(
             planning.model,
             told.alias,
             told.prompt,
-            tools,
+            # In the brief's order, which tells requests apart.
+            [allowed[name] for name in told.tools],
             steps,
             run_id=str(run.run_id),
             max_rounds=told.max_rounds,
@@ -186,18 +188,22 @@ async def _gather(run: ClaimedRun, planning: Planning, mission: Mission, agent: 
     return gathered
 
 
-def _may_go_on(brief: dict[str, Any], agent: Agent, tools: Sequence[Tool]) -> bool:
+def _may_go_on(brief: dict[str, Any], agent: Agent) -> bool:
     """Whether a run that paid for answers asks the same again: always, unless it may no longer.
 
     Tools that have come since, by another policy or another version of the program, are none of its.
     """
-    return brief["agentId"] == agent.id and set(brief["tools"]) <= {tool.name for tool in tools}
+    return brief["agentId"] == agent.id and set(brief["tools"]) <= {tool.name for tool in _allowed(agent)}
+
+
+def _allowed(agent: Agent) -> tuple[Tool, ...]:
+    return allowed_tools((*PLANNABLE, TASK), agent.policy)
 
 
 def offered(agent: Agent, planning: Planning) -> tuple[Tool, ...]:
-    """The tools that the agent's policy allows."""
+    """The tools of a new conversation: those that the agent's policy allows."""
     delegating = planning.sub_agents and planning.form == "calls"
-    return allowed_tools((*PLANNABLE, TASK) if delegating else PLANNABLE, agent.policy)
+    return tuple(tool for tool in _allowed(agent) if delegating or tool is not TASK)
 
 
 def brief_of(

@@ -21,14 +21,21 @@ class Together(Generic[Asked, Answer]):
 
     So nobody waits for a group to fill: alone, a caller's question goes out at once, and under load groups grow by
     themselves. `ask_all` returns what to answer each, in order; an exception among the answers is raised to that
-    caller alone. What the server refuses to a group is asked again one by one, so that the fault of one is no other's.
+    caller alone. What goes wrong with a group is asked again one by one, so that the fault of one is no other's; only
+    a server that is away is so for all.
     """
 
     def __init__(
-        self, ask_all: Callable[[Sequence[Asked]], Awaitable[Sequence[Answer | Exception]]], *, most: int = MOST
+        self,
+        ask_all: Callable[[Sequence[Asked]], Awaitable[Sequence[Answer | Exception]]],
+        *,
+        most: int = MOST,
+        always: bool = False,
     ) -> None:
+        """`always`: also what a caller asked who has given up, because it is worth having done."""
         self._ask_all = ask_all
         self._most = most
+        self._always = always
         self._waiting: deque[tuple[Asked, asyncio.Future[Answer]]] = deque()
         self._asking: asyncio.Task[None] | None = None
 
@@ -49,7 +56,7 @@ class Together(Generic[Asked, Answer]):
         try:
             while self._waiting:
                 group = [self._waiting.popleft() for _ in range(min(len(self._waiting), self._most))]
-                await self._answer([one for one in group if not one[1].done()])
+                await self._answer([one for one in group if self._always or not one[1].done()])
         finally:
             self._asking = None
             for _, answer in self._waiting:
@@ -62,6 +69,8 @@ class Together(Generic[Asked, Answer]):
         answers: Sequence[Answer | Exception]
         try:
             answers = await self._ask_all([asked for asked, _ in group])
+            if len(answers) != len(group):
+                raise RuntimeError(f"{len(answers)} answers to {len(group)} questions")
         except Exception as error:
             if len(group) > 1 and _is_one_ones_fault(error):
                 for one in group:
@@ -78,7 +87,7 @@ class Together(Generic[Asked, Answer]):
 
 
 def _is_one_ones_fault(error: Exception) -> bool:
-    """Whether the server is there and may well take the others: what it refuses, and a deadlock or a lock's timeout."""
-    if not isinstance(error, psycopg.Error) or error.sqlstate is None:
-        return False
-    return not isinstance(error, psycopg.OperationalError) or error.sqlstate[:2] in {"40", "55"}
+    """Whether the others may well be answered: always, unless the server is away. A deadlock or a lock's timeout says
+    that it is there.
+    """
+    return not isinstance(error, psycopg.OperationalError) or (error.sqlstate or "")[:2] in {"40", "55"}

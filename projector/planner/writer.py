@@ -14,7 +14,7 @@ import psycopg
 
 from projector import crash, freeze, metrics
 from projector.config import Settings
-from projector.errors import PlanVersionError
+from projector.errors import PlanVersionError, RowSecurityError
 from projector.health.parts import at_work, moved
 from projector.logging import get
 from projector.planner.cadence import names_times
@@ -89,8 +89,18 @@ class Writer:
                 await postpone(
                     conn, run_id, user_id, reason=f"the database refused the plan: {error.sqlstate}", pace=self._pace
                 )
+        except RowSecurityError:
+            raise
+        except Exception as error:
+            # One plan is never in the way of the others'. The text is not logged: it may hold the row's.
+            metrics.WRITEBACK_REFUSED.inc()
+            log.error("a plan cannot be written", run=str(run_id), error=type(error).__name__)
+            async with self._pool.connection() as conn:
+                reason = f"internal fault: {type(error).__name__}"
+                await postpone(conn, run_id, user_id, reason=reason, pace=self._pace)
 
     async def _write_all(self, plans: Sequence[tuple[UUID, str]]) -> Sequence[PlanVersionError | None]:
+        moved(WRITER)
         if await are_stopped(self._ledger, self._day_cap):
             return [None] * len(plans)
         async with self._pool.connection() as conn:

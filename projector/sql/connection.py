@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any, Final, Literal, get_args
 
+import orjson
 import psycopg
 from psycopg import conninfo
+from psycopg.types.json import set_json_loads
 from psycopg_pool import AsyncConnectionPool
 
 from projector.config import Settings
@@ -15,6 +17,10 @@ Role = Literal["projector_cdc", "projector_engine", "projector_planner", "projec
 STREAM_ROLES: Final[tuple[Role, ...]] = get_args(Role)
 
 CONNECT_TIMEOUT_S = 10
+# Planner and sink hold locks over several statements, which a process that stands still must not keep from the others.
+IDLE_IN_TRANSACTION_S: Final[dict[Role, int]] = {"projector_planner": 30, "projector_sink": 30}
+# As everywhere else here: a number of more than 64 bits is a double, and not an integer that cannot be written again.
+set_json_loads(orjson.loads)
 
 _URLS = "PROJECTOR_DATABASE_URL, or in the URL that this connection has of its own"
 # What libpq and the server say about a connection that they will not have, and what a person can do about it.
@@ -36,9 +42,10 @@ _REMEDIES: Final = (
 
 def role_conninfo(settings: Settings, role: Role) -> str:
     """The connection string of a session that has entered `role`."""
+    idle_s = IDLE_IN_TRANSACTION_S.get(role, 0)
     return conninfo.make_conninfo(
         settings.require_database(),
-        options=f"-c role={role} -c timezone=UTC",
+        options=f"-c role={role} -c timezone=UTC -c idle_in_transaction_session_timeout={idle_s}s",
         application_name=role,
         connect_timeout=CONNECT_TIMEOUT_S,
     )

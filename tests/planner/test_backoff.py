@@ -172,6 +172,17 @@ async def test_an_operator_may_have_a_held_mission_tried_at_once(world: World):
         await settled(world, "planned")
 
 
+async def test_a_run_that_passed_once_is_not_held_for_earlier_failures_when_it_comes_back(world: World):
+    await keep_failing(world)
+    async with Double(error(503), text("fertig")) as double, working(world, double):
+        await settled(world, "held")
+        async with world.pool.connection() as conn:
+            selection = Selection(decision="skipped-failing")
+            assert [done.outcome async for done in retry(conn, selection, by="an operator")] == ["retried"]
+        await settled(world, "planned")
+    assert len(double.requests) == 2
+
+
 @pytest.mark.parametrize("who", ["owner-before-it-was-due", "owner", "agent"])
 async def test_a_held_mission_is_tried_as_soon_as_it_or_its_agent_is_changed(world: World, who):
     await keep_failing(world)

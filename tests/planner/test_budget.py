@@ -83,6 +83,16 @@ async def test_runs_that_one_worker_admits_together_count_for_each_other(world: 
     ]
 
 
+async def test_a_run_that_gathered_first_counts_once_when_it_is_admitted_again_beside_others(world: World):
+    first, second, third = await claimed(world, 3)
+    budget = Budget(world.pool, "w1", run=LARGEST, day=0)
+    agent = an_agent(2 * LARGEST + 50, concurrent=2)
+    assert (await budget.admit(first, agent, None)).action == "admit"
+    verdicts = await asyncio.gather(*(budget.admit(run, agent, {}) for run in (first, second, third)))
+    assert [verdict.decision for verdict in verdicts] == ["admitted", "admitted", "skipped-concurrency"]
+    assert reserved(world) == [LARGEST, LARGEST]
+
+
 async def test_an_answer_passes_from_what_is_reserved_to_what_is_spent(world: World):
     first, second = await claimed(world, 2)
     await admit(world, first, an_agent(400))

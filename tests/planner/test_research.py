@@ -265,6 +265,41 @@ async def test_pruning_a_run_takes_the_job_that_it_began(world: World):
     assert jobs(world) == []
 
 
+async def test_a_job_that_a_later_run_asks_for_is_not_taken_with_the_run_that_began_it(world: World):
+    await ready(world, **DEEP)
+    async with ResearchDouble(statuses=["running"]) as research, Double(text("ja")) as double:
+        await worked(world, double, "held", pace=SLOW, **research.settings)
+    world.admin.execute("update mana_ai.mission_runs set state = 'cancelled', reason = 'r', next_attempt_at = null")
+    async with world.pool.connection() as conn:
+        assert await prune_batch(conn, "runs", datetime.now(UTC) + timedelta(days=1)) == 0
+        world.admin.execute("update mana_ai.mission_research_jobs set intended_at = now() - interval '2 days'")
+        assert await prune_batch(conn, "runs", datetime.now(UTC) + timedelta(days=1)) == 1
+
+
+async def test_an_answer_goes_with_the_prompts_of_its_run(world: World):
+    await ready(world, **DEEP)
+    async with ResearchDouble() as research, Double(error(401)) as double:
+        await worked(world, double, "planned", pace=QUICK, **research.settings)
+    await write(world)
+    async with world.pool.connection() as conn:
+        assert await prune_batch(conn, "steps", datetime.now(UTC) + timedelta(days=1)) == 1
+    assert jobs(world) == []
+
+
+async def test_a_job_that_was_submitted_is_asked_for_again_however_old_it_is(world: World):
+    await ready(world, **DEEP)
+    async with (
+        ResearchDouble(failing={"poll": [503]}) as research,
+        Double(text("ja")) as double,
+    ):
+        run = await worked(world, double, "held", pace=SLOW, **research.settings)
+        world.admin.execute("update mana_ai.mission_research_jobs set intended_at = now() - interval '3 hours'")
+        world.shift_clock_past(run["run_id"])
+        async with working(world, double, QUICK, **research.settings):
+            await settled(world, "planned")
+    assert inputs_told(double) == DEEP_BLOCK
+
+
 async def test_each_due_time_has_one_job_and_a_run_none_after_it_was_written(world: World):
     await ready(world, **DEEP)
     async with ResearchDouble() as research, Double(text("ja")) as double:

@@ -83,3 +83,34 @@ async def test_a_caller_that_gives_up_is_not_asked_for_and_delays_nobody():
     await settling
     assert (await first, await second, await late[1]) == (2, 4, 10)
     assert server.groups == [[1, 2, 3], [5]]
+
+
+async def test_a_fault_of_ours_in_a_group_is_the_fault_of_one():
+    server = Server(**{"2": KeyError("ours")})
+    together = Together(server.ask_all)
+    answers = await asyncio.gather(*(together.ask(n) for n in (1, 2, 3)), return_exceptions=True)
+    assert [a if isinstance(a, int) else type(a) for a in answers] == [2, KeyError, 6]
+
+
+async def test_what_is_worth_having_done_is_done_for_a_caller_that_has_given_up():
+    server = Server()
+    server.free.clear()
+    together = Together(server.ask_all, always=True)
+    first = asyncio.create_task(together.ask(1))
+    await under_way(server)
+    second = asyncio.create_task(together.ask(2))
+    await asyncio.sleep(0)
+    second.cancel()
+    server.free.set()
+    await together.settled()
+    assert (await first, server.groups) == (2, [[1], [2]])
+
+
+async def test_too_few_answers_leave_nobody_waiting():
+    async def one(asked: Sequence[int]) -> list[int]:
+        return [0]
+
+    together = Together(one)
+    async with asyncio.timeout(5):
+        answers = await asyncio.gather(together.ask(1), together.ask(2), return_exceptions=True)
+    assert answers == [0, 0]  # asked again one by one

@@ -16,11 +16,12 @@ from typing import Any
 
 import psycopg
 import pytest
+from psycopg.types.json import Jsonb
 
 from projector.embedded.database import STREAM_LOGIN, create_log
 from projector.embedded.servers import Servers
+from projector.planner import gathering, versions
 from projector.planner import run as run_module
-from projector.planner import versions
 from projector.planner.catalogue import PLANNABLE
 from projector.planner.writer import Writer
 from projector.sql import migrate as migrating
@@ -198,7 +199,7 @@ async def test_a_plan_of_another_version_waits_with_version_and_remedy(world: Wo
 
 async def test_a_version_that_describes_tools_otherwise_and_has_more_of_them_pays_for_no_answer_again(world: World):
     await stopped(world)
-    described = tuple(replace(tool, description=f"{tool.description} (neu)") for tool in PLANNABLE)
+    described = tuple(replace(tool, description=f"{tool.description} (neu)") for tool in reversed(PLANNABLE))
     more = (*described, replace(described[0], name="brand_new"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(run_module, "PLANNABLE", more)
@@ -208,3 +209,33 @@ async def test_a_version_that_describes_tools_otherwise_and_has_more_of_them_pay
     assert [message["role"] for message in request["messages"]] == ["system", "user", "assistant", "tool"]
     offered = [tool["function"]["name"] for tool in request["tools"]]
     assert offered == [tool.name for tool in PLANNABLE]
+
+
+async def test_settings_that_were_changed_meanwhile_are_for_new_runs(world: World):
+    await world.agent()
+    await world.mission()
+    await world.open()
+    async with Double(calls(TASK), HANGS) as double, working(world, double, planner_subagents=True):
+        async with asyncio.timeout(15):
+            while len(double.requests) < 2:
+                await asyncio.sleep(0.02)
+    async with Double(text("weiter")) as double, working(world, double, planner_format="json"):
+        await settled(world, "planned")
+    (request,) = double.requests
+    assert [message["role"] for message in request["messages"]] == ["system", "user", "assistant", "tool"]
+    assert "task" in [tool["function"]["name"] for tool in request["tools"]]
+
+
+async def test_what_another_version_gathered_is_gathered_anew(world: World):
+    await world.agent()
+    await world.mission(inputs=[{"id": "g1", "module": "goals", "table": "companionGoals"}])
+    await world.open()
+    world.admin.execute(
+        "update mana_ai.mission_runs set brief = %s",
+        [Jsonb({"version": 7, "gatheredFor": "x", "inputs": {"told": [{"strange": 1}], "gaps": []}})],
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gathering, "gathered_for", lambda mission: "x")
+        async with Double(text("fertig")) as double, working(world, double):
+            await settled(world, "planned")
+    assert world.run()["brief"]["version"] == versions.STEPS

@@ -150,7 +150,8 @@ class Research:
         return _answer_of(replace(job, state="completed", answer=polled.answer))
 
     async def _try_later(self, run: ClaimedRun, job: Job, reason: str) -> Pending | None:
-        if job.failures + 1 >= MAX_FAILURES or job.age_s > self.max_age_s:
+        # One that was submitted may be done and paid for by now, however old: only the service can say.
+        if job.failures + 1 >= MAX_FAILURES or (job.state == "intended" and job.age_s > self.max_age_s):
             await self._give_up(run, job, reason)
             return None
         log.warning("deep research does not answer", run=str(run.run_id), reason=reason, failures=job.failures + 1)

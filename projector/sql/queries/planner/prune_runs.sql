@@ -2,8 +2,12 @@
 -- only rests is deleted once it may be taken up again: if its mission is due then, it gets a new run of the same name.
 with old as (
     select run_id, user_id, mission_id, due_at, next_attempt_at
-    from mana_ai.mission_runs
+    from mana_ai.mission_runs r
     where finished_at < %(before)s and (next_attempt_at is null or next_attempt_at <= now())
+      -- A job that a later run of the mission goes on with.
+      and not exists (
+          select from mana_ai.mission_research_jobs j
+          where j.run_id = r.run_id and j.state in ('intended', 'submitted') and j.intended_at > now() - interval '1 day')
     order by finished_at
     limit %(limit)s
     for update skip locked

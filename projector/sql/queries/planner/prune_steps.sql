@@ -12,6 +12,10 @@ with old as (
     set response = null
     from old
     where s.run_id = old.run_id
+), researched as (
+    delete from mana_ai.mission_research_jobs j
+    using old
+    where j.run_id = old.run_id and j.finished_at < %(before)s
 )
 update mana_ai.mission_runs r
 set brief = old.brief - array['system', 'user', 'inputs'] || jsonb_build_object(

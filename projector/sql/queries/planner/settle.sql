@@ -2,7 +2,7 @@
 with given as (
     select *
     from jsonb_to_recordset(%(ends)s) as g
-         (run_id uuid, agent_id text, frees boolean, state text, decision text, reason text, wait_s float8, counts boolean)
+         (run_id uuid, frees boolean, state text, decision text, reason text, wait_s float8, counts boolean)
 ), mine as (
     select run_id
     from mana_ai.mission_runs
@@ -18,7 +18,7 @@ with given as (
         lease_owner = null, lease_until = null, admitted_at = null, updated_at = now()
     from mine join given using (run_id)
     where r.run_id = mine.run_id
-    returning r.run_id, r.user_id, given.agent_id, given.frees
+    returning r.run_id, r.user_id, r.agent_id, given.frees
 ), ended as (
     select user_id, agent_id from settled where frees
 ), waiting as (

@@ -3,7 +3,7 @@
 with given as (
     select *
     from jsonb_to_recordset(%(plans)s) as g
-         (run_id uuid, agent_id text, plan jsonb, decision text, reason text, sweep_after_s float8)
+         (run_id uuid, plan jsonb, decision text, reason text, sweep_after_s float8)
 ), mine as (
     select run_id
     from mana_ai.mission_runs
@@ -17,7 +17,7 @@ with given as (
         next_attempt_at = now() + make_interval(secs => given.sweep_after_s), updated_at = now()
     from mine join given using (run_id)
     where r.run_id = mine.run_id
-    returning r.run_id, r.user_id, given.agent_id
+    returning r.run_id, r.user_id, r.agent_id
 ), ended as (
     select user_id, agent_id from planned
 ), waiting as (

@@ -1,6 +1,8 @@
+-- Stamped as late as can be: whoever pulled meanwhile looks for later rows only.
 insert into sync_changes
-    (id, app_id, table_name, record_id, user_id, op, data, field_meta, client_id, schema_version, actor, origin, space_id)
+    (id, app_id, table_name, record_id, user_id, op, data, field_meta, client_id, schema_version, actor, origin, space_id,
+     created_at)
 values
     (%(id)s, 'ai', 'aiMissions', %(mission_id)s, %(user_id)s, 'update', %(data)s, %(field_meta)s, 'mana-ai-runner', 1,
-     %(actor)s, %(origin)s, null)
+     %(actor)s, %(origin)s, null, clock_timestamp())
 on conflict (id) do nothing
