@@ -1,4 +1,4 @@
-"""Whether anything may leave the installation: calls of the model, and changes written into the log.
+"""Whether anything may leave the installation: calls of the model, research, and changes written into the log.
 
 An operator stops both with one row of the database; the tokens spent in a day stop them by themselves. Runs are opened
 all the same, and held: what was due while effects were stopped is carried out when they happen again.
