@@ -130,8 +130,8 @@ class Postgres:
         if not file.exists():
             return
         pid = file.read_text().split("\n", 1)[0].strip()
-        # A running server's working directory is its data directory.
-        if pid.isdigit() and os.path.realpath(f"/proc/{pid}/cwd") == os.path.realpath(self.data):
+        # A running server's working directory is its data directory, and may be read by who started it.
+        if pid.isdigit() and _working_directory(pid) == os.path.realpath(self.data):
             raise StateInUseError(f"a PostgreSQL that this stack did not start (process {pid}) runs on {self.data}")
         file.unlink()
 
@@ -156,3 +156,11 @@ def _accepts(url: str) -> bool:
     except psycopg.OperationalError:
         return False
     return True
+
+
+def _working_directory(pid: str) -> str:
+    """'' for a process that is gone, or another account's."""
+    try:
+        return str(Path(f"/proc/{pid}/cwd").readlink())
+    except OSError:
+        return ""

@@ -79,9 +79,11 @@ class Worker:
         # One call more folds the conversation; sub-agents make any number. A call that was begun is waited for.
         calls = math.inf if settings.planner_subagents else settings.planner_max_rounds + 1
         asking_s = min(settings.planner_max_s + settings.llm_timeout_s, settings.llm_timeout_s * calls)
-        self._longest_run_s = asking_s + LONGEST_S
+        self._longest_run_s = asking_s
         self._planning = planning_of(settings, pool, model, pace or Pace(), services)
         self._ledger = self._planning.ledger
+        if self._planning.gathering.research.has_services:
+            self._longest_run_s += LONGEST_S
         self._tasks: dict[UUID, asyncio.Task[None]] = {}
         self._woken = asyncio.Event()
 

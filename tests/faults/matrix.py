@@ -45,8 +45,16 @@ def chunks(faults: list[Fault], repeats: int, slow_repeats: int, seed: int) -> l
 class Matrix:
     """`recoveries` are seconds by fault, `judged` and `repeated` the records of worlds that are done with."""
 
-    def __init__(self, servers: Servers, seed: int, rate: float, away_s: float) -> None:
+    def __init__(
+        self,
+        servers: Servers,
+        seed: int,
+        rate: float,
+        away_s: float,
+        make: Callable[[Servers, str, str, float], World] = World,
+    ) -> None:
         self.seed = seed
+        self._make = make
         self.away_s = away_s
         self.recoveries: defaultdict[str, list[float]] = defaultdict(list)
         self.judged = self.repeated = 0
@@ -79,7 +87,7 @@ class Matrix:
 
     def _new_world(self) -> World:
         self._worlds += 1
-        world = World(self._servers, f"faults{self._worlds}", f"{self.seed}:{self._worlds}", self._rate)
+        world = self._make(self._servers, f"faults{self._worlds}", f"{self.seed}:{self._worlds}", self._rate)
         world.start()
         return world
 

@@ -13,11 +13,10 @@ from tests.view_faults.world import ViewWorld
 
 @contextmanager
 def matrix(seed: int, rate: float, cache_dir: Path | None = None) -> Iterator[Matrix]:
-    """A world of its own for as long as the matrix runs."""
+    """Servers and a world of its own for as long as the matrix runs."""
     with serving(cache_dir) as servers:
-        world = ViewWorld(servers, "view_faults", str(seed), rate)
+        running = Matrix(servers, seed, rate, 0, ViewWorld)
         try:
-            world.start()
-            yield Matrix(world, seed, 0)
+            yield running
         finally:
-            world.stop()
+            running.world.stop()

@@ -120,7 +120,7 @@ def test_the_planners_questions_scan_no_table_of_a_view(sessions):
     assert "Seq Scan" not in {node["Node Type"] for node in situation}
     assert examined(situation) == 2
     linked = {"apps": ["notes"] * 2, "tables": ["notes"] * 2, "ids": ["r1", "r3"]}
-    records = scans(planner, query("planner/input_records"), one | linked)
+    records = scans(planner, query("planner/input_records"), {"user_id": ONE} | linked)
     assert "Seq Scan" not in {node["Node Type"] for node in records}
     assert [n["Index Name"] for n in records if n["Actual Rows"]] == ["record_snapshots_pkey"]
     due = scans(planner, query("planner/find_due"), {"default_agent": "a1", "limit": 100})

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import httpx2
 import orjson
 
 from projector.errors import ResearchRefusedError, ResearchUnavailableError
+
+if TYPE_CHECKING:
+    # Who only plans or replays loads no HTTP client.
+    import httpx2
 
 APP_ID = "mana-ai"
 MAX_BODY_BYTES = 2 * 1024 * 1024
@@ -20,6 +23,8 @@ _TRANSIENT = {401, 403, 408, 409, 425, 429}
 
 def http_client() -> httpx2.AsyncClient:
     """To be closed by whoever opens it."""
+    import httpx2
+
     return httpx2.AsyncClient(
         timeout=httpx2.Timeout(None, connect=CONNECT_TIMEOUT_S),
         # A connection for each request: whatever a service sends beyond an answer would be read as another user's.
@@ -52,6 +57,8 @@ class Service:
     async def _ask(
         self, method: str, path: str, body: bytes, headers: dict[str, str], user_id: str, timeout_s: float
     ) -> dict[str, Any]:
+        import httpx2
+
         named = self._headers | headers | {"x-user-id": user_id}
         # As bytes: an id may have characters that a header's text has not.
         sent = {name.encode(): value.encode() for name, value in named.items()}

@@ -69,9 +69,13 @@ class Research:
             pace=pace,
         )
 
+    @property
+    def has_services(self) -> bool:
+        return self.shallow is not None or self.deep is not None
+
     def is_wanted(self, mission: Mission) -> bool:
         """Whether the mission asks for research and somebody could do it."""
-        return (self.shallow is not None or self.deep is not None) and wants_shallow(mission)
+        return self.has_services and wants_shallow(mission)
 
     async def is_pending(self, run: ClaimedRun, mission: Mission) -> bool:
         """Whether a job of this mission goes on. Raises psycopg.Error when the database is away, as all of this."""
