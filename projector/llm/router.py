@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from projector import metrics
-from projector.errors import AliasConfigError, RateLimitError, RouteError
+from projector.errors import AliasConfigError, RouteError
 from projector.llm.attempt import Attempt, Usage
 from projector.llm.breaker import Breaker, ProviderState
 from projector.llm.config import Alias, Capability, Entry, Policy, Provider
@@ -254,20 +254,27 @@ class LLMRouter:
     async def _take_inventory(self, endpoint: Endpoint) -> bool:
         """Any answer below 500 shows that the provider is there; one that refuses the key is told apart."""
         status = await endpoint.inventory_status(self._state.snapshot.config.probe.timeout_s)
-        refused = status in (401, 403)
-        self.breaker.suspect_auth(endpoint.provider.name, refused)
-        if refused:
-            metrics.LLM_PROBES.labels(endpoint.provider.name, "auth").inc()
+        self._key_refused(endpoint, status in (401, 403))
         return status < 500
 
     async def _ask_for_a_word(self, endpoint: Endpoint, model: str) -> bool:
         timeout_s = self._state.snapshot.config.probe.timeout_s
         body = {"messages": [{"role": "user", "content": "ping"}], "max_tokens": 1}
+        refused = False
         try:
             await endpoint.complete(model, body, Limits(timeout_s, timeout_s, timeout_s, timeout_s))
-        except RateLimitError:
-            return True
+        except RouteError as error:
+            # One that refuses is there: what it refuses is the calls' to find out.
+            if error.status is None or not 400 <= error.status < 500:
+                raise
+            refused = error.kind == "auth"
+        self._key_refused(endpoint, refused)
         return True
+
+    def _key_refused(self, endpoint: Endpoint, refused: bool) -> None:
+        self.breaker.suspect_auth(endpoint.provider.name, refused)
+        if refused:
+            metrics.LLM_PROBES.labels(endpoint.provider.name, "auth").inc()
 
 
 class _Call:

@@ -199,6 +199,30 @@ async def test_what_nobody_would_do_better_goes_to_the_caller(tmp_path: Path, sc
     assert found.kind == kind
 
 
+def saying(*parts: dict[str, Any]) -> dict[str, Any]:
+    return {"messages": [{"role": "user", "content": [{"type": "text", "text": "x"}, *parts]}]}
+
+
+UNWORDED: dict[str, dict[str, Any]] = {
+    "sound": saying({"type": "input_audio", "input_audio": {"data": "AA==", "format": "wav"}}),
+    "a file": saying({"type": "file", "file": {"file_id": "f"}}),
+    "a refusal": {"messages": [{"role": "assistant", "content": [{"type": "refusal", "refusal": "no"}]}]},
+    "functions": {"functions": [{"name": "f"}]},
+    "two answers": {"n": 2},
+}
+
+
+@pytest.mark.parametrize("lacking", UNWORDED)
+@pytest.mark.parametrize("kind", ["anthropic", "google"])
+async def test_what_it_has_no_word_for_is_asked_of_the_next(tmp_path: Path, kind: str, lacking: str):
+    async with Upstream(answer()) as p1, Upstream(answer()) as p2:
+        other = f"kind: {kind}, base_url: '{p1.url}'"
+        async with routed(tmp_path, p1=other, p2=p2) as router:
+            found = await router.complete({**BODY, **UNWORDED[lacking]})
+    assert told(found) == [("p1/m1", "capability", None), ("p2/m1", "ok", 200)]
+    assert p1.calls == 0
+
+
 async def test_json_without_a_schema_is_asked_of_the_next(tmp_path: Path):
     body = {**BODY, "response_format": {"type": "json_object"}}
     found, p1 = await ask(tmp_path, said({"type": "text", "text": "x"}), body)

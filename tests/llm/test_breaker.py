@@ -158,6 +158,46 @@ def test_B2_what_probes_opened_a_probe_closes():
     assert state.state == "closed"
 
 
+def test_H1_a_probe_that_opens_and_closes_forgets_nothing_of_calls():
+    clock = Clock()
+    breaker = made(clock)
+
+    def flap() -> str:
+        for _ in range(2):
+            breaker.probe_fail("p", "no answer")
+        breaker.probe_ok("p")
+        state = breaker.get_state("p")
+        assert state is not None
+        return state.state
+
+    fail(breaker, UnreachableError("down"))
+    assert flap() == "closed"
+    fail(breaker, UnreachableError("down"))
+    assert refused(breaker).reason == "open", "the second call in a row"
+    clock.pass_s(60)
+    trial = admitted(breaker)
+    assert [flap(), flap()] == ["half_open", "half_open"], "no call has succeeded yet"
+    trial.ok()
+    admitted(breaker).ok()
+    state = breaker.get_state("p")
+    assert state is not None
+    assert (state.state, state.consecutive_failures) == ("closed", 0)
+    for _ in range(2):
+        breaker.probe_fail("p", "no answer")
+    clock.pass_s(60)
+    breaker.admit("p", "m")
+    assert flap() == "closed", "no call has failed since"
+
+
+def test_what_went_wrong_is_told_until_a_call_succeeds():
+    breaker = made(Clock())
+    fail(breaker, UnreachableError("down"))
+    admitted(breaker).ok()
+    state = breaker.get_state("p")
+    assert state is not None
+    assert (state.last_error, state.consecutive_failures) == (None, 0)
+
+
 def test_B3_H3_what_calls_opened_a_probe_puts_on_trial():
     breaker = made(Clock())
     fail(breaker, UnreachableError("down"), 2)

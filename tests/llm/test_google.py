@@ -11,7 +11,7 @@ import pytest
 from projector.errors import RouteError
 from tests.llm.test_router import FAST, routed, told
 from tests.llm.test_streams import read, text
-from tests.llm.upstream import BODY, SSE, Script, Upstream, answer, event, failure
+from tests.llm.upstream import BODY, SSE, Script, Upstream, answer, event, failure, words
 
 SCHEMA = {"type": "object", "properties": {"q": {"type": "string"}}}
 TOOLS = [{"type": "function", "function": {"name": "search", "description": "finds", "parameters": SCHEMA}}]
@@ -173,6 +173,9 @@ FAILED = [
     (failure(200, {"candidates": []}), "protocol"),
     (failure(200, {"candidates": [{}]}), "protocol"),
     (failure(200, {"candidates": [{"content": {"parts": 5}}]}), "protocol"),
+    (failure(200, {"candidates": [{"content": None, "finishReason": "STOP"}]}), "protocol"),
+    (said(finish="MALFORMED_FUNCTION_CALL"), "protocol"),
+    (said({"text": "hm", "thought": True}, finish="OTHER"), "protocol"),
 ]
 
 
@@ -243,6 +246,16 @@ async def test_R1_a_stream_has_openais_chunks_and_yields_nothing_before_the_prov
     assert [(call["index"], call["function"]["arguments"]) for call in calls] == [(0, '{"q":"a"}'), (1, "{}")]
     assert [c["choices"][0]["finish_reason"] for c in chunks if c["choices"]][-1] == "tool_calls"
     assert chunks[-1]["usage"]["total_tokens"] == 19
+
+
+async def test_a_stream_that_says_nothing_for_an_odd_reason_is_asked_of_the_next(tmp_path: Path):
+    async with (
+        Upstream(stream_of(generated(finish="MALFORMED_FUNCTION_CALL"))) as p1,
+        Upstream(words("from p2")) as p2,
+        routed(tmp_path, p1=provider(p1), p2=p2) as router,
+        router.stream(BODY) as stream,
+    ):
+        assert told(stream) == [("p1/m1", "protocol", 200), ("p2/m1", "ok", 200)]
 
 
 @pytest.mark.parametrize(

@@ -95,6 +95,12 @@ NEXT = {
     "F4 200 without choices": (failure(200, {"choices": []}), "protocol", 200),
     "F4 200 with a null message": (failure(200, {"choices": [{"message": None}]}), "protocol", 200),
     "200 with a list": (failure(200, [1]), "protocol", 200),
+    "200 with a call without a name": (
+        answer(None, tool_calls=[{"id": "x", "function": {}}], finish="tool_calls"),
+        "protocol",
+        200,
+    ),
+    "200 with calls that are no list": (answer(None, tool_calls={"id": "x"}), "protocol", 200),
     "redirect": (failure(302, {}, location="http://elsewhere/"), "protocol", 302),
     "cut": (Script(pieces=(b'{"choices": [',), ending="cut"), "upstream", 200),
     "finish error": (answer("half", finish="error"), "upstream", 200),
@@ -523,12 +529,16 @@ async def test_4_probes_tell_who_is_there_and_who_refuses_the_key(tmp_path: Path
 
 
 async def test_4_a_probe_may_ask_for_a_word(tmp_path: Path):
-    async with Upstream(answer(), error(429), error(500)) as p1:
+    refusals = [error(status) for status in (429, 400, 404, 402, 403)]
+    async with Upstream(answer(), *refusals, error(500)) as p1:
         asking = f"base_url: '{p1.url}', probe: {{kind: completion}}"
         async with routed(tmp_path, more="breaker: {failure_threshold: 1}", p1=asking) as router:
-            for healthy in (True, True, False):
+            for refusal in (None, *refusals):
                 await router.probe_now()
-                assert router.breaker.is_healthy("p1") is healthy
+                state = router.health()["p1"]
+                assert (state.state, state.auth_suspect) == ("closed", refusal is refusals[-1])
+            await router.probe_now()
+            assert not router.breaker.is_healthy("p1")
     assert p1.requests[0].body["max_tokens"] == 1
     assert p1.probes == 0
 
