@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -13,6 +14,7 @@ from projector.errors import AliasConfigError, NoModelError, UnknownAliasError
 from projector.llm.config import LONGEST_MODEL, Alias, Config, Entry, parse, split
 
 LONGEST_NAMED = 100
+_KEY = re.compile(r"[\x21-\x7e]*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,13 +118,19 @@ class Registry:
             if provider.key_file:
                 try:
                     key = Path(provider.key_file).read_text("utf-8").strip()
-                except (OSError, UnicodeDecodeError) as error:
+                except (OSError, ValueError) as error:
                     reason = getattr(error, "strerror", None) or "not a text in UTF-8"
                     raise AliasConfigError(
                         f"{self.path}: providers.{provider.name}.api_key_file: {provider.key_file}: {reason}"
                     ) from None
             else:
                 key = self._environment.get(provider.key_env, "").strip() if provider.key_env else ""
+            if not _KEY.fullmatch(key):
+                # Not quoted: most of it may be right. In a header it would break every call.
+                raise AliasConfigError(
+                    f"{self.path}: providers.{provider.name}: the key in {provider.key_file or provider.key_env} is no"
+                    " single word of printable ASCII characters"
+                )
             if key or not (provider.key_env or provider.key_file):
                 keys[provider.name] = key
         return keys

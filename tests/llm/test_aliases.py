@@ -215,3 +215,14 @@ aliases: {{mana/x: {{chain: [a/m]}}}}
     found = Registry(tmp_path / "llm.yaml", environment={"KEY_A": "from-env", "KEY_B": " "}).snapshot
     assert found.keys == {"a": "from-env", "c": "from-file", "d": ""}
     assert "from-" not in repr(found)
+
+
+@pytest.mark.parametrize("key", ["one\ntwo", "schlüssel", "a key"])
+def test_a_key_that_no_header_can_hold_is_refused_and_not_quoted(tmp_path: Path, key: str):
+    (tmp_path / "key").write_text(key)
+    (tmp_path / "llm.yaml").write_text(
+        f"providers: {{c: {{base_url: http://h, api_key_file: {tmp_path}/key}}}}\naliases: {{mana/x: {{chain: [c/m]}}}}"
+    )
+    with pytest.raises(AliasConfigError, match=r"providers\.c: the key in .*/key is no") as caught:
+        Registry(tmp_path / "llm.yaml", environment={})
+    assert key not in caught.value.message

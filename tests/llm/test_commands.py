@@ -71,6 +71,8 @@ async def test_check_live_compares_chains_with_what_providers_offer():
 
 async def test_reload_and_health_speak_to_the_running_service(monkeypatch):
     monkeypatch.setenv("PROJECTOR_SERVICE_KEY", KEY)
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
+    monkeypatch.delenv("NO_PROXY", raising=False)
     async with Upstream(answer()) as p1, service(p1=p1) as client:
         told = await asyncio.to_thread(printed, "reload", "--url", client.url)
         assert told.endswith("generation 1 replaced by 2\n")

@@ -169,6 +169,7 @@ FAILED = [
     (refused(504, "DEADLINE_EXCEEDED"), "upstream"),
     (refused(404, "NOT_FOUND"), "not_found"),
     (failure(200, {"error": {"code": 503}}), "upstream"),
+    (failure(503, {"error": {"details": 5}}), "upstream"),
     (failure(200, b"<html>"), "protocol"),
     (failure(200, {"candidates": []}), "protocol"),
     (failure(200, {"candidates": [{}]}), "protocol"),

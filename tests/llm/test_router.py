@@ -120,6 +120,31 @@ async def test_5_8_what_another_may_do_better_is_asked_of_the_next(tmp_path: Pat
     assert (p1.calls, p2.calls) == (1, 1)
 
 
+LONG = b'{"error": {"message": "' + b"x" * 300_000 + b'"}}'
+UNREADABLE: dict[str, tuple[Script, str]] = {
+    "longer than any": (failure(422, LONG), "bad_request"),
+    "cut": (Script(401, (b'{"error": ',), ending="cut"), "auth"),
+    "never whole": (Script(422, (b'{"error": ',), ending="hang"), "bad_request"),
+    "never whole, of a 429": (Script(429, (b"{",), {"retry-after": "40"}, ending="hang"), "rate_limit"),
+}
+
+
+@pytest.mark.parametrize("case", UNREADABLE)
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_a_status_is_known_though_its_body_cannot_be_read(tmp_path: Path, case: str, streamed: bool):
+    script, kind = UNREADABLE[case]
+    async with Upstream(script) as p1, routed(tmp_path, p1=p1) as router:
+        with pytest.raises(RouteError) as caught:
+            if streamed:
+                async with router.stream(BODY):
+                    pass
+            else:
+                await router.complete(BODY)
+    assert told(caught.value) == [("p1/m1", kind, script.status)]
+    if kind == "rate_limit":
+        assert caught.value.retry_after == pytest.approx(40, abs=1)
+
+
 PROPAGATED: dict[str, tuple[Script, type[RouteError], int]] = {
     "13.4.6 422": (error(422), BadRequestError, 400),
     "400": (error(400), BadRequestError, 400),
@@ -384,7 +409,8 @@ async def test_B4_of_many_calls_one_tries_and_the_others_are_served_by_the_next(
 
 
 async def test_a_key_goes_to_its_provider_and_nowhere_else(tmp_path: Path, capsys):
-    quoting = error(400, message="wrong key secret-key-of-p1 given")
+    key = "secret-key-of-p1"
+    quoting = error(400, key, message="wrong key " + key + " " + "x" * 273 + key, x_request_id=key)
     async with Upstream(quoting) as p1:
         with_key = f"base_url: '{p1.url}', api_key_env: KEY_OF_P1"
         without = f"base_url: '{p1.url}', api_key_env: NOT_SET"
@@ -396,6 +422,8 @@ async def test_a_key_goes_to_its_provider_and_nowhere_else(tmp_path: Path, capsy
     shown = repr(vars(caught.value)) + str(caught.value) + "".join(capsys.readouterr())
     assert "secret-key" not in shown
     assert "wrong key ***" in caught.value.detail
+    assert caught.value.detail.endswith("xxx***"), "though the text is longer than what is kept of it"
+    assert (caught.value.upstream_code, caught.value.request_id) == ("***", "***")
     assert "what I ask" not in shown
 
 
