@@ -261,10 +261,13 @@ class Breaker:
                 self._note(changed, provider, circuit)
         self._tell(changed)
 
-    def reset(self) -> None:
-        """Closes everything."""
+    def reset(self, providers: Collection[str] | None = None) -> None:
+        """Closes everything, or what belongs to these providers."""
         with self._lock:
             keys = [*self._providers, *self._models]
+            if providers is not None:
+                keys = [key for key in keys if key.partition("/")[0] in providers]
+                self._auth_suspect.difference_update(providers)
         changed: list[Transition] = []
         for key in keys:
             with self._lock:

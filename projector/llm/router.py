@@ -76,6 +76,7 @@ class LLMRouter:
         self.breaker.add_listener(self._circuits)
         self._state = self._made_of(registry.snapshot)
         self._prober: Prober | None = None
+        self._reloading = asyncio.Lock()
         metrics.LLM_GENERATION.set(registry.snapshot.generation)
         registry.on_reload(self._reloaded)
 
@@ -169,19 +170,24 @@ class LLMRouter:
 
     # The file
 
-    def reload(self) -> Snapshot:
+    async def reload(self) -> Snapshot:
         """Reads the file again; calls that run go on with what they began with. Raises AliasConfigError."""
         try:
-            return self.registry.reload()
+            async with self._reloading:
+                # A long file takes a while, in which calls must go on.
+                return self.registry.adopt(await asyncio.to_thread(self.registry.read))
         except AliasConfigError as error:
             metrics.LLM_RELOADS.labels("failed").inc()
             log.error("aliases not reloaded", error=error.message, generation=self.registry.snapshot.generation)
             raise
 
     def _reloaded(self, snapshot: Snapshot) -> None:
-        self._circuits.snapshot = snapshot
+        before = self._state.snapshot
+        self._circuits.take(snapshot)
         self.breaker.reconfigure(snapshot.config.breaker)
         self._state = self._made_of(snapshot)
+        # What was found out about the old address, or with the old key, says nothing of the new one.
+        self.breaker.reset([name for name in before.config.providers if before.place(name) != snapshot.place(name)])
         if self._prober is not None:
             self._prober.configure(self._probes(), **self._probe_times())
         metrics.LLM_RELOADS.labels("ok").inc()

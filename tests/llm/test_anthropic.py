@@ -125,6 +125,17 @@ async def test_a_conversation_is_told_in_its_words(tmp_path: Path):
     }
 
 
+async def test_a_limit_of_tokens_is_the_requests_or_the_entrys_or_one_that_the_documentation_names(tmp_path: Path):
+    aliases = "  mana/x: {chain: [p1/m1]}\n  mana/y: {chain: [{model: p1/m1, max_output_tokens: 9000}]}"
+    async with (
+        Upstream(said({"type": "text", "text": "x"})) as p1,
+        routed(tmp_path, aliases, p1=provider(p1)) as router,
+    ):
+        for asked in ({}, {"model": "mana/y"}, {"model": "mana/y", "max_tokens": 10}):
+            await router.complete({**BODY, **asked})
+    assert [request.body["max_tokens"] for request in p1.requests] == [4096, 9000, 10]
+
+
 async def test_an_answer_has_openais_form(tmp_path: Path):
     found, _ = await ask(
         tmp_path,

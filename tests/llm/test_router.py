@@ -24,6 +24,7 @@ from projector.errors import (
     ProviderAuthError,
     RouteError,
     UnknownAliasError,
+    UnreachableError,
 )
 from projector.llm import observe
 from projector.llm import router as router_module
@@ -135,11 +136,7 @@ async def test_a_status_is_known_though_its_body_cannot_be_read(tmp_path: Path, 
     script, kind = UNREADABLE[case]
     async with Upstream(script) as p1, routed(tmp_path, p1=p1) as router:
         with pytest.raises(RouteError) as caught:
-            if streamed:
-                async with router.stream(BODY):
-                    pass
-            else:
-                await router.complete(BODY)
+            await (router.stream(BODY).__aenter__() if streamed else router.complete(BODY))
     assert told(caught.value) == [("p1/m1", kind, script.status)]
     if kind == "rate_limit":
         assert caught.value.retry_after == pytest.approx(40, abs=1)
@@ -462,13 +459,52 @@ async def test_13_5_16_a_reload_takes_effect_for_calls_that_begin_after_it(tmp_p
             while not p1.calls:
                 await asyncio.sleep(0.01)
         registry(tmp_path, "  mana/x: {chain: [p2/m1, p2/m2]}", p2=p2)
-        assert router.reload().generation == 2
+        assert (await router.reload()).generation == 2
         assert (await router.complete(BODY)).resolved == "p2/m1"
         assert (await running).resolved == "p1/m1"
         (tmp_path / "llm.yaml").write_text("aliases: [")
         with pytest.raises(AliasConfigError):
-            router.reload()
+            await router.reload()
         assert (await router.complete(BODY)).resolved == "p2/m1"
+
+
+async def test_a_provider_whose_key_or_address_changed_begins_anew_with_the_reload_and_the_others_do_not(
+    tmp_path: Path,
+):
+    (tmp_path / "key").write_text("old")
+    keyed = f"base_url: 'http://h1', api_key_file: {tmp_path}/key"
+    paid = f"base_url: 'http://h3', api_key_file: {tmp_path}/key3"
+    (tmp_path / "key3").write_text("same")
+    files = [{"p1": keyed, "p2": f"base_url: 'http://{host}'", "p3": paid} for host in ("h2", "moved")]
+    async with routed(tmp_path, **files[0]) as router:
+        for name, kind in (("p1", ProviderAuthError), ("p2", UnreachableError), ("p3", PaymentError)):
+            for _ in range(2):
+                if isinstance(lease := router.breaker.admit(name, "m1"), Lease):
+                    lease.fail(kind("no"))
+        router.breaker.admit("p2", "m1")
+        router.breaker.suspect_auth("p1", True)
+        assert [state.state for state in router.health().values()] == ["open"] * 3
+        (tmp_path / "key").write_text("new")
+        registry(tmp_path, more=FAST, **files[1])
+        await router.reload()
+        assert [state.state for state in router.health().values()] == ["closed", "closed", "open"]
+        assert not router.health()["p1"].auth_suspect
+
+
+async def test_13_5_8_19_a_gauge_shows_each_circuit_of_the_file_and_none_that_left_it(tmp_path: Path):
+    both = {"p1": "base_url: 'http://h'", "gone": "base_url: 'http://h'"}
+    async with routed(tmp_path, "  mana/x: {chain: [p1/m1, gone/m1]}", **both) as router:
+        for name in both:
+            for _ in range(2):
+                router.breaker.mark_unhealthy(name, "down")
+            assert metric("llm_breaker_state", key=name) == 1
+        router.breaker.mark_healthy("p1")
+        assert metric("llm_breaker_state", key="p1") == 0
+        registry(tmp_path, "  mana/x: {chain: [p1/m1]}", p1=both["p1"])
+        await router.reload()
+        assert REGISTRY.get_sample_value("llm_breaker_state", {"key": "gone"}) is None
+        router.breaker.mark_healthy("gone")
+        assert REGISTRY.get_sample_value("llm_breaker_state", {"key": "gone"}) is None
 
 
 async def test_no_request_is_lost_while_the_file_is_read_again_a_hundred_times(tmp_path: Path):
@@ -482,11 +518,10 @@ async def test_no_request_is_lost_while_the_file_is_read_again_a_hundred_times(t
                 while not over.is_set():
                     resolved.add((await router.complete(BODY)).resolved)
 
-            callers = [asyncio.create_task(call()) for _ in range(20)]
+            callers = [asyncio.create_task(call()) for _ in range(50)]
             for number in range(100):
                 registry(tmp_path, files[number % 2], p1=p1, p2=p2)
-                router.reload()
-                await asyncio.sleep(0)
+                await router.reload()
             over.set()
             await asyncio.gather(*callers)
     assert resolved == {"p1/m1", "p2/m1"}

@@ -191,7 +191,7 @@ class Service:
     async def _reload(self, _request: web.Request) -> web.Response:
         before = self._router.registry.snapshot.generation
         try:
-            return json_response({"old": before, "new": self._router.reload().generation})
+            return json_response({"old": before, "new": (await self._router.reload()).generation})
         except AliasConfigError as error:
             return refusal(422, "alias_config", error.message)
 
