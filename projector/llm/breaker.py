@@ -141,6 +141,9 @@ class Breaker:
         changed: list[Transition] = []
         with self._lock:
             now = self._clock()
+            if target in self._models:
+                # The names that are asked for again and again are not the ones to be dropped.
+                self._models.move_to_end(target)
             keys = ((provider, self._providers.get(provider)), (target, self._models.get(target)))
             refusals = []
             for key, circuit in keys:

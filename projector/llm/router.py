@@ -390,7 +390,9 @@ class Stream:
 
     async def aclose(self) -> None:
         """What was read until now counts as an answer: it is the reader who wants no more."""
-        self._finish(None)
+        if not self._over:
+            self._finish(None)
+            self._call.broken = "cancelled"
         await self._source.aclose()
 
     def _finish(self, error: RouteError | None) -> None:

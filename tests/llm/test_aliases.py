@@ -171,7 +171,9 @@ def test_A4_readers_never_see_a_mixture_of_two_files(path: Path):
     def read() -> None:
         while not over.wait(0.001):
             snapshot = found.snapshot
-            if snapshot.route("").name != snapshot.default or snapshot.resolve(str(snapshot.default)).chain == ():
+            letter = str(snapshot.default)[-1]
+            others = {"a": "mana/b", "b": "mana/a"}[letter] in snapshot.config.aliases
+            if snapshot.route("").chain != (f"p/{letter}",) or snapshot.entries != {f"p/{letter}"} or others:
                 wrong.append(snapshot)
 
     readers = [threading.Thread(target=read) for _ in range(50)]

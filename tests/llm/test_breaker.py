@@ -114,8 +114,14 @@ def test_13_2_13_another_failure_begins_the_time_anew():
 
 
 def test_13_2_14_13_5_1_to_5_listeners_hear_of_changes_alone_and_cannot_break_anything(monkeypatch):
-    complaints = []
-    monkeypatch.setattr(breaker_module.log, "exception", lambda *a, **k: complaints.append(a), raising=False)
+    complaints: list[str] = []
+    lines: list[str] = []
+
+    class Log:
+        exception = staticmethod(lambda event, **_: complaints.append(event))
+        warning = info = staticmethod(lambda event, **_: lines.append(event))
+
+    monkeypatch.setattr(breaker_module, "log", Log)
     breaker = made(Clock())
     heard: list[tuple[str, bool]] = []
     twice: list[Transition] = []
@@ -137,6 +143,7 @@ def test_13_2_14_13_5_1_to_5_listeners_hear_of_changes_alone_and_cannot_break_an
     assert heard == [("p", False), ("p", True)]
     assert [t.seq for t in twice] == sorted({t.seq for t in twice}), "H7: the order can be told"
     assert len(complaints) == 2
+    assert lines == ["circuit open", "circuit closed"]
 
 
 def test_B1_H1_a_probe_that_is_answered_does_not_excuse_calls_that_fail():
@@ -332,6 +339,8 @@ def test_a_lease_counts_once():
 
 def test_names_of_models_that_callers_make_up_are_not_kept_for_ever():
     breaker = made(Clock())
+    admitted(breaker, "p/real").fail(ModelNotFoundError("no"))
     for number in range(breaker_module.MOST_MODELS + 50):
+        assert refused(breaker, "p/real").reason == "open", "what is asked for again and again is kept"
         breaker.admit("p", f"m{number}").fail(ModelNotFoundError("no"))
     assert len(breaker.models()) == breaker_module.MOST_MODELS

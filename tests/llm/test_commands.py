@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import orjson
@@ -45,6 +48,24 @@ def test_validate_tells_each_place_and_fails(tmp_path: Path, monkeypatch):
     printed("validate", "a.py", "--allow", "allow.yaml")
     for wrong in (["nowhere"], [".", "--config", "nowhere.yaml"]):
         printed("validate", *wrong, fails=ConfigError)
+
+
+def test_L1_L2_the_process_says_by_its_status_what_was_found(tmp_path: Path):
+    (tmp_path / "a.py").write_text('m = "google/gemini-2.5-flash-lite"')
+    (tmp_path / "b.py").write_text('m = "mana/x"')
+    (tmp_path / "allow.yaml").write_text("- {path: a.py, reason: a test}\n- {path: b.py, reason: none}")
+    commands = [["a.py"], ["b.py"], ["nowhere"], [".", "--allow", "allow.yaml"]]
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-m", "projector", "llm", "validate", *words],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+            stderr=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+        )
+        for words in commands
+    ]
+    assert [process.wait(30) for process in processes] == [1, 0, 2, 1]
 
 
 def test_aliases_resolve_and_check_read_the_file_as_the_service_does(tmp_path: Path, monkeypatch):

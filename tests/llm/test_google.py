@@ -281,6 +281,18 @@ async def test_a_stream_that_breaks_off_is_an_error(tmp_path: Path, script: Scri
     assert broken.kind == kind
 
 
+async def test_F13_a_stream_is_asked_for_in_the_form_that_was_wished(tmp_path: Path):
+    wished = {"type": "json_schema", "json_schema": {"name": "s", "schema": SCHEMA}}
+    async with (
+        Upstream(stream_of(generated({"text": "{}"}))) as p1,
+        routed(tmp_path, p1=provider(p1)) as router,
+        router.stream({**BODY, "response_format": wished}) as stream,
+    ):
+        assert (await read(stream))[1] is None
+    found = p1.requests[0].body
+    assert found["generationConfig"]["responseJsonSchema"] == SCHEMA
+
+
 async def test_its_models_are_listed(tmp_path: Path):
     async with Upstream(said()) as p1:
         p1.inventory = failure(200, {"models": [{"name": "models/m1"}, {"name": "models/m2"}]})

@@ -20,6 +20,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from projector.config import Settings
 from projector.errors import ConfigError
+from projector.llm.registry import Registry
 from projector.llm.router import LLMRouter
 from projector.llm.service import app as app_module
 from projector.llm.service.door import Rate
@@ -371,6 +372,19 @@ async def test_13_5_12_13_14_aliases_and_health_are_shown():
             assert shown["unhealthy_until_unix"] > shown["last_check_unix"]
             _, _, told = await client.post("/v1/health/reset")
             assert told["status"] == "healthy"
+
+
+async def test_13_5_12_13_the_shipped_file_has_five_classes_with_chains():
+    async with (
+        LLMRouter(Registry(SHIPPED, environment={})) as router,
+        serving(router, Settings(llm_port=0), KEY) as port,
+        aiohttp.ClientSession() as http,
+    ):
+        status, _, told = await Client(router, port, http).get("/v1/aliases")
+    assert (status, told["default"], len(told["aliases"])) == (200, "mana/fast-text", 5)
+    (chain,) = (alias["chain"] for alias in told["aliases"] if alias["name"] == "mana/long-form")
+    assert len(chain) >= 2
+    assert all("/" in entry for entry in chain)
 
 
 async def test_2_5_a_reload_by_command_tells_what_became_of_it():
