@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -29,6 +30,7 @@ from projector.errors import (
 from projector.llm import observe
 from projector.llm import router as router_module
 from projector.llm.breaker import Lease
+from projector.llm.registry import Snapshot
 from projector.llm.router import Answer, LLMRouter
 from tests.llm.upstream import ABORT, BODY, SILENT, Script, Upstream, answer, error, failure, registry
 
@@ -527,6 +529,22 @@ async def test_13_5_8_19_a_gauge_shows_each_circuit_of_the_file_and_none_that_le
         assert REGISTRY.get_sample_value("llm_breaker_state", {"key": "gone"}) is None
         router.breaker.mark_healthy("gone")
         assert REGISTRY.get_sample_value("llm_breaker_state", {"key": "gone"}) is None
+
+
+async def test_calls_are_answered_while_a_file_is_read(tmp_path: Path, monkeypatch):
+    async with Upstream(answer()) as p1, routed(tmp_path, p1=p1) as router:
+        answered, read = threading.Event(), router.registry.read
+
+        def slow() -> Snapshot:
+            assert answered.wait(5), "nothing is answered meanwhile"
+            return read()
+
+        monkeypatch.setattr(router.registry, "read", slow)
+        reloading = [asyncio.create_task(router.reload()) for _ in range(2)]
+        await asyncio.sleep(0)
+        await router.complete(BODY)
+        answered.set()
+        assert [(await task).generation for task in reloading] == [2, 3]
 
 
 async def test_no_request_is_lost_while_the_file_is_read_again_a_hundred_times(tmp_path: Path):

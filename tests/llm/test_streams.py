@@ -325,3 +325,4 @@ def test_lines_of_one_event_are_joined_and_the_last_needs_no_empty_line():
     events = Events()
     assert events.feed(b"data: a\ndata: b\nid: 1\n\ndata: c") == [b"a\nb"]
     assert events.end() == [b"c"]
+    assert events.feed(b"data: a\r") + events.feed(b"\ndata: b\r\n\r\n") == [b"a\nb"], "one end of a line in two pieces"
