@@ -180,7 +180,9 @@ def _asked(method: str, path: str, url: str | None) -> dict[str, Any]:
     base = (url or f"http://{settings.llm_address}:{settings.llm_port}").rstrip("/")
     key = settings.require_service_key("`run llm` answers nobody without it")
     try:
-        answer = httpx2.request(method, base + path, headers={"authorization": f"Bearer {key}"}, timeout=30)
+        # The key is for the service alone, and for no proxy that the environment names.
+        headers = {"authorization": f"Bearer {key}"}
+        answer = httpx2.request(method, base + path, headers=headers, timeout=30, trust_env=False)
         told: dict[str, Any] = answer.json()
     except (httpx2.HTTPError, httpx2.InvalidURL, ValueError) as error:
         raise ConfigError(f"{base}: {type(error).__name__}", "start `projector run llm`, or name its --url") from None

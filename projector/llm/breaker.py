@@ -141,6 +141,9 @@ class Breaker:
         changed: list[Transition] = []
         with self._lock:
             now = self._clock()
+            if target in self._models:
+                # The names that are asked for again and again are not the ones to be dropped.
+                self._models.move_to_end(target)
             keys = ((provider, self._providers.get(provider)), (target, self._models.get(target)))
             refusals = []
             for key, circuit in keys:
@@ -261,10 +264,13 @@ class Breaker:
                 self._note(changed, provider, circuit)
         self._tell(changed)
 
-    def reset(self) -> None:
-        """Closes everything."""
+    def reset(self, providers: Collection[str] | None = None) -> None:
+        """Closes everything, or what belongs to these providers."""
         with self._lock:
             keys = [*self._providers, *self._models]
+            if providers is not None:
+                keys = [key for key in keys if key.partition("/")[0] in providers]
+                self._auth_suspect.difference_update(providers)
         changed: list[Transition] = []
         for key in keys:
             with self._lock:

@@ -44,6 +44,8 @@ class Circuit:
     window_s: float = 0.0
     reopened: int = 0
     last_error: str = ""
+    owes_trial: bool = False
+    """Open by probes, after calls had opened it and none had succeeded since."""
     trial: int | None = None
     trial_until: float = 0.0
 
@@ -79,7 +81,8 @@ class Circuit:
         """Whether the state changed."""
         if generation != self.generation or self.state == "open":
             return False
-        self.call_failures = 0
+        self.call_failures = self.reopened = 0
+        self.last_error = ""
         if self.state == "half_open":
             self.close()
             return True
@@ -125,11 +128,13 @@ class Circuit:
         self.probe_failures = 0
         if self.state != "open":
             return False
-        if self.cause == "probe":
-            self.close()
-            return True
-        if self.cause == "call":
+        if self.cause == "call" or (self.cause == "probe" and self.owes_trial):
             self._become("half_open")
+            return True
+        if self.cause == "probe":
+            self.until = self.window_s = 0.0
+            self.last_error, self.cause = "", ""
+            self._become("closed")
             return True
         return False
 
@@ -141,9 +146,11 @@ class Circuit:
                 self.until = now + self.window_s
             return False
         if self.probe_failures >= self.settings.failure_threshold:
+            owes_trial = self.state == "half_open" and (self.cause != "probe" or self.owes_trial)
             if self.state == "half_open":
                 self.reopened += 1
             self._open("probe", self._window(), now)
+            self.owes_trial = owes_trial
             return True
         return False
 
@@ -162,9 +169,11 @@ class Circuit:
         self.until = self.window_s = 0.0
         self.last_error = ""
         self.cause = ""
+        self.owes_trial = False
         self._become("closed")
 
     def _open(self, cause: Cause, window_s: float, now: float) -> None:
+        self.owes_trial = False
         self.cause, self.window_s, self.until = cause, window_s, now + window_s
         self._become("open")
 

@@ -21,6 +21,7 @@ ON_REFUSAL: tuple[OnRefusal, ...] = ("propagate", "next")
 
 DEFAULT_NAMESPACE = "mana"
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
+_PRINTABLE = re.compile(r"[\x21-\x7e]+")
 LONGEST_MODEL = 200
 
 
@@ -141,7 +142,7 @@ def parse(text: str, file: str = "llm.yaml") -> Config:
     root = read(text, file)
     keys = {"version", "namespace", "providers", "aliases", "default", "breaker", "probe", "budgets", "policy"}
     top = root.mapping(keys, "the root must be a mapping")
-    if "version" in top and top["version"].scalar() != 1:
+    if "version" in top and (type(version := top["version"].scalar()) is not int or version != 1):
         top["version"].fail("only version 1 is known")
     namespace = _name(top["namespace"]) if "namespace" in top else DEFAULT_NAMESPACE
     providers = _providers(top["providers"], namespace) if "providers" in top else {}
@@ -186,6 +187,10 @@ def _aliases(field: Field, namespace: str) -> dict[str, Alias]:
             key.fail(f"the name of an alias must start with {prefix}")
         if not name.removeprefix(prefix) or "/" in name.removeprefix(prefix):
             key.fail(f"the name of an alias must have exactly one segment after {prefix}")
+        if not _PRINTABLE.fullmatch(name) or len(name) > LONGEST_MODEL:
+            key.fail(
+                f"the name of an alias must be of at most {LONGEST_MODEL} printable ASCII characters, without spaces"
+            )
         aliases[name] = _alias(name, body, namespace)
     if not aliases:
         field.fail("`aliases` is empty: name at least one")
@@ -240,9 +245,9 @@ def _place(item: Field, namespace: str) -> tuple[str, str]:
         item.fail(f"{text!r} is an alias, and a chain cannot hold one")
     if not provider or not model.strip():
         item.fail(f"{text!r} must have a provider before the first slash and a model after it")
-    if not model.isprintable() or " " in model:
+    if not _PRINTABLE.fullmatch(text):
         # It goes into headers and URLs.
-        item.fail("the name of a model must have no spaces and no control characters")
+        item.fail("the name of a model must be of printable ASCII characters, without spaces")
     if len(model) > LONGEST_MODEL:
         item.fail(f"the name of a model must not be longer than {LONGEST_MODEL} characters")
     return provider, model

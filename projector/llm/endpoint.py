@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import aclosing, contextmanager
 from typing import TYPE_CHECKING
 
 from projector import metrics
@@ -17,6 +17,7 @@ from projector.errors import (
     UpstreamError,
 )
 from projector.llm.config import Provider
+from projector.llm.providers.status import LONGEST_DETAIL, status_error
 from projector.llm.providers.wire import Body, Call, Reader, Wire
 from projector.llm.sse import Events
 from projector.llm.walk import Limits
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 LONGEST_BODY = 16 * 1024 * 1024
 LONGEST_REFUSAL = 256 * 1024
+LONGEST_REFUSAL_S = 2.0
 
 _SHAPE = (KeyError, TypeError, AttributeError, IndexError, ValueError)
 """What reading a value of another shape than expected raises."""
@@ -60,7 +62,7 @@ class Endpoint:
         with self._named(model):
             reply = await self._transport().ask(self._call(model, body, stream=False), limits)
             if reply.status != 200:
-                raise self.wire.refusal(reply.status, reply.headers, reply.body)
+                raise self._refusal(reply.status, reply.headers, reply.body)
             with _of_the_answer():
                 answer = self.wire.answer(reply.body)
             answer["model"] = f"{self.provider.name}/{model}"
@@ -72,11 +74,11 @@ class Endpoint:
             call = self._call(model, body, stream=True)
             incoming: Incoming | None = None
             try:
-                async with asyncio.timeout(limits.first_byte_s):
+                async with asyncio.timeout(limits.first_byte_s) as timeout:
                     incoming = await self._transport().open(call, limits)
                     if incoming.status != 200:
-                        answer = await incoming.rest(LONGEST_REFUSAL)
-                        raise self.wire.refusal(incoming.status, incoming.headers, answer)
+                        answer = await refusal_body(incoming, timeout)
+                        raise self._refusal(incoming.status, incoming.headers, answer)
                     if "json" in incoming.headers.get("content-type", ""):
                         raise await self._no_stream(incoming)
                     stream = ModelStream(self, model, body, incoming, limits.idle_s)
@@ -94,7 +96,7 @@ class Endpoint:
         with self._named(""):
             reply = await self._transport().ask(self.wire.inventory(self.provider, self._key), limits)
             if reply.status != 200:
-                raise self.wire.refusal(reply.status, reply.headers, reply.body)
+                raise self._refusal(reply.status, reply.headers, reply.body)
             with _of_the_answer():
                 return self.wire.models(reply.body)
 
@@ -121,6 +123,13 @@ class Endpoint:
                 raise
             raise BadRequestError(f"the request has not the form of a chat completion: {error!r:.80}") from error
 
+    def _refusal(self, status: int, headers: Mapping[str, str], body: bytes) -> RouteError:
+        try:
+            return self.wire.refusal(status, headers, body)
+        except _SHAPE:
+            # The status is known, whatever form its reasons have.
+            return status_error(status, headers=headers)
+
     async def _no_stream(self, incoming: Incoming) -> RouteError:
         """What a JSON body in place of a stream means."""
         answer = await incoming.rest(LONGEST_BODY)
@@ -141,10 +150,33 @@ class Endpoint:
         if error.provider:
             return
         error.provider, error.model = self.provider.name, model
-        error.message = f"{self.provider.name}{'/' if model else ''}{model}: {error.message}"
+        error.message = f"{self.provider.name}{'/' if model else ''}{model}: {self._masked(error.message)}"
         error.args = (error.message,)
-        if self._key:
-            error.detail = error.detail.replace(self._key, "***")
+        # Masked as a whole: a part of a key would not be known for one.
+        error.detail = self._masked(error.detail)[:LONGEST_DETAIL]
+        error.upstream_code, error.request_id = self._masked(error.upstream_code), self._masked(error.request_id)
+
+    def _masked(self, text: str) -> str:
+        return text.replace(self._key, "***") if self._key else text
+
+
+async def refusal_body(incoming: Incoming, timeout: asyncio.Timeout) -> bytes:
+    """What can be had soon of an answer whose status says all that matters. `timeout`, which it is read under, is over
+    with it.
+    """
+    due = timeout.when()
+    timeout.reschedule(None)
+    left_s = LONGEST_REFUSAL_S if due is None else min(due - asyncio.get_running_loop().time(), LONGEST_REFUSAL_S)
+    read = bytearray()
+    try:
+        async with asyncio.timeout(left_s), aclosing(incoming.pieces()) as pieces:
+            async for piece in pieces:
+                read += piece
+                if len(read) > LONGEST_REFUSAL:
+                    break
+    except (TimeoutError, UpstreamError):
+        pass  # so much must do
+    return bytes(read)
 
 
 class ModelStream:
@@ -207,7 +239,7 @@ class ModelStream:
     async def aclose(self) -> None:
         """Ends the connection to the provider, if it is not at its end."""
         self._incoming.close()
-        await self._pieces.aclose()  # type: ignore[attr-defined]
+        await self._pieces.aclose()
 
     async def _read(self) -> None:
         try:

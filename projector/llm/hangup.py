@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from projector.errors import AliasConfigError
 from projector.llm.router import LLMRouter
@@ -18,16 +18,21 @@ log = get("llm")
 def reloading_on_hangup(router: LLMRouter) -> Iterator[None]:
     """SIGHUP has the file read again; what is wrong with it is logged, and the old one stays."""
 
-    def reload() -> None:
-        try:
-            router.reload()
-        except AliasConfigError:
-            # Logged and counted by the router.
-            return
+    running: set[asyncio.Task[None]] = set()
+
+    async def reload() -> None:
+        # Logged and counted by the router.
+        with suppress(AliasConfigError):
+            await router.reload()
+
+    def hung_up() -> None:
+        task = loop.create_task(reload(), name="llm-reload")
+        running.add(task)
+        task.add_done_callback(running.discard)
 
     loop = asyncio.get_running_loop()
     try:
-        loop.add_signal_handler(signal.SIGHUP, reload)
+        loop.add_signal_handler(signal.SIGHUP, hung_up)
     except (NotImplementedError, RuntimeError, ValueError, AttributeError):
         log.info("no SIGHUP here: reload by command")
         yield
@@ -36,3 +41,5 @@ def reloading_on_hangup(router: LLMRouter) -> Iterator[None]:
         yield
     finally:
         loop.remove_signal_handler(signal.SIGHUP)
+        for task in running:
+            task.cancel()

@@ -79,15 +79,25 @@ def observe_refused_route(kind: str, call_id: str) -> None:
 
 
 class Circuits:
-    """Keeps the metrics of circuits. `known` says whether a key may be a label."""
+    """Keeps the metrics of circuits, those whose keys stand in the file."""
 
     def __init__(self, snapshot: Snapshot) -> None:
-        self.snapshot = snapshot
+        self._snapshot = snapshot
         self._latest: dict[str, int] = {}
+
+    def take(self, snapshot: Snapshot) -> None:
+        """What left the file is shown no more."""
+        self._snapshot = snapshot
+        for key in [key for key in self._latest if not self._known(key)]:
+            del self._latest[key]
+            metrics.LLM_CIRCUIT_STATE.remove(key)
+
+    def _known(self, key: str) -> bool:
+        return key in self._snapshot.entries or key in self._snapshot.config.providers
 
     def __call__(self, transition: Transition) -> None:
         key = transition.key
-        if key not in self.snapshot.entries and key not in self.snapshot.config.providers:
+        if not self._known(key):
             return
         metrics.LLM_CIRCUIT_CHANGES.labels(key, transition.to, transition.cause).inc()
         # Two threads may tell in the other order than it happened.

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
+import re
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from projector.errors import AliasConfigError, NoModelError, UnknownAliasError
 from projector.llm.config import LONGEST_MODEL, Alias, Config, Entry, parse, split
+from projector.llm.yaml_lines import read_text
 
 LONGEST_NAMED = 100
+_KEY = re.compile(r"[\x21-\x7e]*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +35,11 @@ class Snapshot:
     @property
     def default(self) -> str | None:
         return self.config.default
+
+    def place(self, provider: str) -> tuple[str, str] | None:
+        """Where it is and with which key it is asked; None when it is not."""
+        key = self.keys.get(provider)
+        return None if key is None else (self.config.providers[provider].base_url, key)
 
     def resolve(self, name: str) -> Alias:
         """Raises UnknownAliasError."""
@@ -65,9 +73,9 @@ class Registry:
         """Raises AliasConfigError."""
         self.path = Path(path)
         self._environment = os.environ if environment is None else environment
-        self._reloading = threading.Lock()
+        self._adopting = threading.Lock()
         self._listeners: list[Callable[[Snapshot], None]] = []
-        self.snapshot = self._read(1)
+        self.snapshot = self.read()
 
     @property
     def default_alias(self) -> str | None:
@@ -91,15 +99,20 @@ class Registry:
 
     def reload(self) -> Snapshot:
         """Reads the same path again. Raises AliasConfigError, and then all stays as it was."""
-        with self._reloading:
-            self.snapshot = made = self._read(self.snapshot.generation + 1)
+        return self.adopt(self.read())
+
+    def adopt(self, made: Snapshot) -> Snapshot:
+        """Puts what `read` gave in force, as the next generation."""
+        with self._adopting:
+            self.snapshot = made = replace(made, generation=self.snapshot.generation + 1)
         for listener in self._listeners:
             listener(made)
         return made
 
-    def _read(self, generation: int) -> Snapshot:
+    def read(self) -> Snapshot:
+        """What the file says now, which changes nothing. Raises AliasConfigError."""
         try:
-            text = self.path.read_text("utf-8")
+            text = read_text(self.path)
         except FileNotFoundError:
             raise AliasConfigError(f"{self.path}: not found") from None
         except UnicodeDecodeError as error:
@@ -108,7 +121,7 @@ class Registry:
             raise AliasConfigError(f"{self.path}: {error.strerror}") from None
         config = parse(text, str(self.path))
         entries = frozenset(name for alias in config.aliases.values() for name in alias.chain)
-        return Snapshot(config, generation, time.time(), self._keys(config), entries)
+        return Snapshot(config, 1, time.time(), self._keys(config), entries)
 
     def _keys(self, config: Config) -> dict[str, str]:
         keys = {}
@@ -116,13 +129,19 @@ class Registry:
             if provider.key_file:
                 try:
                     key = Path(provider.key_file).read_text("utf-8").strip()
-                except (OSError, UnicodeDecodeError) as error:
+                except (OSError, ValueError) as error:
                     reason = getattr(error, "strerror", None) or "not a text in UTF-8"
                     raise AliasConfigError(
                         f"{self.path}: providers.{provider.name}.api_key_file: {provider.key_file}: {reason}"
                     ) from None
             else:
                 key = self._environment.get(provider.key_env, "").strip() if provider.key_env else ""
+            if not _KEY.fullmatch(key):
+                # Not quoted: most of it may be right. In a header it would break every call.
+                raise AliasConfigError(
+                    f"{self.path}: providers.{provider.name}: the key in {provider.key_file or provider.key_env} is no"
+                    " single word of printable ASCII characters"
+                )
             if key or not (provider.key_env or provider.key_file):
                 keys[provider.name] = key
         return keys

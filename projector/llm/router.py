@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from projector import metrics
-from projector.errors import AliasConfigError, RateLimitError, RouteError
+from projector.errors import AliasConfigError, RouteError
 from projector.llm.attempt import Attempt, Usage
 from projector.llm.breaker import Breaker, ProviderState
 from projector.llm.config import Alias, Capability, Entry, Policy, Provider
@@ -76,6 +76,7 @@ class LLMRouter:
         self.breaker.add_listener(self._circuits)
         self._state = self._made_of(registry.snapshot)
         self._prober: Prober | None = None
+        self._reloading = asyncio.Lock()
         metrics.LLM_GENERATION.set(registry.snapshot.generation)
         registry.on_reload(self._reloaded)
 
@@ -169,19 +170,24 @@ class LLMRouter:
 
     # The file
 
-    def reload(self) -> Snapshot:
+    async def reload(self) -> Snapshot:
         """Reads the file again; calls that run go on with what they began with. Raises AliasConfigError."""
         try:
-            return self.registry.reload()
+            async with self._reloading:
+                # A long file takes a while, in which calls must go on.
+                return self.registry.adopt(await asyncio.to_thread(self.registry.read))
         except AliasConfigError as error:
             metrics.LLM_RELOADS.labels("failed").inc()
             log.error("aliases not reloaded", error=error.message, generation=self.registry.snapshot.generation)
             raise
 
     def _reloaded(self, snapshot: Snapshot) -> None:
-        self._circuits.snapshot = snapshot
+        before = self._state.snapshot
+        self._circuits.take(snapshot)
         self.breaker.reconfigure(snapshot.config.breaker)
         self._state = self._made_of(snapshot)
+        # What was found out about the old address, or with the old key, says nothing of the new one.
+        self.breaker.reset([name for name in before.config.providers if before.place(name) != snapshot.place(name)])
         if self._prober is not None:
             self._prober.configure(self._probes(), **self._probe_times())
         metrics.LLM_RELOADS.labels("ok").inc()
@@ -254,20 +260,27 @@ class LLMRouter:
     async def _take_inventory(self, endpoint: Endpoint) -> bool:
         """Any answer below 500 shows that the provider is there; one that refuses the key is told apart."""
         status = await endpoint.inventory_status(self._state.snapshot.config.probe.timeout_s)
-        refused = status in (401, 403)
-        self.breaker.suspect_auth(endpoint.provider.name, refused)
-        if refused:
-            metrics.LLM_PROBES.labels(endpoint.provider.name, "auth").inc()
+        self._key_refused(endpoint, status in (401, 403))
         return status < 500
 
     async def _ask_for_a_word(self, endpoint: Endpoint, model: str) -> bool:
         timeout_s = self._state.snapshot.config.probe.timeout_s
         body = {"messages": [{"role": "user", "content": "ping"}], "max_tokens": 1}
+        refused = False
         try:
             await endpoint.complete(model, body, Limits(timeout_s, timeout_s, timeout_s, timeout_s))
-        except RateLimitError:
-            return True
+        except RouteError as error:
+            # One that refuses is there: what it refuses is the calls' to find out.
+            if error.status is None or not 400 <= error.status < 500:
+                raise
+            refused = error.kind == "auth"
+        self._key_refused(endpoint, refused)
         return True
+
+    def _key_refused(self, endpoint: Endpoint, refused: bool) -> None:
+        self.breaker.suspect_auth(endpoint.provider.name, refused)
+        if refused:
+            metrics.LLM_PROBES.labels(endpoint.provider.name, "auth").inc()
 
 
 class _Call:
@@ -377,7 +390,9 @@ class Stream:
 
     async def aclose(self) -> None:
         """What was read until now counts as an answer: it is the reader who wants no more."""
-        self._finish(None)
+        if not self._over:
+            self._finish(None)
+            self._call.broken = "cancelled"
         await self._source.aclose()
 
     def _finish(self, error: RouteError | None) -> None:

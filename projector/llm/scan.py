@@ -14,23 +14,31 @@ from pathlib import Path
 import yaml
 
 from projector.errors import AliasConfigError
-from projector.llm.yaml_lines import read
+from projector.llm.yaml_lines import read, read_text
 
 VENDORS = frozenset(
     (
         *("ollama", "groq", "openrouter", "together", "google", "openai", "anthropic", "mistral", "mistralai"),
         *("deepseek", "cohere", "fireworks", "azure", "bedrock", "vertex", "xai", "perplexity", "meta-llama", "qwen"),
+        *("x-ai", "nvidia", "cerebras", "moonshotai"),
     )
 )
 SUFFIXES = {".py", ".yaml", ".yml", ".toml", ".json"}
 PASSED_OVER = {"node_modules", "dist", "build", "__pycache__", "site-packages"}
 LONGEST_FILE = 4 * 1024 * 1024
-# Names that need no provider before them to be known. A digit, or a word of a family, keeps prose out.
+UNREADABLE = "(cannot be read)"
+"""What a file is said to hold of which nothing else can be said."""
+LATER = "{}"
+"""Stands for what an f-string puts before the part of a name."""
+# Names that need no provider before them to be known.
 _BARE = re.compile(
-    r"(?:gpt-(?:\d|oss)|claude-(?:\d|opus|sonnet|haiku|instant)|gemini-\d|gemma-?\d|llama-?\d"
-    r"|qwen-?\d|mistral-(?:\d|large|small|medium|nemo)|deepseek-(?:v\d|r\d|chat|coder))[\w.:-]*$",
+    r"(?:\{\}/)?(?:gpt-|claude-|gemini-|gemma-?\d|llama-?\d|qwen-?\d|qwen-\w|mistral-|mixtral-|deepseek-(?:v\d|r\d|chat|coder)"
+    r"|grok-\d|o\d-(?:mini|pro|preview))[\w.:-]*$",
     re.IGNORECASE,
 )
+# Between the names of a list, and before the value of an option.
+_DELIMITERS = re.compile(r"\s*[,;=]\s*")
+_LITERAL = re.compile(r'"(?:[^"\\\n]|\\.)*"')
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +63,7 @@ class Allowed:
 def read_allow_list(file: Path) -> list[Allowed]:
     """A YAML list of {path, name, reason}; `name` may be left out. Raises AliasConfigError."""
     try:
-        root = read(file.read_text("utf-8"), str(file))
+        root = read(read_text(file), str(file))
     except (OSError, UnicodeDecodeError) as error:
         raise AliasConfigError(f"{file}: {getattr(error, 'strerror', None) or 'not a text in UTF-8'}") from None
     allowed = []
@@ -92,8 +100,14 @@ def scan(roots: Iterable[Path], providers: Collection[str] = (), *, base: Path |
             path.relative_to(base.resolve()).as_posix() if base and path.is_relative_to(base.resolve()) else str(file)
         )
         for line, text in _strings(file):
-            if pattern.match(text) or _BARE.match(text):
+            if text is UNREADABLE or any(pattern.match(part) or _BARE.match(part) for part in _parts(text)):
                 yield Found(told, line, text[:100])
+
+
+def _parts(text: str) -> list[str]:
+    parts = _DELIMITERS.split(text)
+    # With spaces in one of them it is a sentence.
+    return [text] if any(" " in part for part in parts) else parts
 
 
 def _pattern(providers: Collection[str]) -> re.Pattern[str]:
@@ -112,14 +126,16 @@ def _files(roots: Iterable[Path]) -> Iterator[Path]:
             inner = file.relative_to(root).parts[:-1]
             if file.suffix not in SUFFIXES or any(part in PASSED_OVER or part.startswith(".") for part in inner):
                 continue
-            if file.is_file() and file.stat().st_size <= LONGEST_FILE:
+            if file.is_file():
                 yield file
 
 
 def _strings(file: Path) -> Iterator[tuple[int, str]]:
-    """Values of a file that are strings, with their lines; of what cannot be read, none."""
+    """Keys and values of a file that are strings, with their lines; `UNREADABLE` when they cannot be had."""
+    if file.stat().st_size > LONGEST_FILE:
+        return iter([(1, UNREADABLE)])
     try:
-        text = file.read_text("utf-8")
+        text = file.read_text("utf-8-sig")
         match file.suffix:
             case ".py":
                 return iter(list(_python(ast.parse(text))))
@@ -128,9 +144,10 @@ def _strings(file: Path) -> Iterator[tuple[int, str]]:
             case ".toml":
                 values = _values(tomllib.loads(text))
             case _:
-                values = _values(json.loads(text))
-    except (UnicodeDecodeError, SyntaxError, ValueError, yaml.YAMLError, RecursionError):
-        return iter(())
+                # Also of files with comments, which are no JSON.
+                return iter(list(_literals(text)))
+    except (OSError, SyntaxError, ValueError, yaml.YAMLError, RecursionError):
+        return iter([(1, UNREADABLE)])
     return _placed(values, text)
 
 
@@ -146,12 +163,22 @@ def _placed(values: Iterable[str], text: str) -> Iterator[tuple[int, str]]:
         at, line = (at + len(value), line + value.count("\n")) if found >= 0 else (at, line)
 
 
+def _literals(text: str) -> Iterator[tuple[int, str]]:
+    for number, line in enumerate(text.splitlines(), 1):
+        for literal in _LITERAL.findall(line):
+            yield number, json.loads(literal, strict=False)
+
+
 def _python(tree: ast.AST) -> Iterator[tuple[int, str]]:
-    # The constants inside of an f-string come by themselves as well: only the first can begin a name.
+    # The constants inside of an f-string come by themselves as well: only the first can begin a name, and only one that
+    # begins with a slash can end it.
     inner = {id(part) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for part in node.values[1:]}
     for node in ast.walk(tree):
-        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in inner:
-            yield node.lineno, node.value
+        if not isinstance(node, ast.Constant):
+            continue
+        value = node.value.decode("latin-1") if isinstance(node.value, bytes) else node.value
+        if isinstance(value, str) and (id(node) not in inner or value.startswith("/")):
+            yield node.lineno, LATER + value if id(node) in inner else value
 
 
 def _yaml(node: yaml.Node) -> Iterator[tuple[int, str]]:
@@ -161,15 +188,17 @@ def _yaml(node: yaml.Node) -> Iterator[tuple[int, str]]:
         for item in node.value:
             yield from _yaml(item)
     elif isinstance(node, yaml.MappingNode):
-        for _, value in node.value:
-            yield from _yaml(value)
+        for pair in node.value:
+            for part in pair:
+                yield from _yaml(part)
 
 
 def _values(value: object) -> Iterator[str]:
     if isinstance(value, str):
         yield value
     elif isinstance(value, dict):
-        for item in value.values():
+        for key, item in value.items():
+            yield key
             yield from _values(item)
     elif isinstance(value, list):
         for item in value:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
+from ipaddress import ip_address
 from typing import Protocol
+from urllib.parse import urlsplit
 
 import aiohttp
 from aiohttp.client_reqrep import ConnectionKey
 from aiohttp.tracing import Trace
 
 from projector.errors import AnswerFormatError, ModelTimeoutError, RouteError, UnreachableError, UpstreamError
-from projector.llm.endpoint import LONGEST_BODY
+from projector.llm.endpoint import LONGEST_BODY, refusal_body
 from projector.llm.providers.wire import Call
 from projector.llm.walk import Limits
 
@@ -34,7 +37,7 @@ class Incoming(Protocol):
     status: int
     headers: Mapping[str, str]
 
-    def pieces(self) -> AsyncIterator[bytes]:
+    def pieces(self) -> AsyncGenerator[bytes, None]:
         """The body as it comes, without any limit of time. Raises UpstreamError when it is cut off."""
         ...
 
@@ -49,7 +52,10 @@ class Incoming(Protocol):
 
 class Transport(Protocol):
     async def ask(self, call: Call, limits: Limits) -> Reply:
-        """The whole answer. Raises UnreachableError, ModelTimeoutError, UpstreamError or AnswerFormatError."""
+        """The whole answer; of one with another status than 200 what can be had of its body.
+
+        Raises UnreachableError, ModelTimeoutError, UpstreamError or AnswerFormatError.
+        """
         ...
 
     async def open(self, call: Call, limits: Limits) -> Incoming:
@@ -76,7 +82,9 @@ class HTTPTransport:
     """One pool of connections for all providers; belongs to the event loop that first uses it."""
 
     def __init__(self) -> None:
-        self._session: aiohttp.ClientSession | None = None
+        self._sessions: dict[bool, aiohttp.ClientSession] = {}
+        # Looked up for every request, so only where there is one.
+        self._proxied = any(name.lower() in ("http_proxy", "https_proxy", "all_proxy") for name in os.environ)
 
     async def ask(self, call: Call, limits: Limits) -> Reply:
         first_byte_s = min(limits.first_byte_s, limits.total_s)
@@ -86,7 +94,8 @@ class HTTPTransport:
                 due = (timeout.when() or 0.0) - first_byte_s + limits.total_s
                 incoming = await self.open(call, limits)
                 timeout.reschedule(due)
-                body = await incoming.rest(LONGEST_BODY)
+                is_refusal = incoming.status != 200
+                body = await (refusal_body(incoming, timeout) if is_refusal else incoming.rest(LONGEST_BODY))
                 return Reply(incoming.status, incoming.headers, body)
         except TimeoutError:
             what = "no first byte" if incoming is None else "no whole answer"
@@ -97,7 +106,8 @@ class HTTPTransport:
                 incoming.close()
 
     async def open(self, call: Call, limits: Limits) -> Incoming:
-        session = self._session or self._open_session()
+        through_proxy = self._proxied and not _is_here(call.url)
+        session = self._sessions.get(through_proxy) or self._open_session(through_proxy)
         timeout = aiohttp.ClientTimeout(total=None, connect=limits.connect_s)
         try:
             response = await session.request(
@@ -117,18 +127,27 @@ class HTTPTransport:
         return _Incoming(response)
 
     async def close(self) -> None:
-        if self._session is not None:
-            await self._session.close()
+        for session in self._sessions.values():
+            await session.close()
 
-    def _open_session(self) -> aiohttp.ClientSession:
-        self._session = aiohttp.ClientSession(
+    def _open_session(self, through_proxy: bool) -> aiohttp.ClientSession:
+        session = self._sessions[through_proxy] = aiohttp.ClientSession(
             connector=_Connector(limit=0, keepalive_timeout=KEEP_ALIVE_S),
             cookie_jar=aiohttp.DummyCookieJar(),
             headers={"accept-encoding": "identity", "user-agent": "projector"},
-            # Looked up for every request, so only where there is one.
-            trust_env=any(name.lower() in ("http_proxy", "https_proxy", "all_proxy") for name in os.environ),
+            trust_env=through_proxy,
         )
-        return self._session
+        return session
+
+
+@lru_cache(maxsize=256)
+def _is_here(url: str) -> bool:
+    """Whether it is a server on this machine, whose conversations no proxy needs to see."""
+    host = urlsplit(url).hostname or ""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
 
 
 class _Incoming:
@@ -137,7 +156,7 @@ class _Incoming:
         self.status = response.status
         self.headers: Mapping[str, str] = response.headers
 
-    async def pieces(self) -> AsyncIterator[bytes]:
+    async def pieces(self) -> AsyncGenerator[bytes, None]:
         content = self._response.content
         try:
             while piece := await content.readany():

@@ -14,6 +14,7 @@ from projector.errors import (
     CapabilityError,
     ContextLengthError,
     DeadlineError,
+    ModelTimeoutError,
     NoHealthyProviderError,
     RouteError,
 )
@@ -25,6 +26,11 @@ from projector.llm.config import Budgets, Entry, Policy
 RETRY_PAUSE_S = (0.5, 2.0)
 LONGEST_RETRY_AFTER_S = 10.0
 HOLD_MARGIN_S = 1.0
+KEPT_MARGIN_S = 0.25
+"""What ending one attempt and beginning the next may take: without it the time that is kept is never quite enough."""
+SOON_S = (1.0, 5.0)
+"""When to come again for an entry that failed and whose circuit is closed still."""
+MAY_MEND = {"upstream", "timeout", "unreachable"}
 
 
 class Lease(Protocol):
@@ -120,6 +126,7 @@ class Walk:
         self._last_error: RouteError | None = None
         self._too_long = False
         self._asked_later: list[float] = []
+        self._may_mend: set[str] = set()
         self._not_served: list[tuple[str, str]] = []
 
     # What to do
@@ -164,15 +171,27 @@ class Walk:
         left = self._deadline - now
         others = min(len(self._admissible_after()), max(budgets.max_attempts - self._made - 1, 0))
         # Each entry that is left keeps enough for an attempt of its own.
-        most = min(left, max(left - budgets.min_attempt_s * others, budgets.min_attempt_s))
-        first_byte_s = budgets.first_byte_s if entry.timeout_s is None else entry.timeout_s
-        total_s = budgets.total_s if entry.timeout_s is None else entry.timeout_s
+        most = min(left, max(left - (budgets.min_attempt_s + KEPT_MARGIN_S) * others, budgets.min_attempt_s))
+        first_byte_s, total_s = self._own(entry)
         return Limits(
             connect_s=min(budgets.connect_s, most),
             first_byte_s=min(first_byte_s, most),
             idle_s=budgets.idle_s,
             total_s=min(total_s, most),
         )
+
+    def _own(self, entry: Entry) -> tuple[float, float]:
+        """Seconds until the first byte and in all, when there is time enough."""
+        if entry.timeout_s is not None:
+            return entry.timeout_s, entry.timeout_s
+        return self._budgets.first_byte_s, self._budgets.total_s
+
+    def _cut_short(self, ask: Ask, took_s: float) -> bool:
+        """Whether it was the time of the call that ran out, before the entry had its own."""
+        first_byte_s, total_s = self._own(ask.entry)
+        silent_s = min(first_byte_s, total_s)
+        own_s = silent_s if took_s <= silent_s + KEPT_MARGIN_S else total_s
+        return took_s + 0.01 >= ask.limits.total_s and took_s + KEPT_MARGIN_S < own_s
 
     def _admissible_after(self) -> list[Candidate]:
         return [
@@ -216,11 +235,16 @@ class Walk:
             self._lease.release()
             self._outcome = error
             return
-        self._lease.fail(error)
+        if isinstance(error, ModelTimeoutError) and self._cut_short(ask, now - ask.started):
+            self._lease.release()
+        else:
+            self._lease.fail(error)
         self._last_error = error
         self._not_served.append((ask.entry.name, error.kind))
         if error.retry_after is not None:
             self._asked_later.append(error.retry_after)
+        elif error.kind in MAY_MEND:
+            self._may_mend.add(ask.entry.name)
         if self._repeats < self._policy.last_retry and may_repeat(error.kind) and not self._admissible_after():
             self._repeat(error, now)
 
@@ -259,7 +283,10 @@ class Walk:
 
     def _nobody(self, usable: Sequence[Entry]) -> NoHealthyProviderError:
         told = ", ".join(str(attempt) for attempt in self.attempts)
-        waits = self._asked_later + [self._gate.closed_for(entry.provider, entry.model) for entry in usable]
+        closed = {entry.name: self._gate.closed_for(entry.provider, entry.model) for entry in usable}
+        waits = [*self._asked_later, *closed.values()]
+        if any(not closed[name] for name in self._may_mend):
+            waits.append(self._rng.uniform(*SOON_S))
         error = NoHealthyProviderError(
             f"no provider answered for {self.requested[:100]}: {told}"
             if usable

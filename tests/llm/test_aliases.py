@@ -11,6 +11,7 @@ import pytest
 from projector.errors import AliasConfigError, NoModelError, UnknownAliasError
 from projector.llm.config import parse
 from projector.llm.registry import Registry, is_alias
+from projector.llm.yaml_lines import LONGEST_FILE
 
 SHIPPED = Path(__file__).parents[2] / "deploy" / "llm.yaml"
 C = """
@@ -76,7 +77,14 @@ WRONG = [
     ("A2 nested", "aliases: {mana/x: {chain: [mana/other]}}", "is an alias"),
     ("A2 no model", "aliases: {mana/x: {chain: [ollama/]}}", "model after it"),
     ("A2 slash", "aliases: {mana/x: {chain: ['/']}}", "provider before"),
-    ("a name with a line break", 'aliases: {mana/x: {chain: ["a/b\\nX: 1"]}}', "no spaces"),
+    ("a name with a line break", 'aliases: {mana/x: {chain: ["a/b\\nX: 1"]}}', "without spaces"),
+    ("an alias with a line break", 'aliases: {"mana/x\\r\\nX: 1": {chain: [a/b]}}', "without spaces"),
+    ("an alias beyond ASCII", "aliases: {mana/schön: {chain: [a/b]}}", "printable ASCII"),
+    ("a model beyond ASCII", "aliases: {mana/x: {chain: [a/schön]}}", "printable ASCII"),
+    ("version true", "version: true\naliases: {mana/x: {chain: [a/b]}}", "version 1"),
+    ("an empty number", "aliases: {mana/x: {chain: [a/b]}}\nbudgets: {total_s: !!int ''}", "'' is no int"),
+    ("an odd truth", "aliases: {mana/x: {chain: [a/b]}}\npolicy: {last_resort: !!bool foo}", "'foo' is no bool"),
+    ("an odd time", "aliases: {mana/x: {chain: [a/b]}}\ndefault: !!timestamp x", "'x' is no timestamp"),
     ("A2 twice", "aliases: {mana/x: {chain: [a/b, A/b]}}", "already"),
     ("unknown key", "aliases: {mana/x: {chian: [a/b]}}", "unknown key"),
     ("version", "version: 2\naliases: {mana/x: {chain: [a/b]}}", "version 1"),
@@ -117,7 +125,7 @@ def test_13_1_29_a_reload_takes_what_stands_there_now(path: Path):
         found.resolve("mana/fast-text")
 
 
-@pytest.mark.parametrize("case", ["30 broken", "31 A3 empty", "A3 deleted", "A3 bytes", "A3 folder"])
+@pytest.mark.parametrize("case", ["30 broken", "31 A3 empty", "A3 deleted", "A3 bytes", "A3 folder", "A3 long"])
 def test_13_1_30_31_A3_a_bad_file_keeps_the_old_one(path: Path, case: str):
     found = Registry(path)
     before = found.snapshot
@@ -129,6 +137,8 @@ def test_13_1_30_31_A3_a_bad_file_keeps_the_old_one(path: Path, case: str):
             path.write_text("{}")
         case "bytes":
             path.write_bytes(b"\xff\xfe\x00")
+        case "long":
+            path.write_text(C + "#" * LONGEST_FILE)
         case "folder":
             path.mkdir()
     with pytest.raises(AliasConfigError, match=path.name):
@@ -161,7 +171,9 @@ def test_A4_readers_never_see_a_mixture_of_two_files(path: Path):
     def read() -> None:
         while not over.wait(0.001):
             snapshot = found.snapshot
-            if snapshot.route("").name != snapshot.default or snapshot.resolve(str(snapshot.default)).chain == ():
+            letter = str(snapshot.default)[-1]
+            others = {"a": "mana/b", "b": "mana/a"}[letter] in snapshot.config.aliases
+            if snapshot.route("").chain != (f"p/{letter}",) or snapshot.entries != {f"p/{letter}"} or others:
                 wrong.append(snapshot)
 
     readers = [threading.Thread(target=read) for _ in range(50)]
@@ -215,3 +227,14 @@ aliases: {{mana/x: {{chain: [a/m]}}}}
     found = Registry(tmp_path / "llm.yaml", environment={"KEY_A": "from-env", "KEY_B": " "}).snapshot
     assert found.keys == {"a": "from-env", "c": "from-file", "d": ""}
     assert "from-" not in repr(found)
+
+
+@pytest.mark.parametrize("key", ["one\ntwo", "schlüssel", "a key"])
+def test_a_key_that_no_header_can_hold_is_refused_and_not_quoted(tmp_path: Path, key: str):
+    (tmp_path / "key").write_text(key)
+    (tmp_path / "llm.yaml").write_text(
+        f"providers: {{c: {{base_url: http://h, api_key_file: {tmp_path}/key}}}}\naliases: {{mana/x: {{chain: [c/m]}}}}"
+    )
+    with pytest.raises(AliasConfigError, match=r"providers\.c: the key in .*/key is no") as caught:
+        Registry(tmp_path / "llm.yaml", environment={})
+    assert key not in caught.value.message

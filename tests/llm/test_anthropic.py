@@ -125,6 +125,17 @@ async def test_a_conversation_is_told_in_its_words(tmp_path: Path):
     }
 
 
+async def test_a_limit_of_tokens_is_the_requests_or_the_entrys_or_one_that_the_documentation_names(tmp_path: Path):
+    aliases = "  mana/x: {chain: [p1/m1]}\n  mana/y: {chain: [{model: p1/m1, max_output_tokens: 9000}]}"
+    async with (
+        Upstream(said({"type": "text", "text": "x"})) as p1,
+        routed(tmp_path, aliases, p1=provider(p1)) as router,
+    ):
+        for asked in ({}, {"model": "mana/y"}, {"model": "mana/y", "max_tokens": 10}):
+            await router.complete({**BODY, **asked})
+    assert [request.body["max_tokens"] for request in p1.requests] == [4096, 9000, 10]
+
+
 async def test_an_answer_has_openais_form(tmp_path: Path):
     found, _ = await ask(
         tmp_path,
@@ -197,6 +208,30 @@ async def test_what_nobody_would_do_better_goes_to_the_caller(tmp_path: Path, sc
     found, _ = await ask(tmp_path, script)
     assert isinstance(found, RouteError)
     assert found.kind == kind
+
+
+def saying(*parts: dict[str, Any]) -> dict[str, Any]:
+    return {"messages": [{"role": "user", "content": [{"type": "text", "text": "x"}, *parts]}]}
+
+
+UNWORDED: dict[str, dict[str, Any]] = {
+    "sound": saying({"type": "input_audio", "input_audio": {"data": "AA==", "format": "wav"}}),
+    "a file": saying({"type": "file", "file": {"file_id": "f"}}),
+    "a refusal": {"messages": [{"role": "assistant", "content": [{"type": "refusal", "refusal": "no"}]}]},
+    "functions": {"functions": [{"name": "f"}]},
+    "two answers": {"n": 2},
+}
+
+
+@pytest.mark.parametrize("lacking", UNWORDED)
+@pytest.mark.parametrize("kind", ["anthropic", "google"])
+async def test_what_it_has_no_word_for_is_asked_of_the_next(tmp_path: Path, kind: str, lacking: str):
+    async with Upstream(answer()) as p1, Upstream(answer()) as p2:
+        other = f"kind: {kind}, base_url: '{p1.url}'"
+        async with routed(tmp_path, p1=other, p2=p2) as router:
+            found = await router.complete({**BODY, **UNWORDED[lacking]})
+    assert told(found) == [("p1/m1", "capability", None), ("p2/m1", "ok", 200)]
+    assert p1.calls == 0
 
 
 async def test_json_without_a_schema_is_asked_of_the_next(tmp_path: Path):
@@ -283,6 +318,18 @@ async def test_a_stream_that_breaks_off_is_an_error(tmp_path: Path, script: Scri
     _, broken, _ = await streamed(tmp_path, script)
     assert broken is not None
     assert broken.kind == kind
+
+
+async def test_F13_a_stream_is_asked_for_in_the_form_that_was_wished(tmp_path: Path):
+    wished = {"type": "json_schema", "json_schema": {"name": "s", "schema": SCHEMA}}
+    async with (
+        Upstream(stream_of(START, *stopped("end_turn"))) as p1,
+        routed(tmp_path, p1=provider(p1)) as router,
+        router.stream({**BODY, "response_format": wished}) as stream,
+    ):
+        assert (await read(stream))[1] is None
+    found = p1.requests[0].body
+    assert found["output_config"]["format"]["schema"] == SCHEMA
 
 
 async def test_its_models_are_listed(tmp_path: Path):

@@ -114,8 +114,14 @@ def test_13_2_13_another_failure_begins_the_time_anew():
 
 
 def test_13_2_14_13_5_1_to_5_listeners_hear_of_changes_alone_and_cannot_break_anything(monkeypatch):
-    complaints = []
-    monkeypatch.setattr(breaker_module.log, "exception", lambda *a, **k: complaints.append(a), raising=False)
+    complaints: list[str] = []
+    lines: list[str] = []
+
+    class Log:
+        exception = staticmethod(lambda event, **_: complaints.append(event))
+        warning = info = staticmethod(lambda event, **_: lines.append(event))
+
+    monkeypatch.setattr(breaker_module, "log", Log)
     breaker = made(Clock())
     heard: list[tuple[str, bool]] = []
     twice: list[Transition] = []
@@ -137,6 +143,7 @@ def test_13_2_14_13_5_1_to_5_listeners_hear_of_changes_alone_and_cannot_break_an
     assert heard == [("p", False), ("p", True)]
     assert [t.seq for t in twice] == sorted({t.seq for t in twice}), "H7: the order can be told"
     assert len(complaints) == 2
+    assert lines == ["circuit open", "circuit closed"]
 
 
 def test_B1_H1_a_probe_that_is_answered_does_not_excuse_calls_that_fail():
@@ -156,6 +163,46 @@ def test_B2_what_probes_opened_a_probe_closes():
     state = breaker.get_state("p")
     assert state is not None
     assert state.state == "closed"
+
+
+def test_H1_a_probe_that_opens_and_closes_forgets_nothing_of_calls():
+    clock = Clock()
+    breaker = made(clock)
+
+    def flap() -> str:
+        for _ in range(2):
+            breaker.probe_fail("p", "no answer")
+        breaker.probe_ok("p")
+        state = breaker.get_state("p")
+        assert state is not None
+        return state.state
+
+    fail(breaker, UnreachableError("down"))
+    assert flap() == "closed"
+    fail(breaker, UnreachableError("down"))
+    assert refused(breaker).reason == "open", "the second call in a row"
+    clock.pass_s(60)
+    trial = admitted(breaker)
+    assert [flap(), flap()] == ["half_open", "half_open"], "no call has succeeded yet"
+    trial.ok()
+    admitted(breaker).ok()
+    state = breaker.get_state("p")
+    assert state is not None
+    assert (state.state, state.consecutive_failures) == ("closed", 0)
+    for _ in range(2):
+        breaker.probe_fail("p", "no answer")
+    clock.pass_s(60)
+    breaker.admit("p", "m")
+    assert flap() == "closed", "no call has failed since"
+
+
+def test_what_went_wrong_is_told_until_a_call_succeeds():
+    breaker = made(Clock())
+    fail(breaker, UnreachableError("down"))
+    admitted(breaker).ok()
+    state = breaker.get_state("p")
+    assert state is not None
+    assert (state.last_error, state.consecutive_failures) == (None, 0)
 
 
 def test_B3_H3_what_calls_opened_a_probe_puts_on_trial():
@@ -292,6 +339,8 @@ def test_a_lease_counts_once():
 
 def test_names_of_models_that_callers_make_up_are_not_kept_for_ever():
     breaker = made(Clock())
+    admitted(breaker, "p/real").fail(ModelNotFoundError("no"))
     for number in range(breaker_module.MOST_MODELS + 50):
+        assert refused(breaker, "p/real").reason == "open", "what is asked for again and again is kept"
         breaker.admit("p", f"m{number}").fail(ModelNotFoundError("no"))
     assert len(breaker.models()) == breaker_module.MOST_MODELS

@@ -170,9 +170,11 @@ def test_without_an_endpoint_the_setting_is_named():
 async def test_what_follows_an_answer_on_its_connection_is_not_taken_for_the_next_one():
     """An endpoint, or a proxy before it, that sends an answer twice: the second would go to another user's run."""
     asked = 0
+    serving: set[asyncio.Task[None] | None] = set()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         nonlocal asked
+        serving.add(asyncio.current_task())
         try:
             while True:
                 head = await reader.readuntil(b"\r\n\r\n")
@@ -181,9 +183,10 @@ async def test_what_follows_an_answer_on_its_connection_is_not_taken_for_the_nex
                 body = text(f"answer {asked}").body
                 writer.write((b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % len(body) + body) * 2)
         except (asyncio.IncompleteReadError, ConnectionError):
-            writer.close()
+            writer.transport.abort()
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     async with server, OpenAIChat(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}") as chat:
         answers = [await chat.complete("mana/reasoning", MESSAGES, TOOLS, run_id=run) for run in ("run-1", "run-2")]
+        await asyncio.gather(*filter(None, serving))
     assert [answer.content for answer in answers] == ["answer 1", "answer 2"]

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import orjson
@@ -47,6 +50,24 @@ def test_validate_tells_each_place_and_fails(tmp_path: Path, monkeypatch):
         printed("validate", *wrong, fails=ConfigError)
 
 
+def test_L1_L2_the_process_says_by_its_status_what_was_found(tmp_path: Path):
+    (tmp_path / "a.py").write_text('m = "google/gemini-2.5-flash-lite"')
+    (tmp_path / "b.py").write_text('m = "mana/x"')
+    (tmp_path / "allow.yaml").write_text("- {path: a.py, reason: a test}\n- {path: b.py, reason: none}")
+    commands = [["a.py"], ["b.py"], ["nowhere"], [".", "--allow", "allow.yaml"]]
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-m", "projector", "llm", "validate", *words],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+            stderr=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+        )
+        for words in commands
+    ]
+    assert [process.wait(30) for process in processes] == [1, 0, 2, 1]
+
+
 def test_aliases_resolve_and_check_read_the_file_as_the_service_does(tmp_path: Path, monkeypatch):
     monkeypatch.setenv("PROJECTOR_LLM_CONFIG", str(SHIPPED))
     monkeypatch.setenv("GROQ_API_KEY", "k")
@@ -71,6 +92,8 @@ async def test_check_live_compares_chains_with_what_providers_offer():
 
 async def test_reload_and_health_speak_to_the_running_service(monkeypatch):
     monkeypatch.setenv("PROJECTOR_SERVICE_KEY", KEY)
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
+    monkeypatch.delenv("NO_PROXY", raising=False)
     async with Upstream(answer()) as p1, service(p1=p1) as client:
         told = await asyncio.to_thread(printed, "reload", "--url", client.url)
         assert told.endswith("generation 1 replaced by 2\n")

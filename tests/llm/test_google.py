@@ -11,7 +11,7 @@ import pytest
 from projector.errors import RouteError
 from tests.llm.test_router import FAST, routed, told
 from tests.llm.test_streams import read, text
-from tests.llm.upstream import BODY, SSE, Script, Upstream, answer, event, failure
+from tests.llm.upstream import BODY, SSE, Script, Upstream, answer, event, failure, words
 
 SCHEMA = {"type": "object", "properties": {"q": {"type": "string"}}}
 TOOLS = [{"type": "function", "function": {"name": "search", "description": "finds", "parameters": SCHEMA}}]
@@ -169,10 +169,14 @@ FAILED = [
     (refused(504, "DEADLINE_EXCEEDED"), "upstream"),
     (refused(404, "NOT_FOUND"), "not_found"),
     (failure(200, {"error": {"code": 503}}), "upstream"),
+    (failure(503, {"error": {"details": 5}}), "upstream"),
     (failure(200, b"<html>"), "protocol"),
     (failure(200, {"candidates": []}), "protocol"),
     (failure(200, {"candidates": [{}]}), "protocol"),
     (failure(200, {"candidates": [{"content": {"parts": 5}}]}), "protocol"),
+    (failure(200, {"candidates": [{"content": None, "finishReason": "STOP"}]}), "protocol"),
+    (said(finish="MALFORMED_FUNCTION_CALL"), "protocol"),
+    (said({"text": "hm", "thought": True}, finish="OTHER"), "protocol"),
 ]
 
 
@@ -245,6 +249,16 @@ async def test_R1_a_stream_has_openais_chunks_and_yields_nothing_before_the_prov
     assert chunks[-1]["usage"]["total_tokens"] == 19
 
 
+async def test_a_stream_that_says_nothing_for_an_odd_reason_is_asked_of_the_next(tmp_path: Path):
+    async with (
+        Upstream(stream_of(generated(finish="MALFORMED_FUNCTION_CALL"))) as p1,
+        Upstream(words("from p2")) as p2,
+        routed(tmp_path, p1=provider(p1), p2=p2) as router,
+        router.stream(BODY) as stream,
+    ):
+        assert told(stream) == [("p1/m1", "protocol", 200), ("p2/m1", "ok", 200)]
+
+
 @pytest.mark.parametrize(
     ("script", "kind"),
     [
@@ -265,6 +279,18 @@ async def test_a_stream_that_breaks_off_is_an_error(tmp_path: Path, script: Scri
     assert text(chunks) == "half"
     assert broken is not None
     assert broken.kind == kind
+
+
+async def test_F13_a_stream_is_asked_for_in_the_form_that_was_wished(tmp_path: Path):
+    wished = {"type": "json_schema", "json_schema": {"name": "s", "schema": SCHEMA}}
+    async with (
+        Upstream(stream_of(generated({"text": "{}"}))) as p1,
+        routed(tmp_path, p1=provider(p1)) as router,
+        router.stream({**BODY, "response_format": wished}) as stream,
+    ):
+        assert (await read(stream))[1] is None
+    found = p1.requests[0].body
+    assert found["generationConfig"]["responseJsonSchema"] == SCHEMA
 
 
 async def test_its_models_are_listed(tmp_path: Path):

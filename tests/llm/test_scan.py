@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from projector.errors import AliasConfigError
-from projector.llm.scan import Found, judged, read_allow_list, scan
+from projector.llm import scan as scan_module
+from projector.llm.scan import UNREADABLE, Found, judged, read_allow_list, scan
 
 
 def found_in(folder: Path, name: str, text: str) -> list[tuple[int, str]]:
@@ -24,6 +25,21 @@ NAMED = {
     "bare names": ("a.py", 'm = ["gpt-4o-mini", "claude-3-haiku", "gemini-2.0-flash", "llama3.3", "qwen2.5:7b"]', 5),
     "YAML": ("a.yaml", "a:\n  - model: openai/gpt-4o\n", [(2, "openai/gpt-4o")]),
     "TOML": ("a.toml", '[a]\nmodel = "mistral-large-latest"\n', [(2, "mistral-large-latest")]),
+    "bare names of the spec": (
+        "a.py",
+        'm = ["gemini-pro", "gemini-flash-latest", "qwen-max", "mistral-tiny", "gpt-image-1", "claude-v2", "o3-mini",'
+        ' "mixtral-8x7b", "grok-4"]',
+        9,
+    ),
+    "more vendors": ("a.py", 'm = "x-ai/grok-x", "nvidia/nemotron"', 2),
+    "bytes": ("a.py", 'm = b"groq/x"', [(1, "groq/x")]),
+    "a list in a text": ("a.py", 'm = "openai/gpt-4o, groq/x"', [(1, "openai/gpt-4o, groq/x")]),
+    "the value of an option": ("a.yaml", "args: [--model=openai/gpt-4o]", [(1, "--model=openai/gpt-4o")]),
+    "the end of an f-string": ("a.py", 'm = f"{p}/gpt-4o"', [(1, "{}/gpt-4o")]),
+    "a mark of the order of bytes": ("a.py", '\ufeffm = "groq/x"', [(1, "groq/x")]),
+    "keys of YAML": ("a.yaml", "a:\n  groq/x: 1", [(2, "groq/x")]),
+    "keys of TOML": ("a.toml", '["groq/x"]\na = 1', [(1, "groq/x")]),
+    "JSON with a comment, and a key": ("a.json", '{// a\n"groq/x": "a"}', [(2, "groq/x")]),
     "JSON": ("a.json", '{"a": ["groq/x",\n"groq/x"]}', [(1, "groq/x"), (2, "groq/x")]),
 }
 
@@ -44,7 +60,8 @@ def test_L1_L2_a_model_that_is_named_is_found(tmp_path: Path, case: str):
         'path = "google/protobuf/empty file"',
         'alias = "mana/reasoning"',
         'told = f"{provider}groq/x"',
-        'word = "gpt-like"',
+        'told = "so it is, gpt-4o is a model"',
+        'path = f"{root}/openai/x"',
         "# groq/x",
         'folder = ".venv/openai/x"',
     ],
@@ -57,10 +74,18 @@ def test_what_is_not_ours_or_no_text_is_passed_over(tmp_path: Path):
     for folder in ("node_modules", ".venv", "__pycache__"):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "a.py").write_text('m = "groq/x"')
-    (tmp_path / "bad.py").write_text("m = (")
-    (tmp_path / "bad.json").write_bytes(b"\xff")
     (tmp_path / "a.txt").write_text('"groq/x"')
     assert list(scan([tmp_path])) == []
+
+
+def test_what_cannot_be_read_is_not_taken_for_clean(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(scan_module, "LONGEST_FILE", 9)
+    files = {"bad.json": b"\xff", "bad.py": b"m = (", "bad.toml": b"a", "bad.yaml": b"[", "long.py": b"# 3456789"}
+    for name, content in (files | {"short.py": b"# 345678"}).items():
+        (tmp_path / name).write_bytes(content + b"\n" * (name == "long.py"))
+    assert [(place.path, place.text) for place in scan([tmp_path], base=tmp_path)] == [
+        (name, UNREADABLE) for name in files
+    ]
 
 
 def test_L1_an_allowance_needs_a_reason_and_a_use(tmp_path: Path):

@@ -20,7 +20,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from projector.config import Settings
 from projector.errors import ConfigError
+from projector.llm.registry import Registry
 from projector.llm.router import LLMRouter
+from projector.llm.service import app as app_module
 from projector.llm.service.door import Rate
 from projector.llm.service.server import serving
 from tests.llm.clock import Clock
@@ -235,6 +237,9 @@ WRONG = [
     ({**BODY, "response_format": {"type": "xml"}}, "response_format"),
     ({**BODY, "stop": [1]}, "stop"),
     ({**BODY, "tool_choice": "maybe"}, "tool_choice"),
+    ({**BODY, "tool_choice": []}, "tool_choice"),
+    ({**BODY, "response_format": {"type": []}}, "response_format"),
+    ({"messages": [{"role": [], "content": "x"}]}, "messages[0]"),
 ]
 
 
@@ -290,6 +295,25 @@ async def test_limits_of_size_rate_and_number_are_told_as_such():
             status, headers, body = await client.get("/v1/models")
             assert (status, headers["Retry-After"], body["error"]["code"]) == (429, "2", "rate_limit")
             assert (await client.get("/health"))[0] == 200
+
+
+async def test_a_caller_whose_request_never_comes_whole_holds_its_place_for_a_while_alone(monkeypatch):
+    monkeypatch.setattr(app_module, "LONGEST_READ_S", 0.5)
+    head = (
+        f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\nauthorization: Bearer {KEY}\r\n\r\n{{"
+    )
+    async with Upstream(answer()) as p1, service(p1=p1, limits={"llm_max_calls": 1}) as client, asyncio.timeout(10):
+        reader, writer = await asyncio.open_connection("127.0.0.1", int(client.url.rpartition(":")[2]))
+        writer.write(head.encode())
+        await writer.drain()
+        while (await client.get("/v1/health"))[2]["calls"] == 0:
+            await asyncio.sleep(0.01)
+        status, _, body = await client.post("/v1/chat/completions", BODY)
+        assert (status, body["error"]["code"]) == (429, "rate_limit"), "the place is taken while it is waited for"
+        assert (await reader.readline()).startswith(b"HTTP/1.1 408")
+        writer.close()
+        assert (await client.post("/v1/chat/completions", BODY))[0] == 200
+    assert p1.calls == 1
 
 
 def test_a_rate_is_that_of_each_address_and_fills_up_again():
@@ -348,6 +372,19 @@ async def test_13_5_12_13_14_aliases_and_health_are_shown():
             assert shown["unhealthy_until_unix"] > shown["last_check_unix"]
             _, _, told = await client.post("/v1/health/reset")
             assert told["status"] == "healthy"
+
+
+async def test_13_5_12_13_the_shipped_file_has_five_classes_with_chains():
+    async with (
+        LLMRouter(Registry(SHIPPED, environment={})) as router,
+        serving(router, Settings(llm_port=0), KEY) as port,
+        aiohttp.ClientSession() as http,
+    ):
+        status, _, told = await Client(router, port, http).get("/v1/aliases")
+    assert (status, told["default"], len(told["aliases"])) == (200, "mana/fast-text", 5)
+    (chain,) = (alias["chain"] for alias in told["aliases"] if alias["name"] == "mana/long-form")
+    assert len(chain) >= 2
+    assert all("/" in entry for entry in chain)
 
 
 async def test_2_5_a_reload_by_command_tells_what_became_of_it():

@@ -15,14 +15,16 @@ from hypothesis import strategies as st
 from projector.errors import (
     AnswerFormatError,
     BadRequestError,
+    CapabilityError,
     ModelTimeoutError,
     NoHealthyProviderError,
     RouteError,
     UpstreamError,
 )
+from projector.llm import sse
 from projector.llm.breaker import Lease
-from projector.llm.sse import LONGEST_EVENT, Events
-from tests.llm.test_router import FAST, metric, routed, told
+from projector.llm.sse import BOM, LONGEST_EVENT, Events
+from tests.llm.test_router import FAST, TOOLS, metric, routed, told
 from tests.llm.upstream import (
     ABORT,
     BODY,
@@ -121,6 +123,15 @@ async def test_13_4_17_20_what_is_no_answer_is_an_error_before_anything_is_sent(
                 pass
 
 
+async def test_13_4_7_17_what_no_entry_can_do_is_refused_before_anybody_is_asked(tmp_path: Path):
+    async with Upstream(words("x")) as p1:
+        cannot = f"base_url: '{p1.url}', supports: [json]"
+        async with routed(tmp_path, p1=cannot) as router:
+            with pytest.raises(CapabilityError):
+                await router.stream({**STREAM, "tools": TOOLS}).__aenter__()
+    assert p1.calls == 0
+
+
 async def test_13_4_18_a_stream_that_is_whole_and_empty_is_not_paid_for_twice(tmp_path: Path):
     async with (
         Upstream(streamed(DONE)) as p1,
@@ -205,8 +216,11 @@ async def test_S6_R6_a_reader_who_leaves_early_ends_the_call_at_the_provider(tmp
         for _ in range(2):
             router.breaker.mark_unhealthy("p1", "down")
         router.breaker.probe_ok("p1")
+        before = metric("llm_requests_total", alias="mana/x", outcome="cancelled")
         async with router.stream(STREAM) as stream:
             assert (await anext(aiter(stream)))["choices"][0]["delta"]["content"] == "a"
+        assert metric("llm_requests_total", alias="mana/x", outcome="cancelled") == before + 1
+        assert stream._source._incoming._response.closed, "before the reader goes on"
         async with asyncio.timeout(2):
             await p1.gone.wait()
         state = router.health()["p1"]
@@ -280,18 +294,35 @@ async def test_a_call_that_is_cancelled_while_it_waits_for_the_first_byte_ends_a
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.text(st.characters(exclude_characters="\r\n", exclude_categories=["Cs"]), min_size=1)), st.data())
 def test_events_are_the_same_however_the_stream_is_cut_into_pieces(texts: list[str], data: st.DataObject):
-    end = data.draw(st.sampled_from(["\n", "\r\n"]))
+    end = data.draw(st.sampled_from(["\n", "\r\n", "\r"]))
     lead = data.draw(st.sampled_from(["data: ", "data:"]))
     whole = "".join(f": comment{end}event: x{end}{lead}{'' if lead[-1] == ' ' else ' '}{t}{end}{end}" for t in texts)
-    rest, found, events = whole.encode(), [], Events()
+    rest, found, events = data.draw(st.sampled_from([b"", BOM])) + whole.encode(), [], Events()
     while rest:
         size = data.draw(st.integers(1, len(rest)))
         found += events.feed(rest[:size])
         rest = rest[size:]
+    found += events.end()
     assert found == [t.encode() for t in texts]
+
+
+def test_a_long_line_in_small_pieces_costs_no_more_than_its_length_and_empty_data_has_a_limit_too(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    events, pieces = Events(), LONGEST_EVENT // 256 - 10
+    began = time.process_time()
+    events.feed(b"data:")
+    for _ in range(pieces):
+        events.feed(b"x" * 256)
+    assert [len(found) for found in events.feed(b"\n\n")] == [pieces * 256]
+    assert time.process_time() - began < 1, "a copy of all before for each piece takes many seconds"
+    monkeypatch.setattr(sse, "LONGEST_EVENT", 100)
+    with pytest.raises(AnswerFormatError):
+        events.feed(b"data:\n" * 101)
 
 
 def test_lines_of_one_event_are_joined_and_the_last_needs_no_empty_line():
     events = Events()
     assert events.feed(b"data: a\ndata: b\nid: 1\n\ndata: c") == [b"a\nb"]
     assert events.end() == [b"c"]
+    assert events.feed(b"data: a\r") + events.feed(b"\ndata: b\r\n\r\n") == [b"a\nb"], "one end of a line in two pieces"

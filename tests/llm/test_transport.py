@@ -9,6 +9,7 @@ import pytest
 from projector.llm.providers.wire import Call
 from projector.llm.transport import HTTPTransport
 from projector.llm.walk import Limits
+from tests.llm.upstream import Upstream, answer
 
 LIMITS = Limits(5, 5, 5, 5)
 
@@ -69,3 +70,15 @@ async def test_a_connection_on_which_all_is_well_is_used_again():
     await transport.close()
     server.close()
     assert connections == 1
+
+
+async def test_a_proxy_sees_what_goes_out_and_nothing_that_stays_on_this_machine(monkeypatch: pytest.MonkeyPatch):
+    async with Upstream(answer("through")) as proxy, Upstream(answer("here")) as local:
+        monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{proxy.port}")
+        for name in ("NO_PROXY", "no_proxy", "http_proxy"):
+            monkeypatch.delenv(name, raising=False)
+        transport = HTTPTransport()
+        for url in (f"http://127.0.0.1:{local.port}/v1", f"http://localhost:{local.port}/v1", "http://model.test/v1"):
+            await transport.ask(Call(url, {}, b"{}"), LIMITS)
+        await transport.close()
+    assert (local.calls, [request.path for request in proxy.requests]) == (2, ["http://model.test/v1"])

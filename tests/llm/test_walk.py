@@ -113,11 +113,13 @@ def test_F9_the_walk_ends_before_its_deadline_however_long_everybody_is_silent()
     assert isinstance(step.error, DeadlineError)
     assert world.clock() - began <= 5.0
     assert asked >= 2, "the first has not eaten up the time of the second"
+    assert world.breaker.snapshot() == {}, "our time ran out, not theirs"
     assert isinstance(step.error.last_error, ModelTimeoutError)
 
 
 @pytest.mark.parametrize(
-    ("others", "deadline_s", "total_s"), [(0, 120, 60), (3, 120, 60), (1, 30, 28), (3, 30, 24), (3, 7, 2), (0, 5, 5)]
+    ("others", "deadline_s", "total_s"),
+    [(0, 120, 60), (3, 120, 60), (1, 30, 27.75), (3, 30, 23.25), (3, 7, 2), (0, 5, 5)],
 )
 def test_an_attempt_leaves_two_seconds_to_each_entry_after_it(others: int, deadline_s: float, total_s: float):
     world = World(*(f"p{n}" for n in range(others + 1)), deadline_s=deadline_s)
@@ -125,6 +127,28 @@ def test_an_attempt_leaves_two_seconds_to_each_entry_after_it(others: int, deadl
     assert limits.total_s == total_s
     assert limits.first_byte_s == min(30, total_s)
     assert limits.connect_s == min(3, total_s)
+
+
+def test_every_entry_is_asked_in_the_time_that_was_kept_for_it_though_asking_takes_some_itself():
+    world = World("p1", "p2", "p3", "p4", deadline_s=12.0)
+    asked = []
+    while isinstance(step := world.walk.next(world.clock()), Ask):
+        asked.append(step.entry.provider)
+        world.fail(ModelTimeoutError("silent"), after_s=step.limits.total_s + 0.02)
+    assert asked == ["p1", "p2", "p3", "p4"]
+
+
+@pytest.mark.parametrize(
+    ("deadline_s", "took_s", "failures"),
+    [(120, 30, 1), (120, 60, 1), (30, 27.75, 0), (50, 47.75, 0), (30, 3, 1), (32.25, 30, 1)],
+    ids=["silent", "never whole", "silent, cut", "not whole, cut", "no connection", "just not cut"],
+)
+def test_a_time_that_was_cut_for_the_sake_of_others_is_no_strike(deadline_s: float, took_s: float, failures: int):
+    world = World("p1", "p2", deadline_s=deadline_s)
+    world.ask()
+    world.fail(ModelTimeoutError("silent"), after_s=took_s)
+    state = world.breaker.get_state("p1")
+    assert (state.consecutive_failures if state else 0) == failures
 
 
 def test_no_attempt_begins_without_time_for_it_and_a_deadline_may_be_too_short_for_any():
@@ -258,6 +282,10 @@ def test_the_time_to_come_back_is_the_soonest_of_what_circuits_and_providers_say
     world.ask()
     world.fail(RateLimitError("slow down", retry_after=40))
     assert world.given_up().retry_after == 40
+    world = World("p1", policy=Policy(last_retry=0))
+    world.ask()
+    world.fail(UpstreamError("500"))
+    assert 1 <= (world.given_up().retry_after or 0) <= 5, "its circuit is closed still"
 
 
 def test_a_last_resort_is_asked_once_past_an_open_circuit():

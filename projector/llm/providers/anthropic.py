@@ -12,7 +12,7 @@ import orjson
 from projector.errors import AnswerFormatError, BadRequestError, BlockedError, RouteError
 from projector.llm.config import Provider
 from projector.llm.providers.status import json_object, safe, status_error
-from projector.llm.providers.wire import Body, Call, Chunks, Reader, completion, count, tokens
+from projector.llm.providers.wire import Body, Call, Chunks, Reader, completion, count, tokens, unworded
 
 VERSION = "2023-06-01"
 MOST_TOKENS = 4096
@@ -82,7 +82,7 @@ class AnthropicWire:
     def lacks(self, body: Body) -> bool:
         # It answers by a schema, but has no mode for just any JSON.
         wanted = body.get("response_format")
-        return isinstance(wanted, dict) and wanted.get("type") == "json_object"
+        return unworded(body) or (isinstance(wanted, dict) and wanted.get("type") == "json_object")
 
     def inventory(self, provider: Provider, key: str) -> Call:
         return Call(provider.base_url + (provider.probe_path or "/models"), _headers(key))

@@ -20,7 +20,7 @@ from projector.errors import (
 from projector.llm.config import Provider
 from projector.llm.providers.anthropic import inline
 from projector.llm.providers.status import as_status, json_object, safe, status_error
-from projector.llm.providers.wire import Body, Call, Chunks, Reader, completion, count, tokens
+from projector.llm.providers.wire import Body, Call, Chunks, Reader, completion, count, tokens, unworded
 
 _FINISH = {"STOP": "stop", "MAX_TOKENS": "length"}
 _BLOCKED = {"SAFETY", "RECITATION", "PROHIBITED_CONTENT", "SPII", "BLOCKLIST", "IMAGE_SAFETY"}
@@ -34,7 +34,6 @@ _SETTINGS = {
     "seed": "seed",
     "presence_penalty": "presencePenalty",
     "frequency_penalty": "frequencyPenalty",
-    "n": "candidateCount",
 }
 
 
@@ -62,8 +61,8 @@ class GoogleWire:
         if not text and not calls:
             if finish in _BLOCKED:
                 raise BlockedError("the content policy left nothing of the answer", status=200)
-            if "content" not in candidate and finish is None:
-                raise AnswerFormatError("the answer has a candidate without content", status=200)
+            if finish not in _FINISH or candidate.get("content", "") is None:
+                raise _nothing(finish)
         message: Body = {"role": "assistant", "content": text or None}
         if calls:
             message["tool_calls"] = [{key: value for key, value in call.items() if key != "index"} for call in calls]
@@ -77,7 +76,7 @@ class GoogleWire:
 
     def lacks(self, body: Body) -> bool:
         # Pictures are taken from the request or from Google's own storage, never fetched.
-        return any(
+        return unworded(body) or any(
             isinstance(part, dict)
             and part.get("type") == "image_url"
             and not str((part.get("image_url") or {}).get("url")).startswith("data:")
@@ -212,6 +211,7 @@ class _Reader:
         self._chunks = Chunks()
         self._calls = 0
         self._begun = False
+        self._said = False
 
     def event(self, data: bytes) -> list[Body]:
         event = json_object(data)
@@ -236,12 +236,21 @@ class _Reader:
                 delta["content"] = text
             if calls:
                 delta["tool_calls"] = calls
+            self._said = self._said or bool(text or calls)
+            if finish is not None and finish not in _FINISH and finish not in _BLOCKED and not self._said:
+                raise _nothing(finish)
             self.complete = self.complete or finish is not None
             if delta or finish is not None:
                 chunks.append(self._chunks.delta(delta, _finish(finish, self._calls > 0)))
         if "usageMetadata" in event and self.complete:
             chunks.append(self._chunks.usage(_usage(event)))
         return chunks
+
+
+def _nothing(finish: object) -> AnswerFormatError:
+    """Of an answer without content that ended otherwise than answers do, such as with a call that has no form."""
+    code = safe(finish)
+    return AnswerFormatError(f"the answer has no content{f' ({code})' if code else ''}", status=200, upstream_code=code)
 
 
 def _candidate(answer: Body) -> Body | None:

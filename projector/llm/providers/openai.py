@@ -47,6 +47,8 @@ class OpenAIWire:
             message = choice.get("message") if isinstance(choice, dict) else None
             if not isinstance(message, dict):
                 raise AnswerFormatError("the answer has a choice without a message", status=200)
+            if not _has_form(message.get("tool_calls")):
+                raise AnswerFormatError("the answer has a tool call without a function's name", status=200)
             finish = choice.get("finish_reason")
             if finish == "error":
                 raise UpstreamError("the answer ends with an error", status=200)
@@ -79,6 +81,19 @@ class OpenAIWire:
         if key:
             headers["authorization"] = f"Bearer {key}"
         return headers
+
+
+def _has_form(calls: Any) -> bool:
+    """Whether these are calls that whoever asked can read, or none."""
+    return not calls or (
+        isinstance(calls, list)
+        and all(
+            isinstance(call, dict)
+            and isinstance(function := call.get("function"), dict)
+            and isinstance(function.get("name"), str)
+            for call in calls
+        )
+    )
 
 
 class _Reader:

@@ -54,7 +54,10 @@ LONGEST_WAIT_S = 24 * 3600.0
 def status_error(
     status: int, code: str = "", *, headers: Mapping[str, str] | None = None, detail: str = "", blocked: bool = False
 ) -> RouteError:
-    """The error of an answer with this status; `blocked`: the provider says that its content policy is the reason."""
+    """The error of an answer with this status; `blocked`: the provider says that its content policy is the reason.
+
+    `detail` is kept whole, because the key must be masked in it before it is cut.
+    """
     headers = headers or {}
     kind = _kind(status, code.lower(), blocked)
     return kind(
@@ -64,7 +67,7 @@ def status_error(
         retry_after=retry_after(headers),
         request_id=safe(headers.get("x-request-id") or headers.get("request-id")),
         # A refused key may be quoted there.
-        detail="" if kind is ProviderAuthError else " ".join(detail.split())[:LONGEST_DETAIL],
+        detail="" if kind is ProviderAuthError else " ".join(detail.split()),
     )
 
 
@@ -91,7 +94,7 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
     if seconds is None:
         try:
             at = parsedate_to_datetime(value)
-        except ValueError:
+        except (ValueError, OverflowError):
             return None
         seconds = (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp() - datetime.now(UTC).timestamp()
     return min(max(seconds, 0.0), LONGEST_WAIT_S)

@@ -66,6 +66,21 @@ class Wire(Protocol):
         ...
 
 
+def unworded(body: Body) -> bool:
+    """Whether a request holds what only OpenAI's own format has a word for: other content than text and pictures,
+    functions in place of tools, or several answers at once.
+    """
+    if body.get("functions") or body.get("function_call") or (body.get("n") or 1) > 1:
+        return True
+    for message in body["messages"]:
+        content = message.get("content")
+        if message.get("role") == "function" or message.get("function_call"):
+            return True
+        if isinstance(content, list) and any(part.get("type") not in ("text", "image_url") for part in content):
+            return True
+    return False
+
+
 def completion(message: Body, finish: str | None, usage: Body | None, *, id: str = "") -> Body:  # noqa: A002
     """A `chat.completion` made of what another format says."""
     return {

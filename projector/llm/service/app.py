@@ -31,6 +31,8 @@ from projector.logging import get
 PUBLIC = {"/health", "/metrics"}
 LONGEST_WRITE_S = 60.0
 """A reader that takes nothing for so long is gone."""
+LONGEST_READ_S = 30.0
+"""A caller whose request has not come by then holds its place no longer."""
 _CALL_ID = re.compile(r"[A-Za-z0-9_.:-]{1,100}")
 
 log = get("llm")
@@ -105,10 +107,15 @@ class Service:
     async def _chat(self, request: web.Request) -> web.StreamResponse:
         given = request.headers.get("X-Request-ID", "")
         call_id = given if _CALL_ID.fullmatch(given) else f"{random.getrandbits(128):032x}"
-        body = read_request(await request.read())
         if self._calls >= self._most_calls:
             return _refused(429, "busy", "rate_limit", "too many calls at once", retry_after=1.0)
         with self._counted():
+            try:
+                async with asyncio.timeout(LONGEST_READ_S):
+                    data = await request.read()
+            except TimeoutError:
+                return _refused(408, "slow", "bad_request", f"the body did not come within {LONGEST_READ_S:g} s")
+            body = read_request(data)
             try:
                 if body.get("stream"):
                     return await self._streamed(request, body, call_id)
@@ -184,7 +191,7 @@ class Service:
     async def _reload(self, _request: web.Request) -> web.Response:
         before = self._router.registry.snapshot.generation
         try:
-            return json_response({"old": before, "new": self._router.reload().generation})
+            return json_response({"old": before, "new": (await self._router.reload()).generation})
         except AliasConfigError as error:
             return refusal(422, "alias_config", error.message)
 

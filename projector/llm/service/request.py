@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import orjson
@@ -37,13 +37,17 @@ def read_request(data: bytes) -> dict[str, Any]:
     if not isinstance(messages, list) or not messages:
         raise WrongRequest("must be a list of at least one message", "messages")
     for index, message in enumerate(messages):
-        if not isinstance(message, dict) or message.get("role") not in ROLES:
+        if not isinstance(message, dict) or not _one_of(message.get("role"), ROLES):
             raise WrongRequest("must be an object with a role", f"messages[{index}]")
     for name, holds, told in _FIELDS:
         value = body.get(name)
         if value is not None and not holds(value):
             raise WrongRequest(f"must be {told}", name)
     return body
+
+
+def _one_of(value: Any, names: Collection[str]) -> bool:
+    return isinstance(value, str) and value in names
 
 
 def _number(low: float, high: float) -> Callable[[Any], bool]:
@@ -56,6 +60,10 @@ def _positive(value: Any) -> bool:
 
 def _stop(value: Any) -> bool:
     return isinstance(value, str) or (isinstance(value, list) and all(isinstance(text, str) for text in value))
+
+
+def _format(value: Any) -> bool:
+    return isinstance(value, dict) and _one_of(value.get("type"), FORMATS)
 
 
 def _tools(value: Any) -> bool:
@@ -77,6 +85,6 @@ _FIELDS: list[tuple[str, Callable[[Any], bool], str]] = [
     ("n", _positive, "a whole number above 0"),
     ("stop", _stop, "a string or a list of strings"),
     ("tools", _tools, "a list of tools"),
-    ("tool_choice", lambda v: isinstance(v, dict) or v in CHOICES, "none, auto, required or an object"),
-    ("response_format", lambda v: isinstance(v, dict) and v.get("type") in FORMATS, "an object with a known type"),
+    ("tool_choice", lambda v: isinstance(v, dict) or _one_of(v, CHOICES), "none, auto, required or an object"),
+    ("response_format", _format, "an object with a known type"),
 ]
