@@ -100,7 +100,6 @@ class Writer:
                 await postpone(conn, run_id, user_id, reason=reason, pace=self._pace)
 
     async def _write_all(self, plans: Sequence[tuple[UUID, str]]) -> Sequence[PlanVersionError | None]:
-        moved(WRITER)
         if await are_stopped(self._ledger, self._day_cap):
             return [None] * len(plans)
         async with self._pool.connection() as conn:
@@ -120,10 +119,14 @@ class Writer:
             return 0
         for begin in range(0, len(waiting), WRITTEN_AT_ONCE):
             group = waiting[begin : begin + WRITTEN_AT_ONCE]
-            await asyncio.gather(*(self.write(run_id, user_id) for run_id, user_id in group))
+            await asyncio.gather(*(self._sweep_one(run_id, user_id) for run_id, user_id in group))
             crash.point("sink.mid_sweep")
-            moved(WRITER)
         return len(waiting)
+
+    async def _sweep_one(self, run_id: UUID, user_id: str) -> None:
+        await self.write(run_id, user_id)
+        # Each, because a group whose plans wait for another sink's locks is tried one by one.
+        moved(WRITER)
 
     async def give_first_times(self) -> int:
         """Gives missions with a cron expression that have no time their first one; returns how many.
