@@ -293,7 +293,7 @@ async def _replay(settings: Settings, run_id: UUID, content: bool, as_json: bool
     if as_json:
         json_line(run_id=run_id, same=True, plan_sha256=plan_digest(plan), steps=len(plan["steps"]), answers=len(steps))
     else:
-        _print(f"the same plan: {len(plan['steps'])} steps of {len(steps)} stored answers, {plan_digest(plan)}")
+        _print(f"the same plan, {plan_digest(plan)}: steps {len(plan['steps'])}, answers and results {len(steps)}")
 
 
 async def _plan(settings: Settings, user: str, mission: str, content: bool, as_json: bool) -> None:
