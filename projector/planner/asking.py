@@ -107,7 +107,7 @@ class Asking:
         keeps: Keeps,
     ) -> Step:
         """Asks, and stores what was answered."""
-        began = self._clock()
+        began = time.perf_counter()
         try:
             answer = await self._model.complete(alias, request, schemas, run_id=self._run_id)
         except ChatError as error:
@@ -122,7 +122,7 @@ class Asking:
             _stored_completion(answer),
             answer.prompt_tokens,
             answer.completion_tokens,
-            evidence_of(answer, self._clock() - began),
+            evidence_of(answer, time.perf_counter() - began),
         )
 
     def _late(self) -> Verdict | None:

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 from prometheus_client import REGISTRY
 
-from projector.planner import guardrails
+from projector.planner import guardrails, versions
 from projector.planner.agent import agent_of
 from projector.planner.gathering import gathered_before, gathered_for
 from projector.planner.inputs.kinds import KINDS, Kind, Told
@@ -376,6 +376,7 @@ async def test_a_brief_that_was_stored_before_there_were_inputs_is_gone_on_with(
 
 def test_what_retention_has_taken_out_of_a_brief_is_gathered_anew():
     mission = mission_of({"inputs": [GOAL_REF]})
-    brief = {"gatheredFor": gathered_for(mission), "inputs": Inputs().to_json()}
+    brief = {"version": versions.STEPS, "gatheredFor": gathered_for(mission), "inputs": Inputs().to_json()}
     assert gathered_before(brief, mission) == Inputs()
-    assert gathered_before({"gatheredFor": brief["gatheredFor"]}, mission) is None
+    del brief["inputs"]
+    assert gathered_before(brief, mission) is None
