@@ -31,7 +31,7 @@ from projector.sql.connection import connect
 
 NAME = "plan"
 MISSIONS, RATE = 300, 5.0
-SLOW_RUNS, SLOW_CALL_S, PLACES = 800, 5.0, 200
+SLOW_RUNS, SLOW_CALL_S, PLACES = 1600, 5.0, 200
 DUE, FEW, MANY, PASSES = 100, 1_000, 1_000_000, 7
 FAR = "2099-01-01T00:00:00.000Z"
 TIMEOUT_S = 300.0
@@ -116,9 +116,13 @@ def _mission() -> Jsonb:
 
 
 def _make_due(conn: psycopg.Connection[Any], number: int) -> None:
-    now = format_instant(now_us())
-    data, meta = Jsonb({"nextRunAt": now}), Jsonb({"nextRunAt": now})
-    conn.execute(INSERT, [uuid4(), "aiMissions", f"m{number}", f"user-{number}", "update", data, meta])
+    conn.execute(INSERT, _due(number))
+
+
+def _due(number: int) -> list[Any]:
+    """The row of the log that makes a mission due now."""
+    now = Jsonb({"nextRunAt": format_instant(now_us())})
+    return [uuid4(), "aiMissions", f"m{number}", f"user-{number}", "update", now, now]
 
 
 def _latency(report: Report, missions: int) -> None:
@@ -158,9 +162,8 @@ def _slow_calls(report: Report, runs: int) -> None:
         with _pipeline(settings, delay_s=SLOW_CALL_S) as pipeline:
             _populate(conn, runs, {"defaultForAi": "deny"})
             started = time.perf_counter()
-            with conn.transaction():
-                for number in range(runs):
-                    _make_due(conn, number)
+            with conn.transaction(), conn.cursor() as cursor:
+                cursor.executemany(INSERT, [_due(number) for number in range(runs)])
             while _written(conn) < runs and time.perf_counter() - started < TIMEOUT_S:
                 time.sleep(0.05)
             seconds = time.perf_counter() - started
