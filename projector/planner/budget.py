@@ -20,10 +20,11 @@ from projector.errors import LeaseLostError
 from projector.planner.agent import Agent
 from projector.planner.effects import EFFECTS, effects_of
 from projector.planner.gates import Load, Verdict, judge_load, judge_round, tokens_left
-from projector.planner.ledger import ClaimedRun, Connection, Pool, leases_lost
+from projector.planner.ledger import MINE, ClaimedRun, Connection, Pool, leases_lost
 from projector.planner.together import Together
 from projector.sql import query
 
+_ADMIT = sql.SQL(query("planner/admit")).format(mine=MINE)
 _AGENT_LOAD = sql.SQL(query("planner/agent_load")).format(effects=EFFECTS)
 
 
@@ -121,7 +122,7 @@ class Budget:
             {"run_id": str(one.run.run_id), "agent_id": one.agent.id, "reserved": reserved, "brief": one.brief}
             for one, reserved in admitted
         ]
-        cursor = await conn.execute(query("planner/admit"), {"runs": Jsonb(rows), "run_ids": ids, "owner": self._owner})
+        cursor = await conn.execute(_ADMIT, {"runs": Jsonb(rows), "run_ids": ids, "owner": self._owner})
         return dict(zip(ids, leases_lost(ids, await cursor.fetchall()), strict=True))
 
     async def _judge_rounds(self, asked: Sequence[_Round]) -> list[Verdict | LeaseLostError | None]:

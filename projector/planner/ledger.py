@@ -30,10 +30,14 @@ Connection = AsyncConnection[tuple[Any, ...]]
 FAILURES = sql.SQL(query("planner/failures"))
 """The failures of the mission `wanted`, for the `{failures}` of a query."""
 SITUATION = sql.SQL(query("planner/situation")).format(failures=FAILURES)
-_WAITING = sql.SQL(query("planner/waiting_for"))
-WAKE_HELD = sql.SQL(query("planner/wake_held")).format(waiting=_WAITING)
-_STORE_PLAN = sql.SQL(query("planner/store_plan")).format(waiting=_WAITING)
-_SETTLE = sql.SQL(query("planner/settle")).format(waiting=_WAITING)
+MINE = sql.SQL(query("planner/mine"))
+"""The runs named that the worker holds, for the `{mine}` of a query."""
+_WOKEN = sql.SQL(query("planner/woken"))
+WAKE_HELD = sql.SQL(query("planner/wake_held")).format(woken=_WOKEN)
+_RENEW = sql.SQL(query("planner/renew")).format(mine=MINE)
+_STORE_STEP = sql.SQL(query("planner/store_step")).format(mine=MINE)
+_STORE_PLAN = sql.SQL(query("planner/store_plan")).format(mine=MINE, woken=_WOKEN)
+_SETTLE = sql.SQL(query("planner/settle")).format(mine=MINE, woken=_WOKEN)
 
 Cursor = AsyncCursor[tuple[Any, ...]]
 Pool = AsyncConnectionPool[Connection]
@@ -122,7 +126,7 @@ class Ledger:
         """Prolongs the leases, and returns those that were still held."""
         async with self._pool.connection() as conn:
             cursor = await conn.execute(
-                query("planner/renew"),
+                _RENEW,
                 {"run_ids": list(run_ids), "owner": self.owner, "lease_s": self._lease_s},
             )
             return {run_id for (run_id,) in await cursor.fetchall()}
@@ -192,9 +196,7 @@ class Ledger:
         ids = [run_id for run_id, _ in asked]
         steps = [{"run_id": str(run_id)} | step for run_id, step in asked]
         async with self._pool.connection() as conn:
-            cursor = await conn.execute(
-                query("planner/store_step"), {"steps": Jsonb(steps), "run_ids": ids, "owner": self.owner}
-            )
+            cursor = await conn.execute(_STORE_STEP, {"steps": Jsonb(steps), "run_ids": ids, "owner": self.owner})
             return leases_lost(ids, await cursor.fetchall())
 
     async def _store_plans(self, asked: Sequence[_Ended]) -> list[LeaseLostError | None]:

@@ -3,11 +3,7 @@ with given as (
     select *
     from jsonb_to_recordset(%(runs)s) as g (run_id uuid, agent_id text, reserved bigint, brief jsonb)
 ), mine as (
-    select run_id
-    from mana_ai.mission_runs
-    where run_id = any(%(run_ids)s) and lease_owner = %(owner)s  -- and so at work
-    order by run_id
-    for update
+    {mine}
 )
 update mana_ai.mission_runs r
 set admitted_at = now(), reserved_tokens = given.reserved, agent_id = given.agent_id, brief = given.brief,

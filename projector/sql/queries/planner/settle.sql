@@ -4,11 +4,7 @@ with given as (
     from jsonb_to_recordset(%(ends)s) as g
          (run_id uuid, frees boolean, state text, decision text, reason text, wait_s float8, counts boolean)
 ), mine as (
-    select run_id
-    from mana_ai.mission_runs
-    where run_id = any(%(run_ids)s) and lease_owner = %(owner)s  -- and so at work
-    order by run_id
-    for update
+    {mine}
 ), settled as (
     update mana_ai.mission_runs r
     set state = given.state, decision = given.decision, reason = given.reason,
@@ -21,12 +17,5 @@ with given as (
     returning r.run_id, r.user_id, r.agent_id, given.frees
 ), ended as (
     select user_id, agent_id from settled where frees
-), waiting as (
-    {waiting}
-), woken as (
-    update mana_ai.mission_runs r
-    set next_attempt_at = now(), updated_at = now()
-    from waiting
-    where r.run_id = waiting.run_id
-)
+), {woken}
 select run_id from settled

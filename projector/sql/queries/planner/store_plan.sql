@@ -5,11 +5,7 @@ with given as (
     from jsonb_to_recordset(%(plans)s) as g
          (run_id uuid, plan jsonb, decision text, reason text, sweep_after_s float8)
 ), mine as (
-    select run_id
-    from mana_ai.mission_runs
-    where run_id = any(%(run_ids)s) and lease_owner = %(owner)s  -- and so at work
-    order by run_id
-    for update
+    {mine}
 ), planned as (
     update mana_ai.mission_runs r
     set state = 'planned', plan = given.plan, planned_at = now(), decision = given.decision, reason = given.reason,
@@ -20,14 +16,7 @@ with given as (
     returning r.run_id, r.user_id, r.agent_id
 ), ended as (
     select user_id, agent_id from planned
-), waiting as (
-    {waiting}
-), woken as (
-    update mana_ai.mission_runs r
-    set next_attempt_at = now(), updated_at = now()
-    from waiting
-    where r.run_id = waiting.run_id
-)
+), {woken}
 select run_id,
        pg_logical_emit_message(true, 'mission.iterations', json_build_object('run_id', run_id, 'user_id', user_id)::text)
 from planned

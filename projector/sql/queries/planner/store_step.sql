@@ -6,12 +6,7 @@ with given as (
          (run_id uuid, seq int, kind text, request_digest bytea, response jsonb, evidence jsonb, prompt_tokens bigint,
           completion_tokens bigint)
 ), mine as (
-    -- In order, as whoever locks several runs does, so that two do not wait for each other in a circle.
-    select run_id
-    from mana_ai.mission_runs
-    where run_id = any(%(run_ids)s) and lease_owner = %(owner)s  -- and so at work
-    order by run_id
-    for update
+    {mine}
 ), held as (
     update mana_ai.mission_runs r
     set prompt_tokens = r.prompt_tokens + given.prompt_tokens,
