@@ -10,8 +10,8 @@ import orjson
 from projector.cli.letters import inline
 from projector.cli.redact import printable, redact
 from projector.cli.status import seconds
-from projector.planner.brief import prompt_digests
 from projector.planner.catalogue import CATALOGUE
+from projector.planner.pruned import prompt_digests
 from projector.views.jsondiff import Found, absent, show_path
 
 if TYPE_CHECKING:

@@ -301,7 +301,7 @@ async def _plan(settings: Settings, user: str, mission: str, content: bool, as_j
     from projector.llm.choice import chat_model
     from projector.planner.dry_run import plan_only
     from projector.planner.pace import Pace
-    from projector.planner.worker import planning_of
+    from projector.planner.planning import planning_of
     from projector.sql.connection import pool
 
     async with chat_model(settings) as model, pool(settings, "projector_planner", size=1) as connections:

@@ -2,14 +2,32 @@
 
 from __future__ import annotations
 
-import hashlib
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from projector import metrics
+from projector.llm.chat import ChatModel
+from projector.logging import get
+from projector.planner import versions
+from projector.planner.agent import Agent
+from projector.planner.asking import MayAsk
 from projector.planner.conversation import Folding
-from projector.planner.loop import Format
-from projector.planner.prompt import Prompt
+from projector.planner.gathering import gathered_for
+from projector.planner.inputs.resolve import Inputs
+from projector.planner.loop import Format, always, converse, unjudged
+from projector.planner.mission import Mission
+from projector.planner.outcome import Outcome
+from projector.planner.planning import Planning
+from projector.planner.prompt import Prompt, line, prompt_of
 from projector.planner.reminders import Quota
+from projector.planner.steps import StepLog
+from projector.planner.subagent import TASK
+from projector.planner.tool_calls import Judge
+from projector.planner.tools import Tool
+
+log = get("planner")
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,9 +42,76 @@ class Asked:
     folding: Folding
     quota: Quota
 
+    async def lead(
+        self,
+        model: ChatModel,
+        tools: Sequence[Tool],
+        log: StepLog,
+        *,
+        run_id: str,
+        max_s: float = math.inf,
+        judge: Judge = unjudged,
+        may_ask: MayAsk = always,
+    ) -> Outcome:
+        """The conversation, see `converse`. `tools`: at least those that the brief names."""
+        by_name = {tool.name: tool for tool in tools}
+        return await converse(
+            model,
+            self.alias,
+            self.prompt,
+            # In the brief's order, which tells requests apart.
+            [by_name[name] for name in self.tools],
+            log,
+            run_id=run_id,
+            max_rounds=self.max_rounds,
+            form=self.form,
+            folding=self.folding,
+            quota=self.quota,
+            max_s=max_s,
+            judge=judge,
+            may_ask=may_ask,
+        )
+
+
+def brief_of(
+    mission: Mission, agent: Agent, allowed: Sequence[Tool], inputs: Inputs, planning: Planning
+) -> dict[str, Any]:
+    """What is asked anew. `allowed`: the tools that the agent's policy leaves."""
+    delegating = planning.sub_agents and planning.form == "calls"
+    tools = [tool for tool in allowed if delegating or tool is not TASK]
+    listed = tools if planning.form == "json" else None
+    prompt = prompt_of(mission, agent, rounds=planning.max_rounds, listed=listed, inputs=inputs)
+    if prompt.marker is not None:
+        metrics.INJECTION_MARKERS.labels(source="prompt", marker=prompt.marker).inc()
+        log.warning("injection marker in what the prompt tells", agent=agent.id, marker=prompt.marker)
+    return {
+        "version": versions.STEPS,
+        "agentId": agent.id,
+        "model": planning.alias,
+        "maxRounds": planning.max_rounds,
+        "tools": [tool.name for tool in tools],
+        "format": planning.form,
+        "window": planning.folding.window,
+        "foldingModel": planning.folding.alias,
+        "agentName": line(agent.name),
+        "dailyTokens": agent.daily_tokens,
+        "system": prompt.system,
+        "user": prompt.user,
+        "gatheredFor": gathered_for(mission),
+        "inputs": inputs.to_json(),
+    }
+
+
+def may_go_on(brief: dict[str, Any], agent: Agent, allowed: Sequence[Tool]) -> bool:
+    """Whether a run that paid for answers asks the same again: always, unless it may no longer.
+
+    Tools that have come since, by another policy or another version of the program, are none of its.
+    """
+    return brief["agentId"] == agent.id and set(brief["tools"]) <= {tool.name for tool in allowed}
+
 
 def asked(brief: dict[str, Any]) -> Asked:
-    """Raises KeyError for a brief whose prompts are pruned: see `is_pruned`."""
+    """Raises KeyError for a brief whose prompts are pruned: see `pruned.is_pruned`."""
     return Asked(
         brief["model"],
         Prompt(brief["system"], brief["user"]),
@@ -36,16 +121,3 @@ def asked(brief: dict[str, Any]) -> Asked:
         Folding(brief["window"], brief["foldingModel"]),
         Quota(brief["agentName"], brief["dailyTokens"], brief["spentBefore"]),
     )
-
-
-def is_pruned(brief: dict[str, Any]) -> bool:
-    """Whether retention has left the digests of the prompts alone."""
-    return "user" not in brief
-
-
-def prompt_digests(brief: dict[str, Any]) -> dict[str, str]:
-    """SHA-256 of both prompts, in hexadecimal; they outlive the prompts."""
-    names = ("system", "user")
-    if is_pruned(brief):
-        return {f"{name}Sha256": brief[f"{name}Sha256"] for name in names}
-    return {f"{name}Sha256": hashlib.sha256(brief[name].encode()).hexdigest() for name in names}

@@ -9,16 +9,18 @@ from typing import Any
 from uuid import uuid4
 
 from projector.errors import EffectsStoppedError, NothingPlannedError
-from projector.planner.brief import asked
+from projector.planner.brief import asked, brief_of
+from projector.planner.catalogue import PLANNABLE
 from projector.planner.effects import read_effects
 from projector.planner.gates import judge_mission
 from projector.planner.guardrails import judge_input
 from projector.planner.inputs.resolve import Inputs
 from projector.planner.ledger import ClaimedRun, Pool
-from projector.planner.loop import converse
 from projector.planner.plan import plan_of
-from projector.planner.run import Planning, brief_of, offered
+from projector.planner.planning import Planning
+from projector.planner.policy import allowed_tools
 from projector.planner.steps import Step
+from projector.planner.subagent import TASK
 
 
 async def plan_only(planning: Planning, pool: Pool, user_id: str, mission_id: str, *, day_cap: int) -> dict[str, Any]:
@@ -43,22 +45,15 @@ async def plan_only(planning: Planning, pool: Pool, user_id: str, mission_id: st
     inputs = await planning.gathering.gather(run, mission) if mission.inputs else Inputs()
     if not isinstance(inputs, Inputs):
         raise NothingPlannedError(inputs.reason)
-    tools = offered(agent, planning)
-    brief = brief_of(mission, agent, tools, inputs, planning) | {"spentBefore": 0}
+    allowed = allowed_tools((*PLANNABLE, TASK), agent.policy)
+    brief = brief_of(mission, agent, allowed, inputs, planning) | {"spentBefore": 0}
     if (finding := judge_input(brief["user"])) is not None:
         raise NothingPlannedError(finding.reason)
-    told = asked(brief)
-    outcome = await converse(
+    outcome = await asked(brief).lead(
         planning.model,
-        told.alias,
-        told.prompt,
-        tools,
+        allowed,
         _Nowhere(),
         run_id=str(run.run_id),
-        max_rounds=told.max_rounds,
-        form=told.form,
-        folding=told.folding,
-        quota=told.quota,
         max_s=planning.max_s,
         judge=partial(planning.guard.judge, user_id, agent.policy),
     )

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from projector import metrics
+from projector.planner.inputs.sizes import units
 from projector.planner.outcome import PlannedStep
 from projector.planner.tools import RejectedCall, Tool
 
@@ -30,10 +31,10 @@ class Finding:
 
 def judge_input(told: str) -> Finding | None:
     """Before the model is asked: whether there is more to tell it than any mission needs."""
-    units = len(told.encode("utf-16-le")) // 2
-    if units <= MAX_INPUT_UNITS:
+    size = units(told)
+    if size <= MAX_INPUT_UNITS:
         return None
-    return _counted(Finding("input-size-limit", f"the mission tells {units} characters, and {MAX_INPUT_UNITS} may be"))
+    return _counted(Finding("input-size-limit", f"the mission tells {size} characters, and {MAX_INPUT_UNITS} may be"))
 
 
 def judge_step(tool: Tool, arguments: dict[str, Any], planned: Sequence[PlannedStep]) -> str:

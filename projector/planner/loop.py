@@ -9,14 +9,14 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 from projector.llm.chat import ChatModel
 from projector.planner.asking import Asking, CallStopped, MayAsk
 from projector.planner.conversation import Conversation, Folding
 from projector.planner.gates import Verdict
 from projector.planner.json_round import JsonRound
-from projector.planner.outcome import Outcome, StopReason
+from projector.planner.outcome import CUT_SHORT, Outcome, StopReason
 from projector.planner.prompt import Prompt
 from projector.planner.reminders import Quota
 from projector.planner.steps import Journal, StepLog
@@ -29,8 +29,14 @@ Format = Literal["calls", "json"]
 _STOPS: dict[str, StopReason] = {"stopped-time": "time", "no-plan": "no-plan"}
 
 
-async def _always(needed: int) -> Verdict | None:
+async def always(needed: int) -> Verdict | None:
+    """Lets the model be asked whatever it costs."""
     return None
+
+
+def unjudged(tool: Tool, arguments: dict[str, Any]) -> str:
+    """Lets every call join the plan."""
+    return ""
 
 
 async def converse(
@@ -46,8 +52,8 @@ async def converse(
     folding: Folding | None = None,
     quota: Quota | None = None,
     max_s: float = math.inf,
-    judge: Judge = lambda tool, arguments: "",
-    may_ask: MayAsk = _always,
+    judge: Judge = unjudged,
+    may_ask: MayAsk = always,
     clock: Callable[[], float] = time.monotonic,
 ) -> Outcome:
     """Leads the conversation to its end. Errors of the model and of the log pass through.
@@ -69,6 +75,7 @@ async def converse(
     except CallStopped as stop:
         outcome.stopped = stop.verdict
         outcome.stop_reason = _STOPS.get(stop.verdict.decision, "budget")
+        outcome.summary = f"{CUT_SHORT}{stop.verdict.reason}"
     else:
         outcome.summary, outcome.stop_reason = ending.summary, ending.stop_reason
     outcome.rounds = led.rounds

@@ -7,6 +7,8 @@ from typing import Any, Literal
 
 from projector.planner.gates import Verdict
 
+CUT_SHORT = "Cut short: "
+"""Begins the summary of a conversation that was stopped, before the reason."""
 StopReason = Literal["assistant-stop", "no-tool-calls", "max-rounds", "budget", "time", "no-plan"]
 
 

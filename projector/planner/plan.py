@@ -12,9 +12,6 @@ from projector.planner.catalogue import CATALOGUE_DIGEST
 from projector.planner.outcome import Outcome
 from projector.planner.storable import storable
 
-CUT_SHORT = "Cut short: "
-"""Begins the summary of a plan whose conversation was stopped, before the reason."""
-
 
 def plan_of(outcome: Outcome, agent: dict[str, str]) -> dict[str, Any]:
     """`agent`: its `id` and `name`."""

@@ -12,16 +12,17 @@ from typing import Any
 from projector.errors import NotReplayableError
 from projector.llm.chat import Completion, Message
 from projector.planner import versions
-from projector.planner.brief import asked, is_pruned
+from projector.planner.brief import asked
 from projector.planner.catalogue import PLANNABLE
 from projector.planner.gates import Decision, Verdict
-from projector.planner.loop import converse
-from projector.planner.plan import CUT_SHORT, plan_of
+from projector.planner.outcome import CUT_SHORT
+from projector.planner.plan import plan_of
+from projector.planner.pruned import is_pruned
 from projector.planner.runs import StoredStep, Whole
 from projector.planner.steps import Step
 from projector.planner.subagent import TASK
 
-_TOOLS = {tool.name: tool for tool in (*PLANNABLE, TASK)}
+_TOOLS = (*PLANNABLE, TASK)
 
 
 async def replay(whole: Whole, steps: Sequence[StoredStep]) -> dict[str, Any]:
@@ -36,23 +37,9 @@ async def replay(whole: Whole, steps: Sequence[StoredStep]) -> dict[str, Any]:
     if brief["version"] not in versions.CONTINUED:
         raise NotReplayableError(f"its steps are of version {brief['version']}, which this program does not go on with")
     told = asked(brief)
-    if unknown := set(told.tools) - _TOOLS.keys():
+    if unknown := set(told.tools) - {tool.name for tool in _TOOLS}:
         raise NotReplayableError(f"it was offered tools that this program does not know: {', '.join(sorted(unknown))}")
-    outcome = await converse(
-        _Nobody(),
-        told.alias,
-        told.prompt,
-        [_TOOLS[name] for name in told.tools],
-        _Stored(steps),
-        run_id="",
-        max_rounds=told.max_rounds,
-        form=told.form,
-        folding=told.folding,
-        quota=told.quota,
-        may_ask=_Limit(plan).may_ask,
-    )
-    if outcome.stopped is not None:
-        outcome.summary = f"{CUT_SHORT}{outcome.stopped.reason}"
+    outcome = await told.lead(_Nobody(), _TOOLS, _Stored(steps), run_id="", may_ask=_Limit(plan).may_ask)
     # Who planned and how tools were described are inputs, which the plan alone keeps.
     return plan_of(outcome, plan["agent"]) | {"catalogue": plan["catalogue"]}
 

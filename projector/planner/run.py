@@ -2,39 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 from projector import crash, metrics
 from projector.errors import ChatAnswerError, ChatError, ChatUnavailableError
-from projector.llm.chat import ChatModel
 from projector.logging import get
 from projector.planner import versions
 from projector.planner.agent import Agent
 from projector.planner.backoff import held, retry_s
-from projector.planner.brief import asked
-from projector.planner.budget import Budget
+from projector.planner.brief import asked, brief_of, may_go_on
 from projector.planner.catalogue import PLANNABLE
-from projector.planner.conversation import Folding
 from projector.planner.gates import WAITING_FOR_OTHERS, Verdict, judge_mission
-from projector.planner.gathering import Gathering, gathered_before, gathered_for
-from projector.planner.guard import Guard
+from projector.planner.gathering import gathered_before
 from projector.planner.guardrails import judge_input
 from projector.planner.inputs.resolve import Inputs
-from projector.planner.ledger import ClaimedRun, Ledger
-from projector.planner.loop import Format, converse
+from projector.planner.ledger import ClaimedRun
 from projector.planner.mission import Mission
-from projector.planner.pace import Pace
-from projector.planner.plan import CUT_SHORT, plan_of
+from projector.planner.plan import plan_of
+from projector.planner.planning import Planning
 from projector.planner.policy import allowed_tools
-from projector.planner.prompt import line, prompt_of
 from projector.planner.research.seek import Pending
 from projector.planner.storable import storable
 from projector.planner.subagent import TASK
-from projector.planner.tools import Tool
 
 Result = Literal["planned", "held", "cancelled", "retried", "failed"]
 
@@ -63,24 +55,6 @@ _NO_PLAN = Told("NoPlan", "the model's answer holds no plan")
 _VANISHED = Told("WorkersVanished", "its workers vanished, time and again")
 
 
-@dataclass(frozen=True, slots=True)
-class Planning:
-    """What every run of a worker needs."""
-
-    ledger: Ledger
-    gathering: Gathering
-    budget: Budget
-    model: ChatModel
-    alias: str
-    max_rounds: int
-    pace: Pace
-    guard: Guard
-    form: Format
-    folding: Folding
-    sub_agents: bool
-    max_s: float
-
-
 async def carry_out(run: ClaimedRun, planning: Planning) -> Result:
     """Brings the run to a stored plan, or settles why there is none.
 
@@ -106,34 +80,26 @@ async def carry_out(run: ClaimedRun, planning: Planning) -> Result:
     if verdict is not None:
         # Not for long: while a new version is rolled out, workers that can go on with it are about.
         return await _turn_away(run, planning, verdict, wait_s=planning.pace.hold_for_place_s)
-    if asked_before is not None and _may_go_on(asked_before, agent):
+    allowed = allowed_tools((*PLANNABLE, TASK), agent.policy)
+    if asked_before is not None and may_go_on(asked_before, agent, allowed):
         brief = asked_before
     else:
         inputs = await _gather(run, planning, mission, agent)
         if not isinstance(inputs, Inputs):
             return inputs
-        brief = brief_of(mission, agent, offered(agent, planning), inputs, planning)
+        brief = brief_of(mission, agent, allowed, inputs, planning)
     if (finding := judge_input(brief["user"])) is not None:
         return await _fail(run, planning, _TOO_LONG, f"Guardrail: {finding.reason}")
     verdict = await planning.budget.admit(run, agent, brief)
     if verdict.action != "admit":
         return await _turn_away(run, planning, verdict)
     crash.point("planner.after_admit")
-    told = asked(brief)
-    allowed = {tool.name: tool for tool in _allowed(agent)}
     try:
-        outcome = await converse(
+        outcome = await asked(brief).lead(
             planning.model,
-            told.alias,
-            told.prompt,
-            # In the brief's order, which tells requests apart.
-            [allowed[name] for name in told.tools],
+            allowed,
             steps,
             run_id=str(run.run_id),
-            max_rounds=told.max_rounds,
-            form=told.form,
-            folding=told.folding,
-            quota=told.quota,
             max_s=planning.max_s,
             judge=partial(planning.guard.judge, run.user_id, agent.policy),
             may_ask=partial(planning.budget.may_ask, run, agent),
@@ -154,7 +120,6 @@ async def carry_out(run: ClaimedRun, planning: Planning) -> Result:
             # What was answered so far is stored: the run goes on from there.
             return await _turn_away(run, planning, outcome.stopped)
         metrics.AGENT_DECISIONS.labels(decision=outcome.stopped.decision).inc()
-        outcome.summary = f"{CUT_SHORT}{outcome.stopped.reason}"
     plan = plan_of(outcome, {"id": agent.id, "name": agent.name})
     await planning.ledger.store_plan(run, plan, sweep_after_s=planning.pace.sweep_after_s)
     crash.point("planner.after_plan_stored")
@@ -186,51 +151,6 @@ async def _gather(run: ClaimedRun, planning: Planning, mission: Mission, agent: 
     if isinstance(gathered, Verdict):
         return await _turn_away(run, planning, gathered)
     return gathered
-
-
-def _may_go_on(brief: dict[str, Any], agent: Agent) -> bool:
-    """Whether a run that paid for answers asks the same again: always, unless it may no longer.
-
-    Tools that have come since, by another policy or another version of the program, are none of its.
-    """
-    return brief["agentId"] == agent.id and set(brief["tools"]) <= {tool.name for tool in _allowed(agent)}
-
-
-def _allowed(agent: Agent) -> tuple[Tool, ...]:
-    return allowed_tools((*PLANNABLE, TASK), agent.policy)
-
-
-def offered(agent: Agent, planning: Planning) -> tuple[Tool, ...]:
-    """The tools of a new conversation: those that the agent's policy allows."""
-    delegating = planning.sub_agents and planning.form == "calls"
-    return tuple(tool for tool in _allowed(agent) if delegating or tool is not TASK)
-
-
-def brief_of(
-    mission: Mission, agent: Agent, tools: Sequence[Tool], inputs: Inputs, planning: Planning
-) -> dict[str, Any]:
-    """What is asked."""
-    listed = tools if planning.form == "json" else None
-    prompt = prompt_of(mission, agent, rounds=planning.max_rounds, listed=listed, inputs=inputs)
-    if prompt.marker is not None:
-        metrics.INJECTION_MARKERS.labels(source="prompt", marker=prompt.marker).inc()
-        log.warning("injection marker in what the prompt tells", agent=agent.id, marker=prompt.marker)
-    return {
-        "version": versions.STEPS,
-        "agentId": agent.id,
-        "model": planning.alias,
-        "maxRounds": planning.max_rounds,
-        "tools": [tool.name for tool in tools],
-        "format": planning.form,
-        "window": planning.folding.window,
-        "foldingModel": planning.folding.alias,
-        "agentName": line(agent.name),
-        "dailyTokens": agent.daily_tokens,
-        "system": prompt.system,
-        "user": prompt.user,
-        "gatheredFor": gathered_for(mission),
-        "inputs": inputs.to_json(),
-    }
 
 
 async def _turn_away(run: ClaimedRun, planning: Planning, verdict: Verdict, *, wait_s: float | None = None) -> Result:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-import os
-import socket
-from uuid import UUID, uuid4
+from uuid import UUID
 
 import psycopg
 
@@ -17,44 +15,18 @@ from projector.health.judge import Seen
 from projector.health.parts import Servers, at_work
 from projector.llm.chat import ChatModel
 from projector.logging import get
-from projector.planner.budget import Budget
-from projector.planner.conversation import Folding
-from projector.planner.gathering import Gathering
-from projector.planner.guard import Guard
-from projector.planner.ledger import ClaimedRun, Ledger, Pool
+from projector.planner.ledger import ClaimedRun, Pool
 from projector.planner.pace import Pace
-from projector.planner.research.jobs import Jobs
-from projector.planner.research.seek import LONGEST_S, Research
+from projector.planner.planning import planning_of
+from projector.planner.research.seek import LONGEST_S
 from projector.planner.research.services import ResearchServices
-from projector.planner.run import Planning, carry_out, give_up_attempt
+from projector.planner.run import carry_out, give_up_attempt
 
 RENEWALS_PER_LEASE = 3
 WORKER, LEASES, OLDEST_RUN = "worker", "leases", "oldest run"
 """The parts of it that must move."""
 
 log = get("planner")
-
-
-def planning_of(
-    settings: Settings, pool: Pool, model: ChatModel, pace: Pace, services: ResearchServices | None = None
-) -> Planning:
-    """What the settings say, under a name of its own for who holds leases."""
-    owner = f"{socket.gethostname()}:{os.getpid()}:{uuid4().hex[:8]}"
-    research = Research.from_settings(settings, Jobs(pool, owner), services, pace)
-    return Planning(
-        ledger=Ledger(pool, owner, settings.lease_s),
-        gathering=Gathering(pool, research, settings.missions_with_gaps),
-        budget=Budget(pool, owner, run=settings.max_tokens_per_run, day=settings.max_tokens_per_day),
-        model=model,
-        alias=settings.llm_model,
-        max_rounds=settings.planner_max_rounds,
-        pace=pace,
-        guard=Guard(settings.policy_mode),
-        form=settings.planner_format,
-        folding=Folding(settings.planner_context_tokens, settings.planner_compact_model or settings.llm_model),
-        sub_agents=settings.planner_subagents,
-        max_s=settings.planner_max_s,
-    )
 
 
 class Worker:

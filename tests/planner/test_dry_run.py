@@ -12,7 +12,7 @@ from projector.llm.client import OpenAIChat
 from projector.planner.dry_run import plan_only
 from projector.planner.effects import stop_effects
 from projector.planner.pace import Pace
-from projector.planner.worker import planning_of
+from projector.planner.planning import planning_of
 from tests.cli.in_process import read
 from tests.llm.double import Double, calls, text
 from tests.planner.test_worker import TASK, worked
