@@ -86,26 +86,16 @@ class _Writing:
     refused: bool = False
 
 
-async def write_back(conn: Connection, run_id: UUID, user_id: str, *, zone: ZoneInfo, pace: Pace) -> Result:
-    """Writes the plan of a run into the log, once: whoever comes second finds nothing to do.
-
-    `zone` is that of users who have none of their own. `conn` is an autocommit connection of projector_sink. Raises
-    RowSecurityError when that role is not held to one user's rows, PlanVersionError for a plan of an unknown version,
-    psycopg.Error when the database refuses.
-    """
-    (result,) = await write_back_all(conn, [(run_id, user_id)], zone=zone, pace=pace)
-    if isinstance(result, PlanVersionError):
-        raise result
-    return result
-
-
-async def write_back_all(
+async def write_back(
     conn: Connection, plans: Sequence[tuple[UUID, str]], *, zone: ZoneInfo, pace: Pace
 ) -> list[Result | PlanVersionError]:
-    """The same for several plans, given as run and user, in one transaction: all of them or none is written.
+    """Writes plans, given as run and user, into the log, each once: whoever comes second finds nothing to do.
 
-    Each is read and written as its own user: the user changes with every plan. One of an unknown version is left to a
-    program that knows it, and is no other's fault.
+    All of them or none, in one transaction, each read and written as its own user: the user changes with every plan.
+    One of an unknown version is left to a program that knows it, and is no other's fault.
+
+    `zone` is that of users who have none of their own. `conn` is an autocommit connection of projector_sink. Raises
+    RowSecurityError when that role is not held to one user's rows, psycopg.Error when the database refuses.
     """
     async with conn.pipeline(), conn.transaction():
         # In order, so that two who lock several do not wait for each other in a circle; each once.

@@ -24,7 +24,7 @@ from projector.planner.ledger import Connection, Pool
 from projector.planner.pace import Pace
 from projector.planner.restore import BATCH, missions_with_dropped, restore
 from projector.planner.together import Together
-from projector.planner.writeback import postpone, unwritten, write_back_all
+from projector.planner.writeback import postpone, unwritten, write_back
 from projector.waiting import pause
 
 WRITER = "writer"
@@ -103,7 +103,7 @@ class Writer:
         if await are_stopped(self._ledger, self._day_cap):
             return [None] * len(plans)
         async with self._pool.connection() as conn:
-            results = await write_back_all(conn, plans, zone=self._zone, pace=self._pace)
+            results = await write_back(conn, plans, zone=self._zone, pace=self._pace)
         return [result if isinstance(result, PlanVersionError) else None for result in results]
 
     async def sweep(self) -> int:

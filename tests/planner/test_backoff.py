@@ -17,12 +17,12 @@ from projector.planner.due import wake_changed
 from projector.planner.iteration import iso_ms
 from projector.planner.pace import Pace
 from projector.planner.runs import Selection, retry
-from projector.planner.writeback import write_back
 from projector.planner.writer import Writer
 from projector.sql.connection import connect, pool
 from tests.llm.double import Double, error, text
 from tests.planner.test_worker import FAILED, settled, working
 from tests.planner.world import HOUR, World
+from tests.planner.writing import write_back
 
 NOW = datetime(2026, 4, 14, 12, tzinfo=UTC)
 PACE = Pace()

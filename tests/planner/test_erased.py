@@ -13,12 +13,12 @@ from projector.planner import user_tables
 from projector.planner.pace import Pace
 from projector.planner.research.jobs import Jobs
 from projector.planner.steps import Step
-from projector.planner.writeback import write_back
 from projector.planner.zones import set_zone
 from projector.sql.connection import connect
 from projector.views import erase as views
 from projector.views.erase import erase_user
 from tests.planner.world import World
+from tests.planner.writing import write_back
 
 PLAN = {
     "version": 1,

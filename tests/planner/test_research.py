@@ -19,13 +19,13 @@ from projector.planner.pace import Pace
 from projector.planner.research.seek import MAX_FAILURES
 from projector.planner.research.services import ResearchServices
 from projector.planner.retention import prune_batch
-from projector.planner.writeback import write_back
 from projector.sql.connection import connect
 from tests.llm.double import Double, calls, error, text
 from tests.planner.research_double import DROP, ResearchDouble
 from tests.planner.test_inputs import NOTE_REF, section
 from tests.planner.test_worker import FAST, settled, worked, working
 from tests.planner.world import World
+from tests.planner.writing import write_back
 
 QUICK = replace(FAST, first_poll_s=0.0)
 SLOW = replace(FAST, first_poll_s=1000.0, longest_poll_s=1000.0)

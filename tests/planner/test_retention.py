@@ -18,11 +18,11 @@ from projector.planner.pace import Pace
 from projector.planner.retention import BATCH, KINDS, Retention, count_prunable, cutoffs, prune
 from projector.planner.runs import UNFINISHED, Selection, retry
 from projector.planner.steps import Step
-from projector.planner.writeback import write_back
 from projector.sql.connection import connect
 from streams import timers
 from tests.planner.test_streams import running, until
 from tests.planner.world import HOUR, World
+from tests.planner.writing import write_back
 
 PLAN = {"version": 1, "summary": "", "steps": [], "agent": {"id": "a1", "name": "Mana"}}
 STEP = Step(1, "llm", b"\1" * 32, {"content": "x"}, 100, 20)

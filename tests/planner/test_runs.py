@@ -18,12 +18,12 @@ from projector.planner.ledger import ClaimedRun
 from projector.planner.pace import Pace
 from projector.planner.runs import STUCK, UNFINISHED, Result, Selection, cancel, pages, retry
 from projector.planner.steps import Step
-from projector.planner.writeback import write_back
 from projector.sql import query
 from projector.sql.connection import connect
 from tests.llm.double import Double, Reply, calls, text
 from tests.planner.test_worker import FAST, TASK, settled, working
 from tests.planner.world import HOUR, World
+from tests.planner.writing import write_back
 
 PLAN = {"version": 1, "summary": "", "steps": [], "agent": {"id": "a1", "name": "Mana"}}
 STEP = Step(1, "llm", b"\1" * 32, {"content": "x"}, 100, 20)

@@ -12,15 +12,17 @@ from projector.config import Settings
 from projector.errors import RowSecurityError
 from projector.fold import parse_instant
 from projector.log.ids import iteration_change_id
+from projector.planner import writeback
 from projector.planner.iteration import iso_ms
 from projector.planner.pace import Pace
-from projector.planner.writeback import unwritten, write_back, write_back_all
+from projector.planner.writeback import unwritten
 from projector.planner.writer import Writer
 from projector.sql import query
 from projector.sql.connection import connect, pool
 from projector.views.reload import LOG_VALUE
 from tests.fixtures.settings import Database
 from tests.planner.world import HOUR, World
+from tests.planner.writing import write_back
 
 BERLIN = ZoneInfo("Europe/Berlin")
 PLAN = {
@@ -307,7 +309,7 @@ async def test_plans_of_several_users_are_written_together_each_as_its_own(world
     plans = [(run["run_id"], run["user_id"]) for run in world.runs()]
     strange = (plans[0][0], "u2" if plans[0][1] == "u1" else "u1")
     async with await connect(world.settings, "projector_sink") as conn:
-        results = await write_back_all(conn, [strange, *plans, plans[2]], zone=BERLIN, pace=Pace())
+        results = await writeback.write_back(conn, [strange, *plans, plans[2]], zone=BERLIN, pace=Pace())
     assert (results[0], results[4]) == ("nothing-to-do", results[3])
     assert dict(zip([user for _, user in plans], results[1:4], strict=True)) == {
         "u1": "written",

@@ -9,11 +9,11 @@ import pytest
 
 from projector.config import time_zone
 from projector.planner.pace import Pace
-from projector.planner.writeback import write_back
 from projector.planner.zones import own_zone, set_zone, unset_zone, zones
 from projector.sql.connection import connect
 from tests.planner.test_writeback import PLAN
 from tests.planner.world import World
+from tests.planner.writing import write_back
 
 NINE = {"kind": "daily", "atHour": 9, "atMinute": 0}
 KOLKATA, NEW_YORK = ZoneInfo("Asia/Kolkata"), ZoneInfo("America/New_York")
