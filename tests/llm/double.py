@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any
 
 import orjson
+
+from tests.serving import Received, Serving
 
 
 @dataclass(frozen=True)
@@ -62,10 +64,11 @@ def _completion(message: dict[str, Any], finish: str, prompt: int, completion: i
     )
 
 
-class Double:
+class Double(Serving):
     """Answers the n-th request with the n-th reply, and any further one with the last."""
 
     def __init__(self, *replies: Reply) -> None:
+        super().__init__()
         self.replies = list(replies)
         self.requests: list[dict[str, Any]] = []
         self.run_ids: list[str] = []
@@ -75,48 +78,10 @@ class Double:
         """That to the request which came last."""
         return self.replies[min(len(self.requests), len(self.replies)) - 1]
 
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
-
-    async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self._server.close()
-        for task in list(self._busy):
-            task.cancel()
-        await asyncio.gather(*self._busy, return_exceptions=True)
-
-    _server: asyncio.Server
-
-    @property
-    def _busy(self) -> set[asyncio.Task[Any]]:
-        return self.__dict__.setdefault("_tasks", set())
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._busy.add(task)
-        try:
-            await self._answer(reader, writer)
-        except (asyncio.CancelledError, ConnectionError, asyncio.IncompleteReadError):
-            pass  # the client went away, or the test is over
-        finally:
-            self._busy.discard(task)
-            writer.close()
-
-    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        head = await reader.readuntil(b"\r\n\r\n")
-        headers = {
-            name.strip().lower(): value.strip()
-            for name, _, value in (line.partition(":") for line in head.decode().split("\r\n")[1:] if line)
-        }
-        body = await reader.readexactly(int(headers["content-length"]))
-        self.raw += head + body
-        self.run_ids.append(headers.get("x-run-id", ""))
-        self.requests.append(orjson.loads(body))
+    async def serve(self, request: Received, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+        self.raw += request.raw
+        self.run_ids.append(request.headers.get("x-run-id", ""))
+        self.requests.append(orjson.loads(request.body))
         reply = self.reply_to(self.requests[-1])
         await asyncio.sleep(reply.pause_s)
         lines = [f"HTTP/1.1 {reply.status} Answer", f"content-length: {len(reply.body)}", "connection: close"]
@@ -130,3 +95,4 @@ class Double:
                 await writer.drain()
                 await asyncio.sleep(reply.drip_s)
         await writer.drain()
+        return False

@@ -9,7 +9,7 @@ import orjson
 import pytest
 
 from projector.errors import RouteError
-from tests.llm.test_router import FAST, routed, told
+from tests.llm.test_router import FAST, both, routed, told
 from tests.llm.test_streams import read, text
 from tests.llm.upstream import BODY, SSE, Script, Upstream, answer, event, failure
 
@@ -42,15 +42,8 @@ def provider(upstream: Upstream) -> str:
 
 async def ask(folder: Path, script: Script, body: dict[str, Any] = BODY) -> tuple[Any, Upstream]:
     """What comes of a chain of Anthropic (p1) and of another (p2), which is well."""
-    async with (
-        Upstream(script) as p1,
-        Upstream(answer("from p2")) as p2,
-        routed(folder, p1=provider(p1), p2=p2) as router,
-    ):
-        try:
-            return await router.complete(body), p1
-        except RouteError as error:
-            return error, p1
+    found, p1, *_ = await both(folder, script, body=body, first=provider)
+    return found, p1
 
 
 async def test_a_conversation_is_told_in_its_words(tmp_path: Path):

@@ -9,9 +9,9 @@ import orjson
 import pytest
 
 from projector.errors import RouteError
-from tests.llm.test_router import FAST, routed, told
+from tests.llm.test_router import FAST, both, routed, told
 from tests.llm.test_streams import read, text
-from tests.llm.upstream import BODY, SSE, Script, Upstream, answer, event, failure, words
+from tests.llm.upstream import BODY, SSE, Script, Upstream, event, failure, words
 
 SCHEMA = {"type": "object", "properties": {"q": {"type": "string"}}}
 TOOLS = [{"type": "function", "function": {"name": "search", "description": "finds", "parameters": SCHEMA}}]
@@ -38,15 +38,9 @@ def provider(upstream: Upstream) -> str:
 
 
 async def ask(folder: Path, script: Script, body: dict[str, Any] = BODY) -> tuple[Any, Upstream]:
-    async with (
-        Upstream(script) as p1,
-        Upstream(answer("from p2")) as p2,
-        routed(folder, p1=provider(p1), p2=p2) as router,
-    ):
-        try:
-            return await router.complete(body), p1
-        except RouteError as error:
-            return error, p1
+    """What comes of a chain of Google (p1) and of another (p2), which is well."""
+    found, p1, *_ = await both(folder, script, body=body, first=provider)
+    return found, p1
 
 
 async def test_a_conversation_is_told_in_its_words(tmp_path: Path):

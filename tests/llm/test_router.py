@@ -50,14 +50,22 @@ def metric(name: str, **labels: str) -> float:
     return REGISTRY.get_sample_value(name, labels) or 0.0
 
 
+def by_its_address(upstream: Upstream) -> Upstream | str:
+    return upstream
+
+
 async def both(
-    folder: Path, *scripts: Script, more: str = FAST, body: dict[str, Any] = BODY
+    folder: Path,
+    *scripts: Script,
+    more: str = FAST,
+    body: dict[str, Any] = BODY,
+    first: Callable[[Upstream], Upstream | str] = by_its_address,
 ) -> tuple[Answer | RouteError, Upstream, Upstream, LLMRouter]:
-    """What comes of a chain p1, p2, where p1 does as told and p2 is well."""
+    """What comes of a chain p1, p2, where p1 does as told and p2 is well; `first` describes p1 in the file."""
     async with (
         Upstream(*scripts) as p1,
         Upstream(answer("from p2")) as p2,
-        routed(folder, more=more, p1=p1, p2=p2) as router,
+        routed(folder, more=more, p1=first(p1), p2=p2) as router,
     ):
         try:
             return await router.complete(body), p1, p2, router

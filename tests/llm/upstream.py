@@ -6,11 +6,12 @@ import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import orjson
 
 from projector.llm.registry import Registry
+from tests.serving import Received, Serving
 
 SSE = {"content-type": "text/event-stream"}
 
@@ -100,71 +101,32 @@ class Request:
     body: dict[str, Any]
 
 
-class Upstream:
+class Upstream(Serving):
     """Answers the n-th request for chat with the n-th script, and any further one with the last. A GET gets 200."""
 
     def __init__(self, *scripts: Script | Callable[[Request], Script]) -> None:
+        super().__init__()
         self.scripts = list(scripts)
         self.requests: list[Request] = []
         self.inventory = Script(pieces=(orjson.dumps({"data": [{"id": "m1"}, {"id": "m2"}]}),))
         self.probes = 0
         self.gone = asyncio.Event()
         """Set when a client leaves in the middle of an answer."""
-        self._tasks: set[asyncio.Task[None]] = set()
-
-    @property
-    def port(self) -> int:
-        port: int = self._server.sockets[0].getsockname()[1]
-        return port
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}/v1"
+        return f"{super().url}/v1"
 
     @property
     def calls(self) -> int:
         return len(self.requests)
 
-    async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.kill()
-
-    async def kill(self) -> None:
-        """Stops listening, and drops every connection."""
-        self._server.close()
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._tasks.add(task)
-        try:
-            while await self._answer(reader, writer):
-                pass
-        except (ConnectionError, asyncio.IncompleteReadError):
-            pass  # the client has what it wanted
-        except asyncio.CancelledError:
-            writer.transport.abort()
-        finally:
-            self._tasks.discard(task)
-            writer.close()
-
-    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
-        head = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
-        method, path, _ = head[0].split(" ")
-        pairs = (line.partition(":") for line in head[1:] if line)
-        headers = {name.strip().lower(): value.strip() for name, _, value in pairs}
-        body = await reader.readexactly(int(headers.get("content-length", 0)))
-        if method == "GET":
+    async def serve(self, received: Received, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+        if received.method == "GET":
             self.probes += 1
             script = self.inventory
         else:
-            request = Request(method, path, headers, orjson.loads(body))
+            request = Request(received.method, received.path, received.headers, orjson.loads(received.body))
             self.requests.append(request)
             found = self.scripts[min(len(self.requests), len(self.scripts)) - 1]
             script = found(request) if callable(found) else found

@@ -14,6 +14,7 @@ from hashlib import sha256
 import orjson
 
 from tests.plan_faults.modes import Mode, Reply, answer
+from tests.serving import receive
 
 NUMBER = re.compile(r"Mission (\d+)")
 
@@ -89,17 +90,12 @@ class Double:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
         """Answers one request; False when the connection is over with it."""
-        head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
-        headers = {
-            name.strip().lower(): value.strip()
-            for name, _, value in (line.partition(":") for line in head.split("\r\n")[1:])
-        }
-        body = await reader.readexactly(int(headers["content-length"]))
+        received = await receive(reader)
         self._serial += 1
-        ask = Ask(headers["x-run-id"], sha256(body).digest(), time.time(), self._serial)
+        ask = Ask(received.headers["x-run-id"], sha256(received.body).digest(), time.time(), self._serial)
         asks = self.asks[ask.run]
         asks.append(ask)
-        request = orjson.loads(body)
+        request = orjson.loads(received.body)
         number = NUMBER.search(request["messages"][1]["content"])
         assert number is not None
         numbers = random.Random(f"{self.seed}:{number[1]}:{len(asks)}")

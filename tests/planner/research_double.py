@@ -8,11 +8,13 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 from dataclasses import dataclass, field
-from typing import Any, Literal, Self
+from typing import Any, Literal
 from urllib.parse import unquote
 
 import orjson
 from pydantic import SecretStr
+
+from tests.serving import Received, Serving
 
 KEY = "research-key"
 DROP = 0
@@ -48,7 +50,7 @@ class Task:
 
 
 @dataclass
-class ResearchDouble:
+class ResearchDouble(Serving):
     """Each poll of a task answers the next of `statuses`, and the last one for ever.
 
     `failing` has for each call the statuses that it answers first, instead of doing anything.
@@ -62,49 +64,19 @@ class ResearchDouble:
     tasks: dict[str, Task] = field(default_factory=dict)
     asked: dict[Call, list[dict[str, Any]]] = field(default_factory=lambda: defaultdict(list))
     raw: bytearray = field(default_factory=bytearray)
-    _busy: set[asyncio.Task[Any]] = field(default_factory=set)
 
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+    def __post_init__(self) -> None:
+        super().__init__()
 
     @property
     def settings(self) -> dict[str, Any]:
         """What makes a planner use both services."""
         return {"news_url": self.url, "research_url": self.url, "research_key": SecretStr(KEY), "deep_research": True}
 
-    async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self._server.close()
-        for task in list(self._busy):
-            task.cancel()
-        await asyncio.gather(*self._busy, return_exceptions=True)
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._busy.add(task)
-        try:
-            await self._answer(reader, writer)
-        except (asyncio.CancelledError, ConnectionError, asyncio.IncompleteReadError):
-            pass  # the client went away, or the test is over
-        finally:
-            self._busy.discard(task)
-            writer.close()
-
-    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        head = await reader.readuntil(b"\r\n\r\n")
-        request, *lines = head.decode().split("\r\n")
-        method, path, _ = request.split(" ")
-        headers = {
-            name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in lines if line)
-        }
-        body = await reader.readexactly(int(headers.get("content-length", 0)))
-        self.raw += head + body
-        status, answer = self._carry_out(method, path, headers, orjson.loads(body) if body else {})
+    async def serve(self, request: Received, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+        self.raw += request.raw
+        body = orjson.loads(request.body) if request.body else {}
+        status, answer = self._carry_out(request.method, request.path, request.headers, body)
         if status != DROP:
             content = orjson.dumps(answer)
             writer.write(
@@ -112,6 +84,7 @@ class ResearchDouble:
                 + content
             )
             await writer.drain()
+        return False
 
     def _carry_out(self, method: str, path: str, headers: dict[str, str], body: dict[str, Any]) -> tuple[int, Any]:
         call = _CALLS.get((method, path), "poll")
