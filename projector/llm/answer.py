@@ -45,13 +45,13 @@ def completion_from(answer: Any) -> Completion:
     )
 
 
-def parse_arguments(raw: str) -> dict[str, Any] | None:
-    """The arguments of a call; None when they are no JSON object."""
+def json_object(text: str | bytes) -> dict[str, Any] | None:
+    """None for what is no JSON object."""
     try:
-        arguments = orjson.loads(raw)
+        found = orjson.loads(text)
     except orjson.JSONDecodeError:
         return None
-    return arguments if isinstance(arguments, dict) else None
+    return found if isinstance(found, dict) else None
 
 
 def _tool_call(call: Any) -> ToolCall:
@@ -63,7 +63,7 @@ def _tool_call(call: Any) -> ToolCall:
     return ToolCall(
         id=str(call.get("id") or ""),
         name=str(function["name"]),
-        arguments=parse_arguments(raw) if raw else {},
+        arguments=json_object(raw) if raw else {},
         raw=raw,
     )
 

@@ -66,10 +66,6 @@ class Field:
     def is_mapping(self) -> bool:
         return isinstance(self._node, yaml.MappingNode)
 
-    @property
-    def is_list(self) -> bool:
-        return isinstance(self._node, yaml.SequenceNode)
-
     def pairs(self) -> list[tuple[Field, Field]]:
         """Keys and values of a mapping in their order; a key that comes twice is an error."""
         assert isinstance(self._node, yaml.MappingNode)

@@ -10,8 +10,9 @@ from typing import Any
 import orjson
 
 from projector.errors import AnswerFormatError, BadRequestError, BlockedError, RouteError
+from projector.llm.answer import json_object
 from projector.llm.config import Provider
-from projector.llm.providers.status import json_object, safe, status_error
+from projector.llm.providers.status import safe, status_error
 from projector.llm.providers.wire import Body, Call, Chunks, Reader, completion, count, tokens, unworded
 
 VERSION = "2023-06-01"
@@ -181,7 +182,7 @@ def _blocks(message: Body) -> list[Body]:
         blocks = [_part(part) for part in content]
     for call in message.get("tool_calls") or ():
         function = call["function"]
-        arguments = json_object((function.get("arguments") or "{}").encode())
+        arguments = json_object(function.get("arguments") or "{}")
         blocks.append({"type": "tool_use", "id": call["id"], "name": function["name"], "input": arguments or {}})
     return blocks
 

@@ -17,9 +17,10 @@ from projector.errors import (
     ProviderAuthError,
     RouteError,
 )
+from projector.llm.answer import json_object
 from projector.llm.config import Provider
 from projector.llm.providers.anthropic import inline
-from projector.llm.providers.status import as_status, json_object, safe, status_error
+from projector.llm.providers.status import as_status, safe, status_error
 from projector.llm.providers.wire import Body, Call, Chunks, Reader, completion, count, tokens, unworded
 
 _FINISH = {"STOP": "stop", "MAX_TOKENS": "length"}
@@ -182,7 +183,7 @@ def _calls(message: Body) -> list[Body]:
     parts = []
     for index, call in enumerate(message.get("tool_calls") or ()):
         function = call["function"]
-        arguments = json_object((function.get("arguments") or "{}").encode())
+        arguments = json_object(function.get("arguments") or "{}")
         part: Body = {"functionCall": {"name": function["name"], "args": arguments or {}}}
         google = (call.get("extra_content") or {}).get("google") or {}
         signature = google.get("thought_signature") or (_UNSIGNED if index == 0 else None)
@@ -197,7 +198,7 @@ def _result(message: Body, names: Mapping[str, str]) -> list[Body]:
     if name is None:
         raise BadRequestError("a message of role tool answers no call of the conversation")
     text = "\n".join(str(part["text"]) for part in _parts(message) if "text" in part)
-    return [{"functionResponse": {"name": name, "response": json_object(text.encode()) or {"result": text}}}]
+    return [{"functionResponse": {"name": name, "response": json_object(text) or {"result": text}}}]
 
 
 # The answer

@@ -8,8 +8,9 @@ from typing import Any
 import orjson
 
 from projector.errors import AnswerFormatError, BlockedError, RouteError, UpstreamError
+from projector.llm.answer import json_object
 from projector.llm.config import Provider
-from projector.llm.providers.status import as_status, json_object, safe, status_error
+from projector.llm.providers.status import as_status, safe, status_error
 from projector.llm.providers.wire import Body, Call, Reader
 
 # What an error inside an answer of status 200 stands for when it gives no status.

@@ -10,9 +10,6 @@ import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Any
-
-import orjson
 
 from projector.errors import (
     AnswerFormatError,
@@ -112,14 +109,6 @@ def safe(value: object) -> str:
     """A code or an id as the provider wrote it, '' when it is anything that could be a text."""
     text = str(value) if isinstance(value, (str, int)) and not isinstance(value, bool) else ""
     return text if _CODE.fullmatch(text) else ""
-
-
-def json_object(body: bytes) -> dict[str, Any] | None:
-    try:
-        found = orjson.loads(body)
-    except orjson.JSONDecodeError:
-        return None
-    return found if isinstance(found, dict) else None
 
 
 def as_status(code: object, otherwise: int) -> int:
