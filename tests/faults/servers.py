@@ -104,10 +104,11 @@ class Servers:
             self.kafka.process.send(signal.SIGCONT)
 
     def refuse_kafka_writes(self) -> None:
-        """No file of the broker can grow beyond the size that its largest segment has now, as on a full disk."""
+        """No file of the broker can grow beyond the size of the segment that it wrote last, as on a full disk."""
+        # Not the largest of all: topics that were dropped leave large ones for a while, and nobody writes to these.
         segments = (self.kafka.directory / "log").rglob("*.log")
-        largest = max(file.stat().st_size for file in segments)
-        resource.prlimit(_process(self.kafka).pid, resource.RLIMIT_FSIZE, (largest, resource.RLIM_INFINITY))
+        full = max((file.stat() for file in segments), key=lambda stat: stat.st_mtime_ns).st_size
+        resource.prlimit(_process(self.kafka).pid, resource.RLIMIT_FSIZE, (full, resource.RLIM_INFINITY))
 
 
 def _process(server: Postgres | Kafka) -> Process:

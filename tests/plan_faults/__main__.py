@@ -26,7 +26,7 @@ def main() -> int:
     cache_dir = os.environ.get("PROJECTOR_CACHE_DIR")
     undisturbed("aiokafka")
     multiprocessing.get_context("forkserver").set_forkserver_preload([*PRELOADED, "tests.plan_faults.warm"])
-    todo = chunks(chosen, args.repeats, args.repeats, args.seed)
+    todo = chunks(chosen, args.repeats, args.repeats, args.seed)[args.skip :]
     say(f"seed {args.seed}, {len(chosen)} pairs of a point and a mode, {args.repeats} kills each")
     with matrix(args.seed, args.rate, default_cache_dir() if cache_dir is None else cache_dir) as running:
         try:

@@ -21,7 +21,7 @@ def main() -> int:
         parser.error(f"no such fault; there are: {', '.join(fault.name for fault in FAULTS)}")
     undisturbed("aiokafka", "psycopg")
     say(f"seed {args.seed}, {len(chosen)} faults")
-    todo = chunks(chosen, args.repeats, args.slow_repeats, args.seed)
+    todo = chunks(chosen, args.repeats, args.slow_repeats, args.seed)[args.skip :]
     with matrix(args.seed, args.rate) as running:
         return struck(running, todo, chosen, run)
 
