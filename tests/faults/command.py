@@ -19,7 +19,7 @@ def options(module: str, doc: str | None, *, repeats: int, rate: float) -> argpa
     parser.add_argument("--repeats", type=int, default=repeats, help="of each fault")
     parser.add_argument("--rate", type=float, default=rate, help="of the load, in a second")
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**6))
-    parser.add_argument("--skip", type=int, default=0, help="so many chunks of the seed's order, to go on where it ended")
+    parser.add_argument("--skip", type=int, default=0, help="so many chunks of the seed's order, to go on from there")
     parser.add_argument("--only", nargs="+", metavar="NAME", default=[], help="names, or parts of names")
     return parser
 
