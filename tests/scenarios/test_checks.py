@@ -260,12 +260,13 @@ async def test_e17_an_iteration_that_comes_again_is_carried_out_once(stage: Stag
     [step] = review.executions()
     review.executed(step)
     stage.server.push(phone)
-    reloaded = Replica("e17", client_id=phone.client_id)
-    for _ in range(2):
-        reloaded.cursors.clear()
-        stage.server.pull(reloaded, "ai")
-        again = Review(reloaded, decide=lambda tool: "auto")
+    # Delivered again to the same device after its page was loaded anew, and for the first time to another one.
+    phone.cursors.clear()
+    for device in (phone, Replica("e17")):
+        assert stage.server.pull(device, "ai") > 0
+        again = Review(device, decide=lambda tool: "auto")
         again.refresh()
+        assert [proposal.executed for proposal in again.proposals()] == [True]
         assert again.executions() == []
 
 
