@@ -1,4 +1,7 @@
-"""A chat endpoint that can be slow, fail, answer rubbish and answer twice, and remembers what it was paid for."""
+"""A chat endpoint that can be slow, fail, answer rubbish and answer twice, and remembers what it was paid for.
+
+Beside it a service of deep research, whose jobs take a few polls.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,9 @@ from hashlib import sha256
 
 import orjson
 
+from tests.plan_faults.load import DEEP
 from tests.plan_faults.modes import Mode, Reply, answer
+from tests.planner.research_double import ANSWER, ResearchDouble
 from tests.serving import receive
 
 NUMBER = re.compile(r"Mission (\d+)")
@@ -35,6 +40,8 @@ class Ask:
     usable: bool = False
     refused: bool = False
     kind: str = ""
+    uninformed: bool = False
+    """It wants deep research, and does not say what that found."""
 
 
 class Double:
@@ -45,6 +52,7 @@ class Double:
         self.mode: Mode = "normal"
         self.asks: defaultdict[str, list[Ask]] = defaultdict(list)
         """By run, in order of arrival."""
+        self.research = ResearchDouble(statuses=["queued", "running", "completed"])
         self._serial = 1000
         self._loop = asyncio.new_event_loop()
         self._started = threading.Event()
@@ -81,8 +89,9 @@ class Double:
 
         server = await asyncio.start_server(serve, "127.0.0.1", 0)
         self._port = server.sockets[0].getsockname()[1]
-        self._started.set()
-        await self._stop.wait()
+        async with self.research:
+            self._started.set()
+            await self._stop.wait()
         server.close()
         for task in list(busy):
             task.cancel()
@@ -96,7 +105,9 @@ class Double:
         asks = self.asks[ask.run]
         asks.append(ask)
         request = orjson.loads(received.body)
-        number = NUMBER.search(request["messages"][1]["content"])
+        prompt = request["messages"][1]["content"]
+        ask.uninformed = DEEP in prompt and str(ANSWER["answer"]) not in prompt
+        number = NUMBER.search(prompt)
         assert number is not None
         numbers = random.Random(f"{self.seed}:{number[1]}:{len(asks)}")
         reply = answer(self.mode, request, ask.serial, numbers)

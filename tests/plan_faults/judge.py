@@ -77,6 +77,8 @@ class Judge:
     def _judge(self, due: Due, run: dict[str, Any], steps: list[Any], spent: list[Any], rows: list[Any]) -> None:
         _iteration(due, run, rows)
         asks = self._double.asks.get(str(run["run_id"]), [])
+        if any(ask.uninformed for ask in asks):
+            raise Violation(f"{due} was planned without the research that it wants")
         self._paid(asks, steps, spent)
         if "error" in run["plan"]:
             self._failed(run, asks)

@@ -26,6 +26,8 @@ AGENTS: dict[str, dict[str, Any]] = {
 }
 """Each user has these: one that runs a single mission at once, and one of whose tokens each run reserves some."""
 BURST = 3
+DEEP, DEEP_SHARE = "Ein deep dive über Pflanzen", 0.2
+"""What a mission wants that is to be researched before it is planned, and how many are."""
 MOST_OPEN = 25
 """Due times without an iteration: a slow machine gets as many as it can bear."""
 INSERT = """
@@ -148,7 +150,7 @@ class Load(threading.Thread):
         due = _at(self._numbers.uniform(-1.0, 1.0))
         fields = {
             "title": f"Mission {self._number}",
-            "objective": "Gieße die Pflanzen",
+            "objective": DEEP if self._numbers.random() < DEEP_SHARE else "Gieße die Pflanzen",
             "state": "active",
             "agentId": agent,
             "cadence": {"kind": "interval", "everyMinutes": 600},

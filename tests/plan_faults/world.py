@@ -6,6 +6,7 @@ import asyncio
 import random
 import signal
 import time
+from collections import Counter
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -37,6 +38,8 @@ QUICK = Pace(
     sweep_after_s=0.5,
     restore_every_s=0.2,
     restore_rest_s=0.5,
+    first_poll_s=0.2,
+    longest_poll_s=1.0,
     poll_s=0.1,
 )
 LEASE_S = 2.0
@@ -74,6 +77,7 @@ class World:
                 # Nothing hangs here, and what would notice takes its time to start.
                 "stall_after_s": 0.0,
             }
+            | self.double.research.settings
         )
         self.judge = Judge(self.settings.admin_url, self.double, QUICK.max_attempts)
         self.load = Load(sync_url, self.settings.admin_url, seed, rate)
@@ -204,6 +208,7 @@ class World:
         if strangers := unexpected(self.settings.admin_url, self._ever_owed):
             raise Violation(f"runs that nobody owed, or that are not written: {strangers}")
         self._one_row_each()
+        self._researched_once()
         self._nothing_reserved()
         self._nothing_dropped()
         self._totals()
@@ -221,6 +226,20 @@ class World:
         )
         if wrong:
             raise Violation(f"rows without a run, or runs without a row: {wrong}")
+
+    def _researched_once(self) -> None:
+        """A task for each job, sent again only where a kill may have taken the answer; no job outlives its use."""
+        sent = Counter(call["headers"]["idempotency-key"] for call in self.double.research.asked["submit"])
+        again = sum(sent.values()) - len(sent)
+        if strangers := sent.keys() - set(map(str, self._ever_owed)):
+            raise Violation(f"research for runs that nobody owed: {strangers}")
+        if not sent or again > len(self.judge.deaths):
+            raise Violation(f"{len(sent)} research jobs, sent {again} times more, with {len(self.judge.deaths)} kills")
+        if left := self.ask(
+            "select j.* from mana_ai.mission_research_jobs j join mana_ai.mission_runs r using (run_id)"
+            " where r.decision = 'ran'"
+        ):
+            raise Violation(f"research jobs outlived the iterations that used them: {left}")
 
     def _nothing_reserved(self) -> None:
         held = self.ask("select run_id, state from mana_ai.mission_runs where admitted_at is not null")

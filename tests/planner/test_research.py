@@ -371,9 +371,9 @@ asyncio.run(main())
 @pytest.mark.parametrize(
     ("point", "state"),
     [
-        ("research.after_intent", "intended"),
-        ("research.after_submit", "intended"),
-        ("research.after_result_stored", "completed"),
+        ("planner.after_research_intent", "intended"),
+        ("planner.after_research_submit", "intended"),
+        ("planner.after_research_stored", "completed"),
     ],
 )
 async def test_a_worker_that_is_killed_neither_doubles_a_job_nor_loses_its_result(world: World, point, state):

@@ -96,7 +96,7 @@ class Research:
         job = await self._job(run, mission)
         if job is None and self.starts_deep:
             job = await self.jobs.intend(run, self.provider, asked)
-            crash.point("research.after_intent")
+            crash.point("planner.after_research_intent")
         if job is None or job.state == "failed":
             return None
         if job.state == "completed":
@@ -125,7 +125,7 @@ class Research:
             await self._give_up(run, job, "it was never submitted")
             return None
         task_id = await deep.submit(job.query, job.provider_id, user_id=run.user_id, key=str(job.run_id))
-        crash.point("research.after_submit")
+        crash.point("planner.after_research_submit")
         await self.jobs.note(run, "submitted", task_id=task_id)
         metrics.RESEARCH_SUBMITTED.labels(provider=job.provider_id).inc()
         log.info("deep research submitted", run=str(run.run_id), provider=job.provider_id)
@@ -148,7 +148,7 @@ class Research:
             metrics.RESEARCH_COMPLETED.labels(provider=job.provider_id).inc()
             return None
         await self.jobs.note(run, "completed", answer=polled.answer)
-        crash.point("research.after_result_stored")
+        crash.point("planner.after_research_stored")
         metrics.RESEARCH_COMPLETED.labels(provider=job.provider_id).inc()
         log.info("deep research completed", run=str(run.run_id), provider=job.provider_id)
         return _answer_of(replace(job, state="completed", answer=polled.answer))
