@@ -15,6 +15,9 @@ from projector.errors import ConfigError
 # What missions can read and write today; `PROJECTOR_APPS` names others.
 DEFAULT_APPS = ("ai", "companion", "notes", "todo", "calendar", "journal", "kontext", "profile")
 
+WITHOUT_SERVERS = frozenset({"llm"})
+"""Streams that use neither PostgreSQL nor Kafka."""
+
 DEVELOPMENT_SERVICE_KEY = "dev-service-key"
 
 _SASL = ("kafka_sasl_mechanism", "kafka_sasl_username", "kafka_sasl_password")

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from projector.config import Settings, load_settings
+from projector.config import WITHOUT_SERVERS, Settings, load_settings
 from projector.errors import ConfigError
 
 Stream = Callable[..., Awaitable[None]]
@@ -20,7 +20,6 @@ Stream = Callable[..., Awaitable[None]]
 # Registered as entry points, since `streams` builds on `projector` and is not imported by it.
 ENTRY_POINTS = "projector.streams"
 STREAMS = ("cdc", "views", "planner", "sink", "timers", "llm")
-WITHOUT_SERVERS = {"llm"}
 
 
 def register(app: typer.Typer) -> None:

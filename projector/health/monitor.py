@@ -12,7 +12,7 @@ from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Self
 
-from projector.config import Settings
+from projector.config import WITHOUT_SERVERS, Settings
 from projector.errors import StalledError
 from projector.health.parts import at_work
 from projector.health.servers import Connections
@@ -27,8 +27,7 @@ LEAVE_S = 5.0
 HARD_LIMIT = 3
 """After so many times `stall_after_s` of a blocked loop even a process of which no thread can run is ended."""
 ROLES: dict[str, Role] = {"cdc": "projector_cdc", "views": "projector_engine"}
-WITHOUT_BROKER = {"timers", "llm"}
-WITHOUT_DATABASE = {"llm"}
+WITHOUT_BROKER = WITHOUT_SERVERS | {"timers"}
 
 log = get("health")
 
@@ -90,7 +89,7 @@ class Monitor:
         self._own_loop = asyncio.get_running_loop()
         self._closing = asyncio.Event()
         settings = self._settings
-        role = None if self._stream in WITHOUT_DATABASE else ROLES.get(self._stream, "projector_planner")
+        role = None if self._stream in WITHOUT_SERVERS else ROLES.get(self._stream, "projector_planner")
         servers = Connections(settings, role, broker=self._stream not in WITHOUT_BROKER)
         watch = Watch(settings.stall_after_s, servers, self._loop, self._end)
         watching = asyncio.create_task(watch.run())
