@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from prometheus_client import REGISTRY
+from psycopg.types.json import Jsonb
 
 from projector.config import Settings
 from projector.errors import ConfigError
@@ -149,6 +150,19 @@ async def test_a_call_that_went_along_a_chain_names_who_served_it_at_what_price_
     pruned = await told(world, run)
     assert [span.span_id for span in pruned] == [span.span_id for span in spans]
     assert pruned[1].attributes["projector.prompt.system.sha256"] == "s"
+
+
+async def test_a_run_that_failed_is_an_error_of_its_class_and_research_a_part_of_its_inputs(world: World):
+    run = await planned(world)
+    world.admin.execute(
+        "update mana_ai.mission_runs set plan = plan || %s, brief = jsonb_set(brief, '{inputs,told,0,module}', %s)",
+        [Jsonb({"error": {"name": "NoPlan", "message": SECRET}}), Jsonb("news-research")],
+    )
+    root, gathered, research, *_ = await told(world, run)
+    assert (root.error, root.name) == ("NoPlan", "invoke_agent")
+    assert (research.name, research.parent) == ("research", gathered.span_id)
+    size = research.attributes["projector.research.bytes"]
+    assert size == gathered.attributes["projector.inputs.bytes"] >= len(SECRET)
 
 
 async def told(world: World, run: dict[str, Any]) -> list[Span]:
