@@ -56,7 +56,7 @@ $(READY): pyproject.toml $(LOCK) deploy/setup
 
 # Versions and hashes only: no index address belongs in the repository.
 lock:
-	@uv pip compile -q --generate-hashes --no-header --universal --python-version 3.11 pyproject.toml -o deploy/requirements/run.txt
+	@uv pip compile -q --generate-hashes --no-header --universal --python-version 3.11 --extra otel pyproject.toml -o deploy/requirements/run.txt
 	@uv pip compile -q --generate-hashes --no-header --universal --python-version 3.11 --extra dev pyproject.toml -o $(LOCK)
 	@echo 'setuptools>=80' | uv pip compile -q --generate-hashes --no-header --universal --python-version 3.11 - -o deploy/requirements/build.txt
 

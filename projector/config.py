@@ -145,7 +145,15 @@ class Settings(BaseSettings):
     """How long the steps of finished runs are kept, which hold answers of the model; 0: as long as the run."""
     keep_usage_days: int = Field(400, ge=0, le=36_500)
     """How long what was spent is kept; 0: for ever. Budgets ask for the last 24 hours, which are never deleted."""
+    keep_reads_days: int = Field(400, ge=0, le=36_500)
+    """How long it is kept who read what users wrote; 0: for ever."""
     retention_interval_s: float = Field(60.0, ge=0.1)
+
+    # Traces
+    otlp_endpoint: str = Field("", pattern=r"^(https?://[^/]+.*)?$")
+    """An OTLP/HTTP collector, up to and without /v1/traces, to which finished runs are exported as spans, without
+    content; unset: nowhere. Needs the extra `otel`; what else its client takes stands in OTEL_EXPORTER_OTLP_ variables,
+    as OTEL_EXPORTER_OTLP_HEADERS."""
 
     # Health
     api_address: str = "127.0.0.1"

@@ -162,6 +162,10 @@ class NothingPlannedError(ProjectorError):
     """What is said stands against a run of this mission as well; mend that first."""
 
 
+class ContentRefusedError(PrivilegeError):
+    """Grant the role projector_content to the login of who may read what users wrote; or leave --content out."""
+
+
 class NotReplayableError(ProjectorError):
     """Nothing to mend: `projector runs show ID` shows what is kept. A run is replayed by the release that made it, and
     while its prompts and answers are kept (PROJECTOR_KEEP_STEPS_DAYS)."""

@@ -141,6 +141,9 @@ RETENTION_DELETED = Counter(
     "Rows of the ledger deleted, or runs emptied of prompts and answers, because of their age",
     ["kind"],
 )
+TRACES = Counter(
+    "mana_ai_traces_total", "Finished runs by what became of their trace: exported, failed, dropped", ["result"]
+)
 LLM_CALLS = Counter("mana_ai_llm_calls_total", "Calls of the model by their end", ["result"])
 LLM_SECONDS = Histogram(
     "mana_ai_planner_request_duration_seconds",

@@ -10,6 +10,7 @@ from projector.health.parts import expect
 from projector.llm.choice import chat_model
 from projector.log.topics import Topics
 from projector.planner.research.services import ResearchServices
+from projector.planner.tracing import exporter_of, exporting
 from projector.planner.worker import WORKER, Worker
 from projector.sql.connection import pool
 from streams.app import ANNOUNCEMENTS, make_app, on_announcement, prerequisites, serve
@@ -23,10 +24,16 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
     expect(WORKER, ANNOUNCEMENTS)
     model = chat_model(settings)
     services = ResearchServices.from_settings(settings)
+    exporter = exporter_of(settings)
     if not await prerequisites(settings, stop, topic):
         return
-    async with model, services, pool(settings, "projector_planner", size=CONNECTIONS) as connections:
-        worker = Worker(settings, connections, model, services=services)
+    async with (
+        model,
+        services,
+        pool(settings, "projector_planner", size=CONNECTIONS) as connections,
+        exporting(exporter, connections) as finished,
+    ):
+        worker = Worker(settings, connections, model, services=services, finished=finished)
         app = make_app(settings, "planner")
 
         async def wake(run_id: UUID, user_id: str) -> None:

@@ -22,6 +22,7 @@ BEYOND = {
     "backups and mirrors of Kafka": "the same: the projector knows of none",
     "log lines of the streams": "name runs and changes, not contents; an error of a server may quote a user id",
     "metrics": "no label is a user, and no value is data",
+    "the collector of traces": "spans name runs and changes; users, missions and agents by a digest, and no contents",
     "the endpoint of the model": "prompts of past runs went there; what it keeps is between you and its operator",
 }
 

@@ -7,7 +7,7 @@ import re
 from collections import Counter
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import typer
 
@@ -29,7 +29,12 @@ User = Annotated[str | None, typer.Option("--user", help="Those of this user.")]
 Mission = Annotated[str | None, typer.Option("--mission", help="Those of this mission.")]
 Decision = Annotated[str | None, typer.Option("--decision", help="Those last decided so, like skipped-budget.")]
 Since = Annotated[str | None, typer.Option("--since", metavar="TIME", help=f"Those opened since {_TIME}.")]
-WithContent = Annotated[bool, typer.Option("--content", help="With what its user wrote and the model answered.")]
+WithContent = Annotated[
+    bool,
+    typer.Option(
+        "--content", help="With what its user wrote and the model answered: for logins in projector_content, and noted."
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
 
 _AGO = re.compile(r"(\d{1,6})([smhd])", re.ASCII)
@@ -75,7 +80,8 @@ def show(
     """Show all that is known of a run: its decision, lease, plan and every step, and what happens next by itself.
 
     Prompts, answers and arguments are shown as their size, so that this may be looked at without reading a user's
-    data. With --content they are printed; encrypted values and wrapped keys are shown by their length even then.
+    data. With --content they are printed, to a login that is a member of projector_content, and it is noted who read
+    them; encrypted values and wrapped keys are shown by their length even then.
     """
     asyncio.run(_show(load_settings(), _parse_id(run), content, as_json))
 
@@ -265,12 +271,15 @@ async def _count(settings: Settings, selection: Selection, as_json: bool) -> Non
 
 async def _show(settings: Settings, run_id: UUID, content: bool, as_json: bool) -> None:
     from projector.cli.run_text import detail_fields, details, fields, lines
+    from projector.planner.content import with_content
     from projector.planner.runs import find, read_whole
     from projector.sql.connection import connect
 
     async with await connect(settings, "projector_planner") as conn:
         run = await find(conn, run_id)
         whole, steps = await read_whole(conn, run_id)
+    if content:
+        whole, steps = await with_content(settings, run.user_id, run_id, whole, steps)
     if as_json:
         json_line(**fields(run), **detail_fields(run, whole, steps, content=content))
     else:
@@ -278,13 +287,17 @@ async def _show(settings: Settings, run_id: UUID, content: bool, as_json: bool) 
 
 
 async def _replay(settings: Settings, run_id: UUID, content: bool, as_json: bool) -> None:
+    from projector.planner.content import with_content
     from projector.planner.plan import plan_digest
     from projector.planner.replay import replay as lead_again
-    from projector.planner.runs import read_whole
+    from projector.planner.runs import find, read_whole
     from projector.sql.connection import connect
 
     async with await connect(settings, "projector_planner") as conn:
+        user_id = (await find(conn, run_id)).user_id
         whole, steps = await read_whole(conn, run_id)
+    if content:
+        whole, steps = await with_content(settings, user_id, run_id, whole, steps)
     plan = await lead_again(whole, steps)
     assert whole.plan is not None, "there is none to replay otherwise"
     count = _show_differences(whole.plan, plan, content, as_json)
@@ -299,11 +312,14 @@ async def _replay(settings: Settings, run_id: UUID, content: bool, as_json: bool
 async def _plan(settings: Settings, user: str, mission: str, content: bool, as_json: bool) -> None:
     from projector.cli.run_text import plan_fields, plan_lines
     from projector.llm.choice import chat_model
+    from projector.planner.content import note_reading
     from projector.planner.dry_run import plan_only
     from projector.planner.pace import Pace
     from projector.planner.planning import planning_of
     from projector.sql.connection import pool
 
+    if content:
+        await note_reading(settings, user, uuid4())
     async with chat_model(settings) as model, pool(settings, "projector_planner", size=1) as connections:
         planning = planning_of(settings, connections, model, Pace())
         made = await plan_only(planning, connections, user, mission, day_cap=settings.max_tokens_per_day)
@@ -314,13 +330,17 @@ async def _plan(settings: Settings, user: str, mission: str, content: bool, as_j
 
 
 async def _diff(settings: Settings, one: UUID, other: UUID, content: bool, as_json: bool) -> None:
-    from projector.planner.runs import read_whole
+    from projector.planner.content import with_content
+    from projector.planner.runs import find, read_whole
     from projector.sql.connection import connect
 
     plans = []
     async with await connect(settings, "projector_planner") as conn:
         for run_id in (one, other):
-            whole, _ = await read_whole(conn, run_id)
+            user_id = (await find(conn, run_id)).user_id
+            whole, steps = await read_whole(conn, run_id)
+            if content:
+                whole, _ = await with_content(settings, user_id, run_id, whole, steps)
             if whole.plan is None:
                 raise ConfigError(
                     f"run {run_id} has no plan", "`projector runs list --state written` shows those that have"

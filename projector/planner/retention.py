@@ -1,4 +1,4 @@
-"""How long the ledger keeps what is over: finished runs, what was written in them, and what was spent."""
+"""How long the ledger keeps what is over: finished runs, what was written in them, what was spent, who read."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from projector.logging import get
 from projector.planner.ledger import Pool
 from projector.sql import query
 
-Kind = Literal["runs", "steps", "usage"]
-KINDS: tuple[Kind, ...] = ("steps", "runs", "usage")
-BATCH: Final[Mapping[Kind, int]] = {"runs": 200, "steps": 100, "usage": 5000}
+Kind = Literal["runs", "steps", "usage", "reads"]
+KINDS: tuple[Kind, ...] = ("steps", "runs", "usage", "reads")
+BATCH: Final[Mapping[Kind, int]] = {"runs": 200, "steps": 100, "usage": 5000, "reads": 5000}
 """Most rows that one transaction takes: of `runs` with their steps, and for `steps` the runs emptied."""
 BATCHES = 50
 """Most transactions of one pass for each kind. What is left then waits for the next pass."""
@@ -29,6 +29,7 @@ _PRUNE: Final[Mapping[Kind, LiteralString]] = {
     "runs": "planner/prune_runs",
     "steps": "planner/prune_steps",
     "usage": "planner/prune_usage",
+    "reads": "planner/prune_reads",
 }
 
 Connection = psycopg.AsyncConnection[Any]
@@ -44,6 +45,7 @@ def cutoffs(settings: Settings) -> Cutoffs:
         "steps": settings.keep_steps_days,
         "runs": settings.keep_runs_days,
         "usage": settings.keep_usage_days,
+        "reads": settings.keep_reads_days,
     }
     now = datetime.now(UTC)
     return {kind: now - timedelta(days=number) for kind, number in days.items() if number}

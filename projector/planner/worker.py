@@ -21,6 +21,7 @@ from projector.planner.planning import planning_of
 from projector.planner.research.seek import LONGEST_S
 from projector.planner.research.services import ResearchServices
 from projector.planner.run import carry_out, give_up_attempt
+from projector.planner.tracing import Finished, nobody
 
 RENEWALS_PER_LEASE = 3
 WORKER, LEASES, OLDEST_RUN = "worker", "leases", "oldest run"
@@ -43,7 +44,9 @@ class Worker:
         pace: Pace | None = None,
         *,
         services: ResearchServices | None = None,
+        finished: Finished = nobody,
     ) -> None:
+        self._finished = finished
         self._places = settings.planner_workers
         # One user's runs leave room for others, however long they take.
         self._per_user = max(1, settings.planner_workers // 2)
@@ -124,6 +127,8 @@ class Worker:
                     log.exception("run broke", run=str(run.run_id))
                     result = await give_up_attempt(run, self._planning, error)
             metrics.PLANNER_RUNS.labels(result=result).inc()
+            if result == "cancelled":
+                self._finished(run.run_id)
         except LeaseLostError:
             metrics.PLANNER_RUNS.labels(result="lease-lost").inc()
             log.warning("lease lost", run=str(run.run_id))

@@ -24,6 +24,7 @@ from projector.planner.ledger import Connection, Pool
 from projector.planner.pace import Pace
 from projector.planner.restore import BATCH, missions_with_dropped, restore
 from projector.planner.together import Together
+from projector.planner.tracing import Finished, nobody
 from projector.planner.writeback import postpone, unwritten, write_back
 from projector.waiting import pause
 
@@ -42,7 +43,16 @@ log = get("sink")
 class Writer:
     """`pool` holds connections of projector_sink, `ledger` of projector_planner (to find what waits)."""
 
-    def __init__(self, settings: Settings, pool: Pool, ledger: Pool, pace: Pace | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        pool: Pool,
+        ledger: Pool,
+        pace: Pace | None = None,
+        *,
+        finished: Finished = nobody,
+    ) -> None:
+        self._finished = finished
         self._pool = pool
         self._ledger = ledger
         self._zone = ZoneInfo(settings.timezone)
@@ -104,6 +114,9 @@ class Writer:
             return [None] * len(plans)
         async with self._pool.connection() as conn:
             results = await write_back(conn, plans, zone=self._zone, pace=self._pace)
+        for (run_id, _), result in zip(plans, results, strict=True):
+            if result in ("written", "refused"):
+                self._finished(run_id)
         return [result if isinstance(result, PlanVersionError) else None for result in results]
 
     async def sweep(self) -> int:

@@ -13,8 +13,12 @@ from psycopg_pool import AsyncConnectionPool
 from projector.config import Settings
 from projector.errors import DatabaseUnavailableError, NotMigratedError
 
-Role = Literal["projector_cdc", "projector_engine", "projector_planner", "projector_sink", "projector_reader"]
-STREAM_ROLES: Final[tuple[Role, ...]] = get_args(Role)
+StreamRole = Literal["projector_cdc", "projector_engine", "projector_planner", "projector_sink", "projector_reader"]
+Role = StreamRole | Literal["projector_content"]
+STREAM_ROLES: Final[tuple[StreamRole, ...]] = get_args(StreamRole)
+"""Those that the streams' login enters."""
+CONTENT_ROLE: Final = "projector_content"
+"""Of people who may read what users wrote: `projector migrate` gives it to nobody."""
 
 CONNECT_TIMEOUT_S = 10
 # Planner and sink hold locks over several statements, which a process that stands still must not keep from the others.

@@ -78,6 +78,10 @@ async def work(log: Log, user: str, text: str) -> list[dict[str, Any]]:
             [user],
         ),
         (
+            "insert into mana_ai.content_reads (user_id, run_id, reader) values (%s, gen_random_uuid(), 'olga')",
+            [user],
+        ),
+        (
             "insert into mana_ai.cdc_dead_letters (source, lsn, ord, topic, change_id, user_id, size, reason)"
             " values (1, '0/1', 0, 't', %s, %s, 5, 'too-large')",
             [text, user],
@@ -135,7 +139,7 @@ async def test_no_byte_of_an_erased_user_stays_in_the_database(log):
     assert (await verify(settings, MISSIONS, settle_s=0)).differences == 1
     await log.admin.execute("analyze")
     tables = {f"{view.table}_1" for view in VIEWS.values()} | {"mission_snapshots_2", "dead_letters", "verify_runs"}
-    tables |= {"mission_runs", "run_steps", "token_usage", "user_zones", "pruned_runs"}
+    tables |= {"mission_runs", "run_steps", "token_usage", "user_zones", "pruned_runs", "content_reads"}
     tables |= {"cdc_dead_letters", "cdc_fill_rows"}
     assert tables | {"sync_changes", "pg_statistic", "record_snapshots_pkey"} <= files_with(settings, MARK)
     for one in rows:

@@ -22,6 +22,7 @@ from projector.config import Settings
 from projector.errors import ConfigError
 from tests.cli.in_process import read
 from tests.cli.test_servers import run
+from tests.fixtures.settings import login_in
 
 SECRET = "enc:1:c2VjcmV0\\/Zm9y+/=="
 PRIVATE = "the diary of bertha"
@@ -151,7 +152,8 @@ def test_a_run_is_shown_without_what_its_user_wrote_unless_that_is_asked_for(boo
     sizes = {"system_bytes": len(SECRET), "user_bytes": len(PRIVATE)}
     digests = {f"{name}Sha256": sha256(BRIEF[name].encode()).hexdigest() for name in ("system", "user")}
     assert shown["brief"] == {"model": "m/1", "maxRounds": 5, "tools": 1} | sizes | digests
-    [whole] = parse(book.read("show", run_id, "--content", "--json"))
+    with login_in(book.settings, "projector_planner", "projector_content") as of_reader:
+        [whole] = parse(read(of_reader, book.capsys, "runs", "show", run_id, "--content", "--json"))
     assert (whole["plan"]["summary"], whole["brief"]["user"]) == (f"about {PRIVATE}", PRIVATE)
     assert whole["steps"][0]["answer"]["content"] == PRIVATE
     assert whole["plan"]["steps"][0]["params"]["wrappedKey"] == "(redacted, 5 bytes)"

@@ -65,7 +65,7 @@ async def test_a_run_at_work_while_its_user_is_erased_stores_and_announces_nothi
     world.watch_messages()
     erase_log(world)
     await erase(world)
-    assert ledger_rows(world) == [1, 0, 0, 0, 1, 1]
+    assert ledger_rows(world) == [1, 0, 0, 0, 1, 1, 0]
     with pytest.raises(LeaseLostError):
         await world.ledger().steps(runs["u1"]).store(STEP)
     with pytest.raises(LeaseLostError):
@@ -74,7 +74,7 @@ async def test_a_run_at_work_while_its_user_is_erased_stores_and_announces_nothi
         await jobs.intend(runs["u1"], "openai-deep-research", "a question of the user's")
     assert await world.ledger().renew([run.run_id for run in runs.values()]) == {runs["other"].run_id}
     assert await world.open() == 0
-    assert (ledger_rows(world), world.messages(), world.ours()) == ([1, 0, 0, 0, 1, 1], [], [])
+    assert (ledger_rows(world), world.messages(), world.ours()) == ([1, 0, 0, 0, 1, 1, 0], [], [])
 
 
 async def test_a_plan_is_not_written_for_a_mission_that_was_erased_from_the_log_alone(world: World):

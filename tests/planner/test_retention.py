@@ -76,6 +76,17 @@ async def ended(world: World, state: str, *, wait_s: float | None = None, missio
     return run.run_id
 
 
+async def test_who_read_is_forgotten_by_age_whether_or_not_the_run_is_there(world: World):
+    for days in (1, 500):
+        world.admin.execute(
+            "insert into mana_ai.content_reads (user_id, run_id, reader, read_at)"
+            " values ('u1', gen_random_uuid(), %s, now() - make_interval(days => %s))",
+            [f"{days}", days],
+        )
+    assert await forget(world, runs=0, reads=400) == {"runs": 0, "reads": 1}
+    assert world.admin.execute("select reader from mana_ai.content_reads").fetchall() == [("1",)]
+
+
 async def test_a_due_time_whose_run_is_deleted_fires_no_more_whatever_the_mission_shows(world: World):
     due = await world.mission()
     await ended(world, "written")

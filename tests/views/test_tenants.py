@@ -19,14 +19,14 @@ from hypothesis import strategies as st
 from psycopg import sql
 from psycopg.rows import dict_row
 
-from projector.sql.connection import STREAM_ROLES, connect, connect_sync
+from projector.sql.connection import CONTENT_ROLE, STREAM_ROLES, connect, connect_sync
 from projector.views.declared import VIEWS
-from tests.fixtures.settings import settings_for
+from tests.fixtures.settings import login_in, settings_for
 from tests.views.log import row, running
 
 CROSSING = {"projector_cdc", "projector_engine", "projector_planner"}
 """Roles that work for all users. Whoever else reads is bound to the user it names."""
-ONE_USER = sorted(set(STREAM_ROLES) - CROSSING)
+ONE_USER = sorted({*STREAM_ROLES, CONTENT_ROLE} - CROSSING)
 
 SHOWN = {*(view.table for view in VIEWS.values()), "mission_iteration_list"}
 """What readers name: what shows the serving generation of each view, and what lists of it."""
@@ -104,6 +104,9 @@ class World:
         self.admin = admin
         self.sessions = sessions
         self.tables = tables(admin)
+        reader = (sessions or {CONTENT_ROLE: admin})[CONTENT_ROLE]
+        row = reader.execute("select session_user").fetchone()
+        self.reader: str = row[0] if row else ""
         self._numbers = count(1)
 
     def rights(self, role: str, table: Table) -> set[str]:
@@ -133,6 +136,8 @@ class World:
         def value(name: str, kind: str) -> Any:
             if name == "user_id":
                 return user
+            if (table.relname, name) == ("content_reads", "reader"):
+                return self.reader
             if (table.relname, name) in VALUES:
                 return VALUES[table.relname, name]
             if kind == "uuid":
@@ -159,7 +164,10 @@ def world(stack, template):
         database = opened.enter_context(template.copy())
         used = settings_for(stack, database)
         admin = opened.enter_context(psycopg.connect(database.admin_url, autocommit=True))
-        yield World(admin, {role: opened.enter_context(connect_sync(used, role)) for role in STREAM_ROLES})
+        of_reader = opened.enter_context(login_in(used, CONTENT_ROLE))
+        sessions = {role: opened.enter_context(connect_sync(used, role)) for role in STREAM_ROLES}
+        sessions[CONTENT_ROLE] = opened.enter_context(connect_sync(of_reader, CONTENT_ROLE))
+        yield World(admin, sessions)
 
 
 def test_every_table_with_a_user_is_under_forced_row_level_security(world):

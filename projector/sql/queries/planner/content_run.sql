@@ -1,0 +1,1 @@
+select brief, plan from mana_ai.mission_runs where run_id = %(run_id)s
