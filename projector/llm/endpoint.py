@@ -6,6 +6,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import aclosing, contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from projector import metrics
@@ -57,21 +58,19 @@ class Endpoint:
         self._key = key
         self._transport = transport
 
-    async def complete(self, model: str, body: Body, limits: Limits) -> Body:
+    async def complete(self, model: str, body: Body, limits: Limits, call_id: str = "") -> Body:
         """A `chat.completion`; raises a RouteError."""
         with self._named(model):
-            reply = await self._transport().ask(self._call(model, body, stream=False), limits)
+            reply = await self._transport().ask(self._call(model, body, call_id, stream=False), limits)
             if reply.status != 200:
                 raise self._refusal(reply.status, reply.headers, reply.body)
             with _of_the_answer():
-                answer = self.wire.answer(reply.body)
-            answer["model"] = f"{self.provider.name}/{model}"
-            return answer
+                return self.wire.answer(reply.body)
 
-    async def stream(self, model: str, body: Body, limits: Limits) -> ModelStream:
+    async def stream(self, model: str, body: Body, limits: Limits, call_id: str = "") -> ModelStream:
         """A stream whose first chunk is there; raises a RouteError. To be closed."""
         with self._named(model):
-            call = self._call(model, body, stream=True)
+            call = self._call(model, body, call_id, stream=True)
             incoming: Incoming | None = None
             try:
                 async with asyncio.timeout(limits.first_byte_s) as timeout:
@@ -115,13 +114,16 @@ class Endpoint:
             # Its form is judged when it is sent.
             return False
 
-    def _call(self, model: str, body: Body, *, stream: bool) -> Call:
+    def _call(self, model: str, body: Body, call_id: str, *, stream: bool) -> Call:
         try:
-            return self.wire.chat(self.provider, self._key, model, body, stream=stream)
+            call = self.wire.chat(self.provider, self._key, model, body, stream=stream)
         except _SHAPE as error:
             if isinstance(error, RouteError):
                 raise
             raise BadRequestError(f"the request has not the form of a chat completion: {error!r:.80}") from error
+        if header := self.provider.call_id_header:
+            return replace(call, headers={**call.headers, header: call_id})
+        return call
 
     def _refusal(self, status: int, headers: Mapping[str, str], body: bytes) -> RouteError:
         try:

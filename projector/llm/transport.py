@@ -79,9 +79,13 @@ class _Connector(aiohttp.TCPConnector):
 
 
 class HTTPTransport:
-    """One pool of connections for all providers; belongs to the event loop that first uses it."""
+    """One pool of connections for all providers; belongs to the event loop that first uses it. Without `keep_alive`
+    each request has a connection of its own.
+    """
 
-    def __init__(self) -> None:
+    def __init__(self, *, longest_body: int = LONGEST_BODY, keep_alive: bool = True) -> None:
+        self._longest_body = longest_body
+        self._keep_alive = keep_alive
         self._sessions: dict[bool, aiohttp.ClientSession] = {}
         # Looked up for every request, so only where there is one.
         self._proxied = any(name.lower() in ("http_proxy", "https_proxy", "all_proxy") for name in os.environ)
@@ -95,7 +99,7 @@ class HTTPTransport:
                 incoming = await self.open(call, limits)
                 timeout.reschedule(due)
                 is_refusal = incoming.status != 200
-                body = await (refusal_body(incoming, timeout) if is_refusal else incoming.rest(LONGEST_BODY))
+                body = await (refusal_body(incoming, timeout) if is_refusal else incoming.rest(self._longest_body))
                 return Reply(incoming.status, incoming.headers, body)
         except TimeoutError:
             what = "no first byte" if incoming is None else "no whole answer"
@@ -131,8 +135,12 @@ class HTTPTransport:
             await session.close()
 
     def _open_session(self, through_proxy: bool) -> aiohttp.ClientSession:
+        if self._keep_alive:
+            connector = _Connector(limit=0, keepalive_timeout=KEEP_ALIVE_S)
+        else:
+            connector = _Connector(limit=0, force_close=True)
         session = self._sessions[through_proxy] = aiohttp.ClientSession(
-            connector=_Connector(limit=0, keepalive_timeout=KEEP_ALIVE_S),
+            connector=connector,
             cookie_jar=aiohttp.DummyCookieJar(),
             headers={"accept-encoding": "identity", "user-agent": "projector"},
             trust_env=through_proxy,
