@@ -99,8 +99,8 @@ class OpenAIChat(RoutedChat):
         if found.status not in TRANSIENT_STATUS:
             if found.kind in FINAL or (found.status not in (None, 200) and found.status < 500):
                 return ChatRefusedError(message)
-            if isinstance(found, AnswerFormatError):
-                usage = found.usage
+            usage = found.usage
+            if usage is not None or isinstance(found, AnswerFormatError):
                 return ChatAnswerError(
                     message, token_count(usage, "prompt_tokens"), token_count(usage, "completion_tokens")
                 )

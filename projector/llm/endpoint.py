@@ -18,6 +18,7 @@ from projector.errors import (
     UpstreamError,
 )
 from projector.llm.config import Provider
+from projector.llm.patience import Patience
 from projector.llm.providers.status import LONGEST_DETAIL, status_error
 from projector.llm.providers.wire import Body, Call, Reader, Wire
 from projector.llm.sse import Events
@@ -73,7 +74,7 @@ class Endpoint:
             call = self._call(model, body, call_id, stream=True)
             incoming: Incoming | None = None
             try:
-                async with asyncio.timeout(limits.first_byte_s) as timeout:
+                async with Patience(limits.first_byte_s) as timeout:
                     incoming = await self._transport().open(call, limits)
                     if incoming.status != 200:
                         answer = await refusal_body(incoming, timeout)
@@ -162,7 +163,7 @@ class Endpoint:
         return text.replace(self._key, "***") if self._key else text
 
 
-async def refusal_body(incoming: Incoming, timeout: asyncio.Timeout) -> bytes:
+async def refusal_body(incoming: Incoming, timeout: Patience) -> bytes:
     """What can be had soon of an answer whose status says all that matters. `timeout`, which it is read under, is over
     with it.
     """
@@ -218,7 +219,7 @@ class ModelStream:
     async def __anext__(self) -> Body:
         if not self._ready:
             try:
-                async with asyncio.timeout(self._idle_s):
+                async with Patience(self._idle_s):
                     await self.begin()
             except TimeoutError:
                 if not self._reader.complete:

@@ -57,7 +57,9 @@ def observe_call(
         source, target = (name if name in entries else "other" if name else "" for name in (step.source, step.target))
         metrics.LLM_FALLBACKS.labels(source, target, step.reason).inc()
     _requests(alias, outcome).inc()
-    log.info(
+    # Of one endpoint without chains there is no choice to tell of.
+    tell = log.info if entries else log.debug
+    tell(
         "call",
         call_id=call_id,
         requested=requested[:LONGEST_NAME],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass
@@ -12,11 +11,13 @@ from typing import Protocol
 from urllib.parse import urlsplit
 
 import aiohttp
-from aiohttp.client_reqrep import ConnectionKey
+from aiohttp.client_reqrep import ClientRequest, ConnectionKey
+from aiohttp.connector import Connection
 from aiohttp.tracing import Trace
 
 from projector.errors import AnswerFormatError, ModelTimeoutError, RouteError, UnreachableError, UpstreamError
 from projector.llm.endpoint import LONGEST_BODY, refusal_body
+from projector.llm.patience import Patience
 from projector.llm.providers.wire import Call
 from projector.llm.walk import Limits
 
@@ -70,7 +71,12 @@ class _Connector(aiohttp.TCPConnector):
     be another caller's.
     """
 
-    async def _get(self, key: ConnectionKey, traces: list[Trace]) -> aiohttp.connector.Connection | None:
+    async def connect(self, req: ClientRequest, traces: list[Trace], timeout: aiohttp.ClientTimeout) -> Connection:
+        assert timeout.connect is not None
+        async with Patience(timeout.connect):
+            return await super().connect(req, traces, aiohttp.ClientTimeout(total=None))
+
+    async def _get(self, key: ConnectionKey, traces: list[Trace]) -> Connection | None:
         while (connection := await super()._get(key, traces)) is not None:
             if connection.protocol is not None and not connection.protocol.should_close:
                 break
@@ -94,7 +100,7 @@ class HTTPTransport:
         first_byte_s = min(limits.first_byte_s, limits.total_s)
         incoming: Incoming | None = None
         try:
-            async with asyncio.timeout(first_byte_s) as timeout:
+            async with Patience(first_byte_s) as timeout:
                 due = (timeout.when() or 0.0) - first_byte_s + limits.total_s
                 incoming = await self.open(call, limits)
                 timeout.reschedule(due)
