@@ -58,20 +58,20 @@ def observe_call(
         metrics.LLM_FALLBACKS.labels(source, target, step.reason).inc()
     _requests(alias, outcome).inc()
     # Of one endpoint without chains there is no choice to tell of.
-    tell = log.info if entries else log.debug
-    tell(
-        "call",
-        call_id=call_id,
-        requested=requested[:LONGEST_NAME],
-        resolved=resolved,
-        outcome=outcome,
-        stream=stream,
-        attempts=" ".join(map(str, attempts)),
-        ms=round(seconds * 1000, 1),
-        prompt_tokens=total.prompt_tokens,
-        completion_tokens=total.completion_tokens,
-        cost=round(total.cost, 6),
-    )
+    if entries:
+        log.info(
+            "call",
+            call_id=call_id,
+            requested=requested[:LONGEST_NAME],
+            resolved=resolved,
+            outcome=outcome,
+            stream=stream,
+            attempts=" ".join(map(str, attempts)),
+            ms=round(seconds * 1000, 1),
+            prompt_tokens=total.prompt_tokens,
+            completion_tokens=total.completion_tokens,
+            cost=round(total.cost, 6),
+        )
 
 
 def observe_refused_route(kind: str, call_id: str) -> None:

@@ -76,10 +76,10 @@ class Patience:
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> bool | None:
+    ) -> None:
         self.reschedule(None)
         self._lateness.end()
-        return await self._timeout.__aexit__(kind, error, trace)
+        await self._timeout.__aexit__(kind, error, trace)
 
     def when(self) -> float | None:
         """In the loop's time, as far as it is known; None: never."""

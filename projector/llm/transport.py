@@ -53,7 +53,7 @@ class Incoming(Protocol):
 
 class Transport(Protocol):
     async def ask(self, call: Call, limits: Limits) -> Reply:
-        """The whole answer; of one with another status than 200 what can be had of its body.
+        """The whole answer; of one with a status from 300 on what can be had of its body.
 
         Raises UnreachableError, ModelTimeoutError, UpstreamError or AnswerFormatError.
         """
@@ -104,7 +104,7 @@ class HTTPTransport:
                 due = (timeout.when() or 0.0) - first_byte_s + limits.total_s
                 incoming = await self.open(call, limits)
                 timeout.reschedule(due)
-                is_refusal = incoming.status != 200
+                is_refusal = incoming.status >= 300
                 body = await (refusal_body(incoming, timeout) if is_refusal else incoming.rest(self._longest_body))
                 return Reply(incoming.status, incoming.headers, body)
         except TimeoutError:
