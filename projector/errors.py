@@ -252,6 +252,7 @@ class RouteError(ProjectorError):
 
     `kind` names the failure on the wire and in metrics, `http_status` is what callers of the service get. No message
     holds a key or a part of a prompt; `detail` is the provider's own text, for the caller alone, never for a log.
+    `usage` is what an answer of no use cost all the same, as the provider tells it.
     """
 
     kind = "unknown"
@@ -279,6 +280,7 @@ class RouteError(ProjectorError):
         self.detail = detail
         self.requested = ""
         self.attempts: tuple[Any, ...] = ()
+        self.usage: Any = None
 
 
 class UnknownAliasError(RouteError, KeyError):

@@ -6,6 +6,7 @@ import asyncio
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+import orjson
 import typer
 
 from projector.cli.output import console, json_line
@@ -174,23 +175,32 @@ def health(
 
 
 def _asked(method: str, path: str, url: str | None) -> dict[str, Any]:
-    import httpx2
+    import aiohttp
 
     settings = load_settings()
     base = (url or f"http://{settings.llm_address}:{settings.llm_port}").rstrip("/")
     key = settings.require_service_key("`run llm` answers nobody without it")
     try:
-        # The key is for the service alone, and for no proxy that the environment names.
-        headers = {"authorization": f"Bearer {key}"}
-        answer = httpx2.request(method, base + path, headers=headers, timeout=30, trust_env=False)
-        told: dict[str, Any] = answer.json()
-    except (httpx2.HTTPError, httpx2.InvalidURL, ValueError) as error:
+        status, told = asyncio.run(_answered(method, base + path, key))
+    except (aiohttp.ClientError, OSError, ValueError) as error:
         raise ConfigError(f"{base}: {type(error).__name__}", "start `projector run llm`, or name its --url") from None
-    if answer.status_code == 422:
+    if status == 422:
         raise AliasConfigError(told["error"]["message"])
-    if answer.status_code != 200:
-        raise ConfigError(f"{base} answered {answer.status_code}: {told['error']['message']}")
+    if status != 200:
+        raise ConfigError(f"{base} answered {status}: {told['error']['message']}")
     return told
+
+
+async def _answered(method: str, url: str, key: str) -> tuple[int, dict[str, Any]]:
+    import aiohttp
+
+    # The key is for the service alone: for no proxy that the environment names, and for nobody it might point to.
+    headers = {"authorization": f"Bearer {key}"}
+    async with (
+        aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(30), trust_env=False) as http,
+        http.request(method, url, headers=headers, allow_redirects=False) as answer,
+    ):
+        return answer.status, orjson.loads(await answer.read())
 
 
 def _registry(config: Path | None) -> Registry:

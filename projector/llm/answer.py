@@ -26,7 +26,7 @@ def completion_of(body: bytes) -> Completion:
 def completion_from(answer: Any) -> Completion:
     """Of what the body holds; raises ChatAnswerError likewise."""
     usage = answer.get("usage") if isinstance(answer, dict) else None
-    prompt, completed = _count(usage, "prompt_tokens"), _count(usage, "completion_tokens")
+    prompt, completed = token_count(usage, "prompt_tokens"), token_count(usage, "completion_tokens")
     try:
         choice = answer["choices"][0]
         message = choice["message"]
@@ -68,6 +68,6 @@ def _tool_call(call: Any) -> ToolCall:
     )
 
 
-def _count(usage: object, kind: str) -> int:
+def token_count(usage: object, kind: str) -> int:
     value = usage.get(kind) if isinstance(usage, dict) else None
     return min(value, MAX_TOKENS) if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0

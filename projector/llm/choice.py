@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING
 from projector.config import Settings
 
 if TYPE_CHECKING:
-    from projector.llm.client import OpenAIChat
     from projector.llm.routed import RoutedChat
 
 
-def chat_model(settings: Settings) -> OpenAIChat | RoutedChat:
+def chat_model(settings: Settings) -> RoutedChat:
     """To be used as an async context manager. Raises ConfigError when neither is set."""
     if settings.llm_config:
         from projector.llm.routed import RoutedChat

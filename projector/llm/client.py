@@ -1,45 +1,65 @@
-"""An OpenAI-compatible chat endpoint over HTTP.
+"""The planner's model where there is no file of chains: one OpenAI-compatible endpoint, asked through the router.
 
-One request a call: no streaming and no retries, which belong to the caller, who knows what was stored already.
+One request a call: no retries, which belong to the caller, who knows what was stored already.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+import time
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, Self
 
-import httpx2
-import orjson
-
 from projector.config import Settings
-from projector.errors import ChatAnswerError, ChatRefusedError, ChatUnavailableError, ConfigError
-from projector.llm.answer import completion_of
-from projector.llm.chat import Completion, Message
-from projector.llm.counted import TEMPERATURE, counted
+from projector.errors import (
+    AnswerFormatError,
+    ChatAnswerError,
+    ChatError,
+    ChatRefusedError,
+    ChatUnavailableError,
+    ConfigError,
+    RouteError,
+)
+from projector.llm.answer import token_count
+from projector.llm.chat import Completion
+from projector.llm.config import Alias, Budgets, Config, Entry, Policy, Provider, is_base_url
+from projector.llm.registry import Registry, Snapshot, is_key
+from projector.llm.routed import FINAL, RoutedChat
+from projector.llm.router import Answer, LLMRouter
+from projector.llm.transport import HTTPTransport
+from projector.llm.walk import NoGate
 
 MAX_BODY_BYTES = 2 * 1024 * 1024
 CONNECT_TIMEOUT_S = 10.0
+LONGEST_RETRY_AFTER_S = 3600.0
 # Too early, or too many at once: the same request may succeed later. Other 4xx never do.
 TRANSIENT_STATUS = {408, 409, 425, 429}
+NAME = "endpoint"
+"""Of the provider, in errors, metrics and the log."""
 
 
-class OpenAIChat:
-    """Use as an async context manager. `timeout_s` covers a whole call, the last byte of the body included."""
+class OpenAIChat(RoutedChat):
+    """Use as an async context manager. `timeout_s` covers a whole call, the last byte of the body included.
+
+    Raises ConfigError for a URL or a key that no request could be made with.
+    """
 
     def __init__(self, base_url: str, *, api_key: str = "", timeout_s: float = 120.0, connections: int = 100) -> None:
-        self._url = base_url.rstrip("/") + "/v1/chat/completions"
-        self._timeout_s = timeout_s
-        self._headers = {"content-type": "application/json"}
-        if api_key:
-            self._headers["authorization"] = f"Bearer {api_key}"
-        self._tls = httpx2.create_ssl_context()
+        if not is_base_url(base_url):
+            raise ConfigError("PROJECTOR_LLM_BASE_URL is no http:// or https:// URL without user, password and query")
+        if not is_key(api_key):
+            raise ConfigError("PROJECTOR_LLM_API_KEY is no single word of printable ASCII characters")
+        router = LLMRouter(
+            _OneEndpoint(base_url.rstrip("/") + "/v1", api_key, timeout_s),
+            # What is planned waits by the ledger already; a circuit would keep back calls that could succeed.
+            gate=NoGate(),
+            # A connection for each call: whatever an endpoint sends beyond an answer could be read as the next one's,
+            # and be another user's.
+            transport=HTTPTransport(longest_body=MAX_BODY_BYTES, keep_alive=False),
+        )
+        super().__init__(router, timeout_s=timeout_s)
         self._places = asyncio.Semaphore(connections)
-        # One client for each call at the same time: a shared one looks at all of its connections with every call, and
-        # with 200 of them that is most of what a call costs.
-        self._idle: list[httpx2.AsyncClient] = []
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Self:
@@ -54,103 +74,63 @@ class OpenAIChat:
         )
 
     async def __aenter__(self) -> Self:
+        await self._router.__aenter__()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for client in self._idle:
-            await client.aclose()
+        await self._router.__aexit__(kind, error, trace)
 
-    async def complete(
-        self, alias: str, messages: Sequence[Message], tools: Sequence[dict[str, Any]], *, run_id: str
-    ) -> Completion:
-        """Asks once. `run_id` goes along as a header, so that the endpoint's log can be matched with the ledger."""
-        request: dict[str, Any] = {
-            "model": alias,
-            "messages": list(messages),
-            "temperature": TEMPERATURE,
-            "stream": False,
-        }
-        if tools:
-            request |= {"tools": list(tools), "tool_choice": "auto"}
-        return await counted(self._ask(orjson.dumps(request), run_id))
-
-    async def _ask(self, body: bytes, run_id: str) -> Completion:
-        try:
-            async with asyncio.timeout(self._timeout_s):
-                status, headers, answer = await self._post(body, run_id)
-        except TimeoutError:
-            raise ChatUnavailableError(f"the endpoint did not answer within {self._timeout_s:g} s") from None
-        except httpx2.TimeoutException as error:
-            raise ChatUnavailableError(f"the endpoint did not answer in time: {type(error).__name__}") from error
-        except httpx2.TransportError as error:
-            raise ChatUnavailableError(f"the endpoint is unreachable: {type(error).__name__}: {error}") from error
-        except httpx2.DecodingError as error:
-            raise ChatAnswerError(f"the endpoint's answer is wrongly compressed: {error}") from error
-        if status != 200:
-            raise _refusal(status, headers, answer)
-        return completion_of(answer)
-
-    async def _post(self, body: bytes, run_id: str) -> tuple[int, httpx2.Headers, bytes]:
-        received = bytearray()
-        async with (
-            self._client() as client,
-            client.stream("POST", self._url, content=body, headers={"x-run-id": run_id}) as response,
-        ):
-            async for chunk in response.aiter_bytes():
-                received += chunk
-                if len(received) > MAX_BODY_BYTES:
-                    raise ChatAnswerError(f"the endpoint's answer is longer than {MAX_BODY_BYTES} bytes")
-            return response.status_code, response.headers, bytes(received)
-
-    @asynccontextmanager
-    async def _client(self) -> AsyncIterator[httpx2.AsyncClient]:
-        """A client that nobody else uses; waits while as many as there may be connections are in use."""
+    async def _ask(self, body: dict[str, Any], run_id: str) -> Completion:
         async with self._places:
-            client = self._idle.pop() if self._idle else self._new()
-            try:
-                yield client
-            finally:
-                self._idle.append(client)
+            return await super()._ask(body, run_id)
 
-    def _new(self) -> httpx2.AsyncClient:
-        return httpx2.AsyncClient(
-            headers=self._headers,
-            timeout=httpx2.Timeout(self._timeout_s, connect=min(CONNECT_TIMEOUT_S, self._timeout_s)),
-            # A connection for each call: whatever an endpoint sends beyond an answer would be read as the next one's,
-            # and be another user's.
-            limits=httpx2.Limits(max_connections=1, max_keepalive_connections=0),
-            verify=self._tls,
-            follow_redirects=False,
+    def _policy(self) -> Policy:
+        return self._router.registry.snapshot.config.policy
+
+    def _completion(self, answer: Answer) -> Completion:
+        return replace(super()._completion(answer), model=answer.model, route=())
+
+    def _failure(self, error: RouteError) -> ChatError:
+        # Of a walk that asked once, what came of that.
+        found: RouteError = getattr(error, "last_error", None) or error
+        message = f"{found.message}: {found.detail}" if found.detail else found.message
+        if found.status not in TRANSIENT_STATUS:
+            if found.kind in FINAL or (found.status not in (None, 200) and found.status < 500):
+                return ChatRefusedError(message)
+            usage = found.usage
+            if usage is not None or isinstance(found, AnswerFormatError):
+                return ChatAnswerError(
+                    message, token_count(usage, "prompt_tokens"), token_count(usage, "completion_tokens")
+                )
+        asked_s = found.retry_after
+        return ChatUnavailableError(message, asked_s if asked_s is None or asked_s <= LONGEST_RETRY_AFTER_S else None)
+
+
+class _OneEndpoint(Registry):
+    """A registry of one provider and no aliases, with nothing to read again."""
+
+    def __init__(self, base_url: str, key: str, timeout_s: float) -> None:
+        provider = Provider(NAME, base_url, probe="none", call_id_header="x-run-id")
+        budgets = Budgets(
+            deadline_s=timeout_s,
+            connect_s=min(CONNECT_TIMEOUT_S, timeout_s),
+            first_byte_s=timeout_s,
+            total_s=timeout_s,
+            max_attempts=1,
+            min_attempt_s=0.0,
         )
+        config = Config(providers={NAME: provider}, budgets=budgets, policy=Policy(last_retry=0))
+        self._made = _EveryName(config, 1, time.time(), {NAME: key})
+        super().__init__("")
+
+    def read(self) -> Snapshot:
+        return self._made
 
 
-def _refusal(status: int, headers: httpx2.Headers, body: bytes) -> ChatUnavailableError | ChatRefusedError:
-    message = f"the endpoint answered {status}{_detail(body)}"
-    if status >= 500 or status in TRANSIENT_STATUS:
-        return ChatUnavailableError(message, retry_after_s=_seconds(headers.get("retry-after")))
-    return ChatRefusedError(message)
-
-
-def _detail(body: bytes) -> str:
-    """The endpoint's own words, short: `detail` or `error`, as a text or as {kind, message}; else the text."""
-    try:
-        answer = orjson.loads(body)
-    except orjson.JSONDecodeError:
-        text = " ".join(body[:300].decode("utf-8", "replace").split())
-        return f": {text}" if text else ""
-    found = answer.get("detail") or answer.get("error") if isinstance(answer, dict) else None
-    if isinstance(found, dict):
-        kind = found.get("kind") or found.get("type") or "unknown"
-        return f" ({str(kind)[:40]}): {str(found.get('message', ''))[:300]}"
-    return f": {str(found)[:300]}" if found else ""
-
-
-def _seconds(header: str | None) -> float | None:
-    # Retry-After may also be a date, which endpoints of this kind do not send.
-    try:
-        value = float(header) if header else None
-    except ValueError:
-        return None
-    return value if value is not None and 0 <= value <= 3600 else None
+@dataclass(frozen=True, slots=True)
+class _EveryName(Snapshot):
+    def route(self, requested: str) -> Alias:
+        """Whatever it is called, the endpoint knows what is meant."""
+        return Alias(requested, "", (Entry(NAME, requested),))

@@ -77,6 +77,8 @@ class Provider:
     probe_path: str = ""
     prices: Mapping[str, Price] = field(default_factory=dict)
     stream_usage: bool = True
+    call_id_header: str = ""
+    """In which the id of the call goes along; '': in none."""
 
     def can(self, model: str) -> frozenset[Capability]:
         if any(fnmatchcase(model, pattern) for pattern in self.tool_models):
@@ -171,6 +173,11 @@ def split(name: str) -> tuple[str, str]:
     """Provider, in lower case, and model of `provider/model`; both empty when it has no slash."""
     provider, slash, model = name.partition("/")
     return (provider.lower(), model) if slash else ("", "")
+
+
+def is_base_url(url: str) -> bool:
+    """Whether it is of http or https, without user, password, query and fragment."""
+    return re.fullmatch(r"https?://[^\s/@?#]+(/[^\s@?#]*)?", url) is not None
 
 
 # Aliases
@@ -278,7 +285,7 @@ def _provider(name: str, field: Field) -> Provider:
     if "base_url" not in body:
         field.fail("must have a `base_url`")
     url = body["base_url"].text()
-    if not re.fullmatch(r"https?://[^\s/@?#]+(/[^\s@?#]*)?", url):
+    if not is_base_url(url):
         body["base_url"].fail("must be an http:// or https:// URL without user, password, query or fragment")
     key_env = _optional_text(body.get("api_key_env"))
     key_file = _optional_text(body.get("api_key_file"))

@@ -6,6 +6,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import aclosing, contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from projector import metrics
@@ -17,6 +18,7 @@ from projector.errors import (
     UpstreamError,
 )
 from projector.llm.config import Provider
+from projector.llm.patience import Patience
 from projector.llm.providers.status import LONGEST_DETAIL, status_error
 from projector.llm.providers.wire import Body, Call, Reader, Wire
 from projector.llm.sse import Events
@@ -57,24 +59,22 @@ class Endpoint:
         self._key = key
         self._transport = transport
 
-    async def complete(self, model: str, body: Body, limits: Limits) -> Body:
+    async def complete(self, model: str, body: Body, limits: Limits, call_id: str = "") -> Body:
         """A `chat.completion`; raises a RouteError."""
         with self._named(model):
-            reply = await self._transport().ask(self._call(model, body, stream=False), limits)
+            reply = await self._transport().ask(self._call(model, body, call_id, stream=False), limits)
             if reply.status != 200:
                 raise self._refusal(reply.status, reply.headers, reply.body)
             with _of_the_answer():
-                answer = self.wire.answer(reply.body)
-            answer["model"] = f"{self.provider.name}/{model}"
-            return answer
+                return self.wire.answer(reply.body)
 
-    async def stream(self, model: str, body: Body, limits: Limits) -> ModelStream:
+    async def stream(self, model: str, body: Body, limits: Limits, call_id: str = "") -> ModelStream:
         """A stream whose first chunk is there; raises a RouteError. To be closed."""
         with self._named(model):
-            call = self._call(model, body, stream=True)
+            call = self._call(model, body, call_id, stream=True)
             incoming: Incoming | None = None
             try:
-                async with asyncio.timeout(limits.first_byte_s) as timeout:
+                async with Patience(limits.first_byte_s) as timeout:
                     incoming = await self._transport().open(call, limits)
                     if incoming.status != 200:
                         answer = await refusal_body(incoming, timeout)
@@ -115,13 +115,16 @@ class Endpoint:
             # Its form is judged when it is sent.
             return False
 
-    def _call(self, model: str, body: Body, *, stream: bool) -> Call:
+    def _call(self, model: str, body: Body, call_id: str, *, stream: bool) -> Call:
         try:
-            return self.wire.chat(self.provider, self._key, model, body, stream=stream)
+            call = self.wire.chat(self.provider, self._key, model, body, stream=stream)
         except _SHAPE as error:
             if isinstance(error, RouteError):
                 raise
             raise BadRequestError(f"the request has not the form of a chat completion: {error!r:.80}") from error
+        if header := self.provider.call_id_header:
+            return replace(call, headers={**call.headers, header: call_id})
+        return call
 
     def _refusal(self, status: int, headers: Mapping[str, str], body: bytes) -> RouteError:
         try:
@@ -160,7 +163,7 @@ class Endpoint:
         return text.replace(self._key, "***") if self._key else text
 
 
-async def refusal_body(incoming: Incoming, timeout: asyncio.Timeout) -> bytes:
+async def refusal_body(incoming: Incoming, timeout: Patience) -> bytes:
     """What can be had soon of an answer whose status says all that matters. `timeout`, which it is read under, is over
     with it.
     """
@@ -216,7 +219,7 @@ class ModelStream:
     async def __anext__(self) -> Body:
         if not self._ready:
             try:
-                async with asyncio.timeout(self._idle_s):
+                async with Patience(self._idle_s):
                     await self.begin()
             except TimeoutError:
                 if not self._reader.complete:

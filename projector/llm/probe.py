@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Mapping
 
 from projector import metrics
 from projector.llm.breaker import Breaker
+from projector.llm.patience import Patience
 from projector.logging import get
 
 Probe = Callable[[], Awaitable[bool]]
@@ -88,7 +89,7 @@ class Prober:
     async def _probe(self, name: str, probe: Probe) -> None:
         reason = ""
         try:
-            async with asyncio.timeout(self._timeout):
+            async with Patience(self._timeout):
                 if not await probe():
                     reason = "probe-returned-false"
         except TimeoutError:

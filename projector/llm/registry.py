@@ -136,7 +136,7 @@ class Registry:
                     ) from None
             else:
                 key = self._environment.get(provider.key_env, "").strip() if provider.key_env else ""
-            if not _KEY.fullmatch(key):
+            if not is_key(key):
                 # Not quoted: most of it may be right. In a header it would break every call.
                 raise AliasConfigError(
                     f"{self.path}: providers.{provider.name}: the key in {provider.key_file or provider.key_env} is no"
@@ -145,6 +145,11 @@ class Registry:
             if key or not (provider.key_env or provider.key_file):
                 keys[provider.name] = key
         return keys
+
+
+def is_key(text: str) -> bool:
+    """Whether it can stand in a header."""
+    return _KEY.fullmatch(text) is not None
 
 
 def is_alias(name: object, namespace: str = "mana") -> bool:

@@ -8,12 +8,13 @@ from types import TracebackType
 from typing import Any, Self
 
 from projector.config import Settings
-from projector.errors import ChatRefusedError, ChatUnavailableError, RouteError
+from projector.errors import ChatError, ChatRefusedError, ChatUnavailableError, RouteError
 from projector.llm.answer import completion_from
 from projector.llm.chat import Completion, Message
+from projector.llm.config import Policy
 from projector.llm.counted import TEMPERATURE, counted
 from projector.llm.hangup import reloading_on_hangup
-from projector.llm.router import LLMRouter
+from projector.llm.router import Answer, LLMRouter
 
 SOONEST_RETRY_S, LATEST_RETRY_S = 5.0, 300.0
 # Whoever asks the same again gets the same; anything else may mend, some of it only when somebody pays or renews a key.
@@ -56,19 +57,28 @@ class RoutedChat:
         return await counted(self._ask(body, run_id))
 
     async def _ask(self, body: dict[str, Any], run_id: str) -> Completion:
+        try:
+            answer = await self._router.complete(
+                body, deadline_s=self._timeout_s, call_id=run_id, policy=self._policy()
+            )
+        except RouteError as error:
+            raise self._failure(error) from error
+        return self._completion(answer)
+
+    def _policy(self) -> Policy:
         # A key that one provider refuses is no reason to let a mission wait: the next entry may do, and an alarm is
         # counted.
-        policy = replace(self._router.registry.snapshot.config.policy, auth="next", payment="next")
-        try:
-            answer = await self._router.complete(body, deadline_s=self._timeout_s, call_id=run_id, policy=policy)
-        except RouteError as error:
-            if error.kind in FINAL:
-                raise ChatRefusedError(error.message, error.remedy) from error
-            wait_s = min(max(error.retry_after or 0.0, SOONEST_RETRY_S), LATEST_RETRY_S)
-            raise ChatUnavailableError(error.message, wait_s) from error
+        return replace(self._router.registry.snapshot.config.policy, auth="next", payment="next")
+
+    def _completion(self, answer: Answer) -> Completion:
         return replace(
             completion_from(answer.body),
             model=answer.resolved,
             cost=answer.usage.cost,
             route=tuple(map(str, answer.attempts)),
         )
+
+    def _failure(self, error: RouteError) -> ChatError:
+        if error.kind in FINAL:
+            return ChatRefusedError(error.message, error.remedy)
+        return ChatUnavailableError(error.message, min(max(error.retry_after or 0.0, SOONEST_RETRY_S), LATEST_RETRY_S))

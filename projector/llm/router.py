@@ -17,13 +17,13 @@ from projector import metrics
 from projector.errors import AliasConfigError, RouteError
 from projector.llm.attempt import Attempt, Usage
 from projector.llm.breaker import Breaker, ProviderState
-from projector.llm.config import Alias, Capability, Entry, Policy, Provider
+from projector.llm.config import LONGEST_MODEL, Alias, Capability, Entry, Policy, Provider
 from projector.llm.endpoint import Endpoint, ModelStream
 from projector.llm.observe import Circuits, observe_call, observe_refused_route
 from projector.llm.probe import Probe, Prober
 from projector.llm.providers.wire import Body, count
 from projector.llm.registry import Registry, Snapshot
-from projector.llm.walk import Ask, Candidate, GiveUp, Limits, Wait, Walk
+from projector.llm.walk import Ask, Candidate, Gate, GiveUp, Limits, Wait, Walk
 from projector.logging import get
 
 if TYPE_CHECKING:
@@ -36,13 +36,14 @@ log = get("llm")
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """`body` is a `chat.completion`; `resolved` is the entry that gave it."""
+    """`body` is a `chat.completion`; `resolved` is the entry that gave it, `model` what its provider calls that."""
 
     body: Body
     requested: str
     resolved: str
     attempts: tuple[Attempt, ...]
     usage: Usage
+    model: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +62,7 @@ class LLMRouter:
         registry: Registry,
         *,
         breaker: Breaker | None = None,
+        gate: Gate | None = None,
         transport: Transport | None = None,
         clock: Callable[[], float] = time.monotonic,
         rng: random.Random | None = None,
@@ -68,6 +70,7 @@ class LLMRouter:
     ) -> None:
         self.registry = registry
         self.breaker = breaker or Breaker(registry.snapshot.config.breaker)
+        self._gate: Gate = gate or self.breaker
         self._transport = transport
         self._clock = clock
         self._rng = rng or random.Random()  # noqa: S311
@@ -114,7 +117,9 @@ class LLMRouter:
             usage = call.usage(ask.entry, answer.get("usage"))
             call.walk.answered(self._clock(), usage)
             call.walk.finished()
-            return Answer(answer, call.requested, ask.entry.name, tuple(call.walk.attempts), usage)
+            model = str(answer.get("model") or "")[:LONGEST_MODEL]
+            answer["model"] = ask.entry.name
+            return Answer(answer, call.requested, ask.entry.name, tuple(call.walk.attempts), usage, model)
 
     @asynccontextmanager
     async def stream(self, body: Body, *, deadline_s: float | None = None, call_id: str = "") -> AsyncIterator[Stream]:
@@ -145,7 +150,7 @@ class LLMRouter:
             error.requested = str(requested)
             observe_refused_route(error.kind, call_id)
             raise
-        call = _Call(self, state, alias, body, deadline_s, policy)
+        call = _Call(self, state, alias, body, deadline_s, call_id, policy)
         outcome = "cancelled"
         try:
             yield call
@@ -293,11 +298,13 @@ class _Call:
         alias: Alias,
         body: Body,
         deadline_s: float | None,
+        call_id: str,
         policy: Policy | None,
     ) -> None:
         self._router = router
         self._state = state
         self._body = body
+        self._call_id = call_id
         config = state.snapshot.config
         self.requested = alias.name
         self.alias_label = alias.name if alias.name in config.aliases else "direct"
@@ -307,14 +314,14 @@ class _Call:
         self.walk = Walk(
             alias.name,
             [self._candidate(entry, needs) for entry in alias.entries],
-            router.breaker,
+            router._gate,
             config.budgets,
             policy or config.policy,
             self.started + (config.budgets.deadline_s if deadline_s is None else deadline_s),
             router._rng,
         )
 
-    async def walked(self, ask: Callable[[Endpoint, str, Body, Limits], Awaitable[T]]) -> tuple[T, Ask]:
+    async def walked(self, ask: Callable[[Endpoint, str, Body, Limits, str], Awaitable[T]]) -> tuple[T, Ask]:
         """Walks the chain until an entry answers; raises a RouteError."""
         walk, clock = self.walk, self._router._clock
         while True:
@@ -326,7 +333,8 @@ class _Call:
                 continue
             endpoint = self._state.endpoints[step.entry.provider]
             try:
-                return await ask(endpoint, step.entry.model, _limited(self._body, step.entry), step.limits), step
+                body = _limited(self._body, step.entry)
+                return await ask(endpoint, step.entry.model, body, step.limits, self._call_id), step
             except RouteError as error:
                 walk.failed(error, clock())
             except BaseException:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass
@@ -12,11 +11,13 @@ from typing import Protocol
 from urllib.parse import urlsplit
 
 import aiohttp
-from aiohttp.client_reqrep import ConnectionKey
+from aiohttp.client_reqrep import ClientRequest, ConnectionKey
+from aiohttp.connector import Connection
 from aiohttp.tracing import Trace
 
 from projector.errors import AnswerFormatError, ModelTimeoutError, RouteError, UnreachableError, UpstreamError
 from projector.llm.endpoint import LONGEST_BODY, refusal_body
+from projector.llm.patience import Patience
 from projector.llm.providers.wire import Call
 from projector.llm.walk import Limits
 
@@ -52,7 +53,7 @@ class Incoming(Protocol):
 
 class Transport(Protocol):
     async def ask(self, call: Call, limits: Limits) -> Reply:
-        """The whole answer; of one with another status than 200 what can be had of its body.
+        """The whole answer; of one with a status from 300 on what can be had of its body.
 
         Raises UnreachableError, ModelTimeoutError, UpstreamError or AnswerFormatError.
         """
@@ -70,7 +71,12 @@ class _Connector(aiohttp.TCPConnector):
     be another caller's.
     """
 
-    async def _get(self, key: ConnectionKey, traces: list[Trace]) -> aiohttp.connector.Connection | None:
+    async def connect(self, req: ClientRequest, traces: list[Trace], timeout: aiohttp.ClientTimeout) -> Connection:
+        assert timeout.connect is not None
+        async with Patience(timeout.connect):
+            return await super().connect(req, traces, aiohttp.ClientTimeout(total=None))
+
+    async def _get(self, key: ConnectionKey, traces: list[Trace]) -> Connection | None:
         while (connection := await super()._get(key, traces)) is not None:
             if connection.protocol is not None and not connection.protocol.should_close:
                 break
@@ -79,9 +85,13 @@ class _Connector(aiohttp.TCPConnector):
 
 
 class HTTPTransport:
-    """One pool of connections for all providers; belongs to the event loop that first uses it."""
+    """One pool of connections for all providers; belongs to the event loop that first uses it. Without `keep_alive`
+    each request has a connection of its own.
+    """
 
-    def __init__(self) -> None:
+    def __init__(self, *, longest_body: int = LONGEST_BODY, keep_alive: bool = True) -> None:
+        self._longest_body = longest_body
+        self._keep_alive = keep_alive
         self._sessions: dict[bool, aiohttp.ClientSession] = {}
         # Looked up for every request, so only where there is one.
         self._proxied = any(name.lower() in ("http_proxy", "https_proxy", "all_proxy") for name in os.environ)
@@ -90,12 +100,12 @@ class HTTPTransport:
         first_byte_s = min(limits.first_byte_s, limits.total_s)
         incoming: Incoming | None = None
         try:
-            async with asyncio.timeout(first_byte_s) as timeout:
+            async with Patience(first_byte_s) as timeout:
                 due = (timeout.when() or 0.0) - first_byte_s + limits.total_s
                 incoming = await self.open(call, limits)
                 timeout.reschedule(due)
-                is_refusal = incoming.status != 200
-                body = await (refusal_body(incoming, timeout) if is_refusal else incoming.rest(LONGEST_BODY))
+                is_refusal = incoming.status >= 300
+                body = await (refusal_body(incoming, timeout) if is_refusal else incoming.rest(self._longest_body))
                 return Reply(incoming.status, incoming.headers, body)
         except TimeoutError:
             what = "no first byte" if incoming is None else "no whole answer"
@@ -131,8 +141,12 @@ class HTTPTransport:
             await session.close()
 
     def _open_session(self, through_proxy: bool) -> aiohttp.ClientSession:
+        if self._keep_alive:
+            connector = _Connector(limit=0, keepalive_timeout=KEEP_ALIVE_S)
+        else:
+            connector = _Connector(limit=0, force_close=True)
         session = self._sessions[through_proxy] = aiohttp.ClientSession(
-            connector=_Connector(limit=0, keepalive_timeout=KEEP_ALIVE_S),
+            connector=connector,
             cookie_jar=aiohttp.DummyCookieJar(),
             headers={"accept-encoding": "identity", "user-agent": "projector"},
             trust_env=through_proxy,

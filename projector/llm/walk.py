@@ -47,11 +47,21 @@ class Gate(Protocol):
 
 
 class _PastTheGate:
-    """The lease of a last resort, from which nothing is concluded."""
+    """A lease from which nothing is concluded."""
 
     def ok(self) -> None: ...
     def fail(self, error: RouteError) -> None: ...
     def release(self) -> None: ...
+
+
+class NoGate:
+    """Lets every call pass."""
+
+    def admit(self, provider: str, model: str, hold_s: float) -> Lease:
+        return _PastTheGate()
+
+    def closed_for(self, provider: str, model: str) -> float:
+        return 0.0
 
 
 @dataclass(frozen=True, slots=True)

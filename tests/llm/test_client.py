@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from typing import Any
 
 import pytest
 
@@ -190,3 +191,68 @@ async def test_what_follows_an_answer_on_its_connection_is_not_taken_for_the_nex
         answers = [await chat.complete("mana/reasoning", MESSAGES, TOOLS, run_id=run) for run in ("run-1", "run-2")]
         await asyncio.gather(*filter(None, serving))
     assert [answer.content for answer in answers] == ["answer 1", "answer 2"]
+
+
+async def test_no_failure_of_one_call_keeps_back_another():
+    trouble = [error(500)] * 3 + [error(429, retry_after="40"), error(404), error(401)]
+    async with Double(*trouble, text("fertig")) as double, OpenAIChat(double.url, timeout_s=5) as chat:
+        for asked in range(len(trouble)):
+            with pytest.raises(ChatError):
+                await chat.complete("m", MESSAGES, TOOLS, run_id="r")
+            assert len(double.requests) == asked + 1, "asked once, and not again"
+        assert (await chat.complete("m", MESSAGES, TOOLS, run_id="r")).content == "fertig"
+
+
+async def test_no_more_calls_than_places_are_under_way():
+    most = under_way = 0
+
+    class Counting(Double):
+        async def serve(self, *given: Any) -> bool:
+            nonlocal most, under_way
+            under_way += 1
+            most = max(most, under_way)
+            try:
+                return await super().serve(*given)
+            finally:
+                under_way -= 1
+
+    counting = Counting(Reply(body=text("t").body, pause_s=0.05))
+    async with counting as double, OpenAIChat(double.url, connections=2) as chat:
+        await asyncio.gather(*(chat.complete("m", MESSAGES, [], run_id="r") for _ in range(6)))
+    assert (most, len(double.requests)) == (2, 6)
+
+
+async def test_each_call_has_a_connection_of_its_own():
+    connections = 0
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connections
+        connections += 1
+        try:
+            while head := await reader.readuntil(b"\r\n\r\n"):
+                await reader.readexactly(int(head.lower().partition(b"content-length:")[2].partition(b"\r\n")[0]))
+                body = text("t").body
+                writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body))
+        except asyncio.IncompleteReadError:
+            writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with server, OpenAIChat(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}") as chat:
+        for _ in range(3):
+            await chat.complete("m", MESSAGES, [], run_id="r")
+    assert connections == 3
+
+
+@pytest.mark.parametrize(
+    ("setting", "url", "key"),
+    [
+        ("PROJECTOR_LLM_BASE_URL", "model.test", ""),
+        ("PROJECTOR_LLM_BASE_URL", "http://user:password@model.test", ""),
+        ("PROJECTOR_LLM_API_KEY", "http://model.test", "two\nlines"),
+    ],
+)
+def test_what_no_request_can_be_made_with_is_found_at_the_start(setting: str, url: str, key: str):
+    with pytest.raises(ConfigError, match=setting) as caught:
+        OpenAIChat(url, api_key=key)
+    assert "password@" not in str(caught.value)
+    assert "lines" not in str(caught.value)

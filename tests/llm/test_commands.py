@@ -107,5 +107,5 @@ async def test_reload_and_health_speak_to_the_running_service(monkeypatch):
         monkeypatch.setenv("PROJECTOR_SERVICE_KEY", "another")
         with pytest.raises(ConfigError, match="401"):
             await asyncio.to_thread(printed, "health", "--url", client.url)
-    with pytest.raises(ConfigError, match="ConnectError"):
+    with pytest.raises(ConfigError, match="ClientConnectorError"):
         await asyncio.to_thread(printed, "health", "--url", client.url)

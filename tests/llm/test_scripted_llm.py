@@ -4,7 +4,7 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator
 
-import httpx2
+import aiohttp
 import pytest
 import uvicorn
 
@@ -45,10 +45,11 @@ async def test_it_calls_two_tools_first_and_closes_with_a_text_that_owns_up(scri
 
 
 async def test_it_counts_the_requests_of_each_run(scripted):
-    async with OpenAIChat(scripted) as chat, httpx2.AsyncClient() as http:
+    async with OpenAIChat(scripted) as chat, aiohttp.ClientSession() as http:
         for run_id in ("r1", "r1", "r2"):
             await chat.complete("m", OPENING, SCHEMAS, run_id=run_id)
-        assert (await http.get(f"{scripted}/calls")).json() == {"total": 3, "runs": {"r1": 2, "r2": 1}}
+        async with http.get(f"{scripted}/calls") as told:
+            assert await told.json() == {"total": 3, "runs": {"r1": 2, "r2": 1}}
 
 
 def test_it_keeps_to_the_tools_that_are_offered():

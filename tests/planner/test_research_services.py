@@ -1,8 +1,12 @@
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
 import pytest
 
 from projector.errors import ResearchRefusedError, ResearchUnavailableError
+from projector.llm.transport import HTTPTransport
 from projector.planner.guardrails import MAX_INPUT_UNITS
 from projector.planner.inputs.sizes import units
 from projector.planner.mission import mission_of
@@ -17,8 +21,17 @@ from tests.planner.research_double import KEY, ResearchDouble
 SLOW_S = 0.2
 
 
+@asynccontextmanager
+async def _client() -> AsyncIterator[HTTPTransport]:
+    client = http_client()
+    try:
+        yield client
+    finally:
+        await client.close()
+
+
 async def post(reply: Reply, *, base: str = "") -> dict:
-    async with Double(reply) as double, http_client() as client:
+    async with Double(reply) as double, _client() as client:
         service = Service(client, base or double.url + "/", KEY)
         return await service.post("/x", {"query": "q"}, user_id="Ünal", timeout_s=SLOW_S)
 
@@ -57,7 +70,7 @@ async def test_nobody_there_is_unavailable():
 
 
 async def test_a_task_belongs_to_its_user_and_submitting_it_twice_makes_one():
-    async with ResearchDouble(statuses=["running", "completed"]) as double, http_client() as client:
+    async with ResearchDouble(statuses=["running", "completed"]) as double, _client() as client:
         deep = DeepResearch(Service(client, double.url, KEY))
         first, second = [await deep.submit("q", "openai-deep-research", user_id="Ünal", key="k") for _ in range(2)]
         assert (first, second, len(double.tasks)) == ("task/1", "task/1", 1)

@@ -202,7 +202,7 @@ async def test_a_budget_counts_what_failed_runs_spent(world: World):
     [
         (error(429, {"detail": {"kind": "rate_limit", "message": "slow"}}), "429"),
         (error(500), "500"),
-        (Reply(body=text("t").body, pause_s=20), "did not answer"),
+        (Reply(body=text("t").body, pause_s=20), "within 0.5 s"),
         (Reply(body=b"{"), "no JSON"),
         (text("x" * 3_000_000), "longer than"),
     ],

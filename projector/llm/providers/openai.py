@@ -39,29 +39,21 @@ class OpenAIWire:
         answer = json_object(body)
         if answer is None:
             raise AnswerFormatError("the answer is no JSON object", status=200)
-        if (error := answer.get("error")) is not None:
-            raise _error(error, 200, {})
-        choices = answer.get("choices")
-        if not isinstance(choices, list) or not choices:
-            raise AnswerFormatError("the answer has no choices", status=200)
-        for choice in choices:
-            message = choice.get("message") if isinstance(choice, dict) else None
-            if not isinstance(message, dict):
-                raise AnswerFormatError("the answer has a choice without a message", status=200)
-            if not _has_form(message.get("tool_calls")):
-                raise AnswerFormatError("the answer has a tool call without a function's name", status=200)
-            finish = choice.get("finish_reason")
-            if finish == "error":
-                raise UpstreamError("the answer ends with an error", status=200)
-            if finish == "content_filter" and not message.get("content") and not message.get("tool_calls"):
-                raise BlockedError("the content policy left nothing of the answer", status=200)
+        try:
+            _check(answer)
+        except RouteError as error:
+            error.usage = answer.get("usage")
+            raise
         return answer
 
     def reader(self) -> Reader:
         return _Reader()
 
     def refusal(self, status: int, headers: Mapping[str, str], body: bytes) -> RouteError:
-        answer = json_object(body) or {}
+        answer = json_object(body)
+        if answer is None:
+            # Of a proxy on the way, as a rule.
+            return _error(body.decode("utf-8", "replace"), status, headers)
         return _error(answer.get("error") or answer.get("detail"), status, headers)
 
     def lacks(self, body: Body) -> bool:
@@ -82,6 +74,26 @@ class OpenAIWire:
         if key:
             headers["authorization"] = f"Bearer {key}"
         return headers
+
+
+def _check(answer: Body) -> None:
+    """Raises what an answer that is none means."""
+    if (error := answer.get("error")) is not None:
+        raise _error(error, 200, {})
+    choices = answer.get("choices")
+    if not isinstance(choices, list) or not choices:
+        raise AnswerFormatError("the answer has no choices", status=200)
+    for choice in choices:
+        message = choice.get("message") if isinstance(choice, dict) else None
+        if not isinstance(message, dict):
+            raise AnswerFormatError("the answer has a choice without a message", status=200)
+        if not _has_form(message.get("tool_calls")):
+            raise AnswerFormatError("the answer has a tool call without a function's name", status=200)
+        finish = choice.get("finish_reason")
+        if finish == "error":
+            raise UpstreamError("the answer ends with an error", status=200)
+        if finish == "content_filter" and not message.get("content") and not message.get("tool_calls"):
+            raise BlockedError("the content policy left nothing of the answer", status=200)
 
 
 def _has_form(calls: Any) -> bool:
@@ -132,7 +144,8 @@ def _error(error: Any, status: int, headers: Mapping[str, str]) -> RouteError:
     if not isinstance(error, dict):
         error = {"message": error if isinstance(error, str) else ""}
     code = error.get("code")
-    name = safe(code if isinstance(code, str) and not code.isdecimal() else None) or safe(error.get("type"))
+    name = safe(code if isinstance(code, str) and not code.isdecimal() else None)
+    name = name or safe(error.get("type") or error.get("kind"))
     if status == 200:
         status = as_status(code, _CODES.get(name, 502))
     inner = error.get("innererror")

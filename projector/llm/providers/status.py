@@ -63,8 +63,7 @@ def status_error(
         upstream_code=code,
         retry_after=retry_after(headers),
         request_id=safe(headers.get("x-request-id") or headers.get("request-id")),
-        # A refused key may be quoted there.
-        detail="" if kind is ProviderAuthError else " ".join(detail.split()),
+        detail=" ".join(detail.split()),
     )
 
 

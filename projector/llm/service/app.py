@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import random
 import re
 import time
@@ -21,6 +20,7 @@ from projector import __version__, metrics
 from projector.config import Settings
 from projector.errors import AliasConfigError, RouteError
 from projector.llm.breaker import ProviderState
+from projector.llm.patience import Patience
 from projector.llm.router import LLMRouter, Stream
 from projector.llm.service.answers import json_response, refusal, route_error, route_error_response, served
 from projector.llm.service.door import Key, Rate
@@ -111,7 +111,7 @@ class Service:
             return _refused(429, "busy", "rate_limit", "too many calls at once", retry_after=1.0)
         with self._counted():
             try:
-                async with asyncio.timeout(LONGEST_READ_S):
+                async with Patience(LONGEST_READ_S):
                     data = await request.read()
             except TimeoutError:
                 return _refused(408, "slow", "bad_request", f"the body did not come within {LONGEST_READ_S:g} s")
@@ -254,7 +254,7 @@ def _cut(request: web.Request) -> None:
 
 
 async def _write(response: web.StreamResponse, data: bytes) -> None:
-    async with asyncio.timeout(LONGEST_WRITE_S):
+    async with Patience(LONGEST_WRITE_S):
         await response.write(data)
 
 
