@@ -46,7 +46,7 @@ def start(
     if source not in (None, "topics", "log"):
         raise ConfigError(f"--source {source} is neither topics nor log", "leave it out, or choose one of the two")
     settings = load_settings()
-    collector.relax()
+    collector.relax(collector.FILL)
     for view in chosen(views):
         done = asyncio.run(
             rebuild.start(settings, view, replace=yes, workers=workers, source=source, report=_report(as_json))

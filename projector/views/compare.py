@@ -16,7 +16,7 @@ from projector.errors import HiddenRowsError
 from projector.log.change import BadChange, Change, decode
 from projector.sql import query
 from projector.sql.connection import connect
-from projector.views.declared import IDENTITY, Identity, View
+from projector.views.declared import COMMON, IDENTITY, PLACE, Identity, View
 from projector.views.jsondiff import Found, absent
 from projector.views.reading import reading_of
 from projector.views.reload import LOG_VALUE
@@ -209,7 +209,7 @@ class Comparison:
         )
         joined = sql.SQL(query("views/verify")).format(
             chosen=sql.SQL(query(f"views/verify_scope_{place}")),
-            fold=sql.SQL(query(self.view.log_fold.query)),
+            fold=log_fold(self.view),
             folded=_document({name: folded for name, (_, folded) in self._columns.items()}),
             serving=serving,
             identity=identity,
@@ -217,11 +217,20 @@ class Comparison:
         return joined + text.format(identity=identity)
 
 
+def log_fold(view: View) -> sql.Composable:
+    """The statement that folds the rows of `chosen`."""
+    fold = sql.SQL(query(view.log_fold.query))
+    if view.log_fold.after is None:
+        return fold
+    before = sql.SQL(query(view.log_fold.after))
+    return sql.SQL("with records as materialized ({}) select * from ({}) as folded").format(before, fold)
+
+
 def _columns(view: View) -> dict[str, tuple[sql.Composable, sql.Composable]]:
     """For each column that is compared, the expression for a row `kept`, and that for a row `folded` of the fold."""
     found: dict[str, tuple[sql.Composable, sql.Composable]] = {}
     for name, kind in view.all_columns.items():
-        if name in view.log_fold.columns:
+        if name in COMMON and name not in PLACE:
             found[name] = _of_row(name, kind), sql.Identifier("folded", name)
     for column in view.columns:
         if column.field is not None:

@@ -34,6 +34,8 @@ COMMON: dict[LiteralString, LiteralString] = {
     "record": "jsonb",
     "state": "jsonb",
 }
+PLACE = ("source", "source_lsn")
+"""Of these, what only the topics tell: where in the log a row's newest change was published from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,19 +54,18 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class LogFold:
-    """The fold of a view a second time, in SQL: the query that `verify` asks, and the columns that it gives.
+    """The fold of a view a second time, in SQL: the query that `verify` asks.
 
-    It folds the rows of `chosen`, rows of sync_changes, and gives one row for each record, with those of `IDENTITY`.
+    It folds the rows of `chosen`, rows of sync_changes, and gives one row for each record, with the columns of
+    `IDENTITY` and of `COMMON` but for `PLACE`. When it needs the same rows folded as records, `after` is the query that
+    does so; its rows are `records`.
     """
 
     query: LiteralString
-    columns: tuple[LiteralString, ...]
+    after: LiteralString | None = None
 
 
-RECORD_LOG_FOLD = LogFold(
-    "views/fold",
-    ("record", "deleted", "deleted_at", "complete", "space_id", "last_applied_at", "updated_at", "state"),
-)
+RECORD_LOG_FOLD = LogFold("views/fold")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -172,7 +173,7 @@ MISSION_ITERATIONS = View(
     key=("user_id", None, None, "mission_id"),
     sources=MISSIONS.sources,
     fold=ITERATIONS_FOLD,
-    log_fold=LogFold("views/fold_iterations", ("record", "deleted", "complete")),
+    log_fold=LogFold("views/fold_iterations", after=RECORD_LOG_FOLD.query),
 )
 
 RECORDS = View(

@@ -23,7 +23,7 @@ from projector.logging import configure
 from projector.views.declared import VIEWS, View
 from projector.views.positions import Partition
 from projector.views.progress import Tell
-from projector.views.spare import open_spare
+from projector.views.spare import fill_spare
 
 
 async def fill_in_process(
@@ -74,15 +74,7 @@ async def fill_in_process(
 async def _work(settings: Settings, task: dict[str, Any]) -> None:
     view = VIEWS[task["view"]]
     ends = {Partition(topic, partition): end for topic, partition, end in task["ends"]}
-    async with open_spare(
-        settings,
-        view,
-        tell=_tell,
-        partitions=list(ends),
-        empty=task["empty"],
-        keep_letters=task["keep_letters"],
-    ) as spare:
-        await spare.fill(ends)
+    await fill_spare(settings, view, ends, empty=task["empty"], keep_letters=task["keep_letters"], tell=_tell)
 
 
 def _tell(events: int, changes: int) -> None:
@@ -106,7 +98,7 @@ def main() -> int:
     settings = load_settings()
     configure(settings, "rebuild")
     task = orjson.loads(sys.stdin.buffer.readline())
-    collector.relax()
+    collector.relax(collector.FILL)
     Thread(target=_end_with_stdin, daemon=True).start()
     try:
         asyncio.run(_work(settings, task))

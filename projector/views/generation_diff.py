@@ -8,7 +8,7 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
-from projector.views.declared import View
+from projector.views.declared import PLACE, View
 from projector.views.store import table_of
 
 EXAMPLES = 20
@@ -41,7 +41,7 @@ async def compare(
     which a row folded from the table of the log cannot know.
     """
     keys = [sql.Identifier(name) for name in view.key_columns]
-    left_out = ("source", "source_lsn") if without_places else ()
+    left_out = PLACE if without_places else ()
     columns = sql.SQL(", ").join(sql.Identifier(name) for name in view.all_columns if name not in left_out)
     statement = sql.SQL(
         "with joined as (select {keys}, serving, rebuilt from {serving} as serving"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from projector.views import differences
 from projector.views.jsondiff import Found, JsonPath, absent, first_difference
 
 # What people see of an iteration comes before what follows from it.
@@ -11,13 +12,38 @@ _PARTS = ("iteration", "shown", "broughtBy", "changedBy")
 
 
 def first_in_rows(row: dict[str, Any], folded: dict[str, Any]) -> Found | None:
-    """The path is `record.iterations.ID.iteration.FIELD`, or `….plan.STEP.FIELD` below it.
+    """The path is `record.iterations.ID.iteration.FIELD`, or `….plan.STEP.FIELD` below it; else as of other views.
 
     Only where the order of two lists differs, or a list of the row cannot be read by ids, it has places.
     """
     one, other = row["record"], folded["record"]
     found = _first(one, other, ("record",), "iterations", lambda entry: entry["iteration"]["id"], _first_in_entries)
-    return found or first_difference(row, folded)
+    return found or differences.first_in_rows(_by_stamp(row), _by_stamp(folded))
+
+
+def _by_stamp(document: dict[str, Any]) -> dict[str, Any]:
+    """With the stamps of rows in place of their numbers, of which one row more or less moves all others."""
+    state = document["state"]
+    try:
+        items = {key: _stamped(item, state["o"]) for key, item in state["e"].items()}
+    except (AttributeError, IndexError, KeyError, TypeError):
+        return document
+    return {**document, "state": {**state, "e": items}}
+
+
+def _stamped(item: dict[str, Any], rows: list[Any]) -> dict[str, Any]:
+    def one(entry: list[Any]) -> list[Any]:
+        return [rows[entry[0]], *entry[1:]]
+
+    changed = {"b": rows[item["b"]]}
+    changed |= {name: one(item[name]) for name in ("s", "p") if name in item}
+    if "1" in item:
+        changed["1"] = {name: one(entry) for name, entry in item["1"].items()}
+    if "f" in item:
+        changed["f"] = {name: [one(entry) for entry in entries] for name, entries in item["f"].items()}
+    if "t" in item:
+        changed["t"] = {key: _stamped(step, rows) for key, step in item["t"].items()}
+    return {**item, **changed}
 
 
 def _first_in_entries(one: dict[str, Any], other: dict[str, Any], path: JsonPath) -> Found | None:

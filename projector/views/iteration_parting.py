@@ -34,6 +34,8 @@ def part(state: IterationsState | None, changes: Sequence[Change], path: Path = 
     match path:
         case ("record", "iterations", str(key), *rest) if rest != ["shown"]:
             return _part(held.items.get(key), [(one, _carried(one, key).get(key)) for one in changes], key, rest)
+        case ("state", "e", str(key), *_):
+            return _part(held.items.get(key), [(one, _carried(one, key).get(key)) for one in changes], key, ())
         case ("record", *_) if path[-1] != "shown":
             path = ()
     return parting.part(held.mission, changes, path, _mission)

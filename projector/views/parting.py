@@ -140,7 +140,7 @@ def _derived_from(changes: Sequence[Change], log: State, path: Path) -> str | No
             return _winner(log, DELETED_AT) or (None if log.insert is None else log.insert.change_id)
         case ("complete", *_):
             return next((one.id for one in changes if one.op == "insert" and not one.data_is_null), None)
-        case ("last_applied_at", *_):
+        case ("last_applied_at", *_) | ("state", "n"):
             return max(changes, key=lambda one: (one.created_at_us, one.id)).id if changes else None
         case ("updated_at", *_) if log.writes:
             return max(log.writes.values(), key=lambda write: write[:3]).change_id

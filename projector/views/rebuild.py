@@ -33,7 +33,7 @@ from projector.views.generation_diff import ViewDifference, compare
 from projector.views.generations import EMPTY, FAILED, FILLING, PREVIOUS, READY, Generations
 from projector.views.positions import Partition, Positions
 from projector.views.progress import Ledger, Progress, Report, stored
-from projector.views.spare import Spare, open_spare
+from projector.views.spare import Spare, fill_spare, open_spare
 from projector.views.store import Store
 
 PARALLEL_FROM = 50_000
@@ -245,21 +245,16 @@ class _Work:
         parallel = sum(left.values()) >= PARALLEL_FROM and VIEWS.get(self.view.name) is self.view
         shares = share_out(left, workers if parallel else 1)
         async with stored(self.settings, ledger):
-            if len(shares) == 1:
-                async with open_spare(
-                    self.settings, self.view, tell=ledger.teller(0), empty=empty, keep_letters=letters
-                ) as spare:
-                    await spare.fill(ends)
-                return
             try:
                 async with TaskGroup() as tasks:
                     for number, share in enumerate(shares):
-                        its_ends = {partition: ends[partition] for partition in share}
+                        # The first one here: a process costs a second before it reads anything.
+                        fill = fill_in_process if number else fill_spare
                         tasks.create_task(
-                            fill_in_process(
+                            fill(
                                 self.settings,
                                 self.view,
-                                its_ends,
+                                {partition: ends[partition] for partition in share},
                                 empty=empty,
                                 keep_letters=letters,
                                 tell=ledger.teller(number),

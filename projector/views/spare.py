@@ -67,3 +67,14 @@ async def open_spare(
         consumer.assign([TopicPartition(*partition) for partition in chosen])
         await kafka.check_range(consumer, positions.name, await engine.open(chosen))
         yield Spare(engine, Filler(engine, consumer, tell))
+
+
+async def fill_spare(
+    settings: Settings, view: View, ends: Mapping[Partition, int], *, empty: bool, keep_letters: bool, tell: Tell
+) -> None:
+    """Opens the partitions of `ends` and fills them; raises as `open_spare`."""
+    partitions = list(ends)
+    async with open_spare(
+        settings, view, tell=tell, partitions=partitions, empty=empty, keep_letters=keep_letters
+    ) as spare:
+        await spare.fill(ends)

@@ -6,12 +6,13 @@ import random
 
 import orjson
 import pytest
+from psycopg import sql
 
 from projector.fold.iterations import IterationsState, apply, as_record
 from projector.fold.iterations_codec import dump
 from projector.log.change import decode
-from projector.sql import query
 from projector.sql.connection import connect
+from projector.views.compare import log_fold
 from projector.views.consume import consume
 from projector.views.declared import MISSION_ITERATIONS
 from projector.views.jsondiff import first_difference
@@ -22,7 +23,9 @@ from tests.fold.histories import DATA, HISTORIES
 from tests.fold.iterations import array
 from tests.views.log import at, early_deletes, row, value_of
 
-CHOSEN = "with chosen as (select * from sync_changes where table_name = 'aiMissions') select * from ({}) as folded"
+CHOSEN = sql.SQL(
+    "with chosen as (select * from sync_changes where table_name = 'aiMissions') select * from ({}) as folded"
+)
 STAMPS = [at(1), at(2), at(3), {"at": at(2), "actor": {}}, "", "soon", None]
 
 
@@ -57,6 +60,8 @@ def history(chance, mission_id):
         one = row(op, mission_id, chance.randint(1, 4), data, chance.randint(1, 4))
         if chance.random() < 0.4:
             one["field_meta"] = {key: chance.choice(STAMPS) for key in data if chance.random() < 0.8}
+        if chance.random() < 0.2:
+            one["space_id"] = chance.choice(["s1", "s2"])
         yield one
 
 
@@ -85,12 +90,15 @@ def by_program(rows):
     shown = {}
     for key, state in states_of(rows).items():
         record = as_record(state)
-        shown[key] = [record.fields, record.deleted, record.complete, orjson.loads(orjson.dumps(dump(state)["w"]))]
+        shown[key] = [
+            *(record.fields, record.deleted, record.deleted_at_us, record.complete, record.space_id),
+            *(state.newest_us, record.updated_at_us, orjson.loads(orjson.dumps(dump(state)))),
+        ]
     return shown
 
 
 async def by_sql(log):
-    cursor = await log.admin.execute(CHOSEN.format(query("views/fold_iterations")))
+    cursor = await log.admin.execute(CHOSEN.format(log_fold(MISSION_ITERATIONS)))
     return {(user, record_id): list(rest) for user, _, _, record_id, *rest in await cursor.fetchall()}
 
 

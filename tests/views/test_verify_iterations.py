@@ -28,7 +28,7 @@ ANSWERED = {
 }
 SECOND = {"id": "i2", "startedAt": at(3), "overallStatus": "running", "currentPhase": "calling-llm"}
 MADE = row("insert", "m1", 1, {"title": "t", "iterations": [RUNNING], "createdAt": at(1)})
-PLANNED = row("update", "m1", 2, {"iterations": [STAGED]})
+PLANNED = row("update", "m1", 2, {"iterations": [STAGED]}, space_id="s1")
 DECIDED = row("update", "m1", 3, {"iterations": [ANSWERED, SECOND]})
 STALE = row("update", "m1", 4, {"title": "u", "iterations": [STAGED]})
 OTHER = row("insert", "m2", 5, {"iterations": [{"id": "j1", "overallStatus": "running"}], "createdAt": at(5)})
@@ -79,7 +79,26 @@ FAULTS = [
      "record.iterations[0].id", None),
     ("deleted = true", "deleted", MADE),
     ("complete = false", "complete", MADE),
-    # what the state says, and the record after it
+    ("deleted_at = '2026-06-01T10:00:02Z'", "deleted_at", MADE),
+    ("space_id = 's2'", "space_id", PLANNED),
+    ("last_applied_at = '2026-06-01T10:00:02Z'", "last_applied_at", STALE),
+    ("updated_at = null", "updated_at", STALE),
+    # what the state says, of the mission and of an iteration, where nothing of it shows
+    (put("w,0,2", 5, "state"), "writes.iterations.instant", STALE),
+    (put("i,0", 5, "state"), "state.i[0]", MADE),
+    ("state = state - 'c'", "state.c", MADE),
+    (put("s,2", "s2", "state"), "state.s[2]", PLANNED),
+    (put("n", 5, "state"), "state.n", MADE),
+    (put("n", 1 << 60, "state"), "state.n", STALE),
+    (put("o,0,0", 5, "state"), "state.e.i1.b[0]", MADE),
+    (put("o,2,2", "another", "state"), "state.e.i1.f.plan[0][0][2]", DECIDED),
+    (put("e,i1,b", 1, "state"), "state.e.i1.b[0]", MADE),
+    (put("e,i1,f,summary,0,1", "two", "state"), "state.e.i1.f.summary[0][1]", PLANNED),
+    (put("e,i1,t,s1,1,proposalId,1", "p2", "state"), "state.e.i1.t.s1.1.proposalId[1]", DECIDED),
+    ("state = state #- '{e,i1,t,s2}'", "state.e.i1.t.s2", DECIDED),
+    ("state = state #- '{e,i1,f,userFeedback}'", "state.e.i1.f.userFeedback", DECIDED),
+    (put("e,i9", {"b": 0}, "state"), "state.e.i9", MADE),
+    # the record after the state
     (f"{put('iterations,0,iteration,overallStatus', 'odd')}, {put('e,i1,s,1', 'odd', 'state')}",
      f"{FIRST}.iteration.overallStatus", DECIDED),
     ("record = record #- '{iterations,0,iteration,userFeedback}', state = state #- '{e,i1,f,userFeedback}'",

@@ -1,78 +1,40 @@
 -- The fold of the iterations of missions by SQL, one row for each mission: what `verify` holds against their view.
--- It follows the written rules, not the engine's code; only the log's own columns go in.
+-- It follows the written rules, not the engine's code; only the log's own columns go in, and `records`, the fold of the
+-- same rows as records (fold.sql), for what the view keeps of a mission beside its iterations.
 -- What belongs together is brought together by grouping: a join of parts without statistics goes through all pairs.
-with admitted as materialized (
-    -- what the engine would not call a dead letter
-    select dense_rank() over (order by user_id, app_id, table_name, record_id) as mission,
-           user_id, app_id, table_name, record_id, op, created_at, id,
-           coalesce(jsonb_typeof(data) = 'object', false) as has_data,
-           coalesce(jsonb_typeof(data -> 'deletedAt') = 'string' and data ->> 'deletedAt' <> '', false) as names_time,
-           case when jsonb_typeof(data) = 'object' then data else '{}' end as data,
-           case when jsonb_typeof(field_meta) = 'object' then field_meta else '{}' end as field_meta,
-           case when op = 'insert' then
-               coalesce(mana_ai.fold_stamp(data -> 'updatedAt'), mana_ai.fold_stamp(data -> 'createdAt'))
-           end as row_instant,
-           array[to_char(created_at at time zone 'UTC', 'YYYYMMDDHH24MISSUS'), id::text] collate "C" as moment,
-           -- a device makes a record of any insert, and of an update with a stamp
-           case op
-               when 'insert' then true
-               when 'update' then jsonb_typeof(data) = 'object' and data ?| array(
-                   select jsonb_object_keys(case when jsonb_typeof(field_meta) = 'object' then field_meta else '{}' end))
-           end as makes
-    from chosen
-    where user_id <> ''
-      and schema_version <= 1
-      and (data is null or jsonb_typeof(data) in ('object', 'null'))
+with missions as materialized (
+    select dense_rank() over (order by user_id, app_id, table_name, record_id) as mission, * from records
 ),
-histories as materialized (
-    select *, coalesce(entombed > greatest(inserted, made, '{}'), false) as tombstone
-    from (
-        select mission, user_id, app_id, table_name, record_id,
-               bool_or(op = 'insert' and has_data) as complete,
-               min(moment) filter (where makes) as made,
-               max(moment) filter (where op = 'insert') as inserted,
-               max(moment) filter (where op = 'delete' and not names_time) as entombed
-        from admitted
-        group by mission, user_id, app_id, table_name, record_id
-    ) as grouped
-),
--- A device passes over a delete of a record that is not made yet; it counts while nothing makes the record.
-deletes as materialized (
-    select mission, d.created_at, d.id, d.data -> 'deletedAt' as value, h.made is null as early
-    from admitted d
-    join histories h using (mission)
-    where d.op = 'delete' and d.names_time and (h.made is null or d.moment > h.made)
+-- Of what was written to a mission, the array of iterations and the time of its deletion.
+mission_writes as materialized (
+    select mission, w.nr, w.write, w.write -> 0 = '["iterations"]' as is_array
+    from missions
+    cross join lateral jsonb_array_elements(state -> 'w') with ordinality as w (write, nr)
+    where w.write -> 0 = '["iterations"]' or w.write #>> '{0,0}' = 'deletedAt'
 ),
 writes as materialized (
-    -- place 1 is the one that wins its path, among the early deletes or the other writes
-    select *, row_number() over (
-               partition by mission, path, early order by instant desc nulls last, created_at desc, id desc) as place
-    from (
-        select a.mission, a.created_at, a.id,
-               case when a.op = 'update' then mana_ai.fold_path(field.key) else array[field.key] end as path,
-               field.value,
-               coalesce(mana_ai.fold_stamp(a.field_meta -> field.key), a.row_instant) as instant,
-               false as early
-        from admitted a
-        cross join lateral jsonb_each(a.data) as field
-        where a.op in ('insert', 'update')
-          and (starts_with(field.key, 'iterations') or starts_with(field.key, 'deletedAt'))
-        union all
-        select mission, created_at, id, array['deletedAt'], value, mana_ai.fold_stamp(value), early
-        from deletes
-    ) as every
-    where path = array['iterations'] or path[1] = 'deletedAt'
+    select m.mission, c.created_at, c.id, c.data -> 'iterations' as value, w.write is not null as newest,
+           coalesce(
+               mana_ai.fold_stamp(c.field_meta -> 'iterations'),
+               case when c.op = 'insert' then
+                   coalesce(mana_ai.fold_stamp(c.data -> 'updatedAt'), mana_ai.fold_stamp(c.data -> 'createdAt'))
+               end) as instant
+    from chosen c
+    join missions m using (user_id, app_id, table_name, record_id)
+    left join mission_writes w on w.mission = m.mission and w.is_array and w.write ->> 4 = c.id::text
+    where c.op in ('insert', 'update')
+      and c.schema_version <= 1
+      and jsonb_typeof(c.data) = 'object' and c.data ? 'iterations'
 ),
 iterations as materialized (
     -- the objects among the last 5000 elements of an array; of repeated ids the last
     select *, dense_rank() over (partition by mission order by iteration collate "C") as rank
     from (select distinct on (w.id, e.element ->> 'id')
-           w.mission, w.created_at, w.id, w.instant, w.place = 1 as newest, e.element ->> 'id' as iteration, e.element
+           w.mission, w.created_at, w.id, w.instant, w.newest, e.element ->> 'id' as iteration, e.element
     from writes w
     cross join lateral jsonb_array_elements(case when jsonb_typeof(w.value) = 'array' then w.value else '[]' end)
         with ordinality as e (element, nr)
-    where w.path = array['iterations']
-      and e.nr > jsonb_array_length(w.value) - 5000
+    where e.nr > jsonb_array_length(w.value) - 5000
       and jsonb_typeof(e.element -> 'id') = 'string' and e.element ->> 'id' <> ''
     order by w.id, e.element ->> 'id', e.nr desc) as every
 ),
@@ -146,7 +108,7 @@ fields as materialized (
 ),
 statuses as materialized (
     select distinct on (mission, iteration, step)
-           mission, iteration, step, created_at, id, status_name as name, element -> status_name as value
+           mission, iteration, step, created_at, id, instant, status_name as name, element -> status_name as value
     from items
     where jsonb_typeof(element -> status_name) = 'string' and element ->> status_name <> ''
     order by mission, iteration, step,
@@ -158,25 +120,28 @@ statuses as materialized (
 ),
 texts_that_stay as materialized (
     select distinct on (mission, iteration, step)
-           mission, iteration, step, created_at, id, once_name as name, element -> once_name as value
+           mission, iteration, step, created_at, id, instant, once_name as name, element -> once_name as value
     from items
     where jsonb_typeof(element -> once_name) = 'string' and element ->> once_name <> ''
     order by mission, iteration, step, created_at, id
 ),
 births as materialized (
     select distinct on (mission, iteration, step)
-           mission, iteration, step, created_at, id, to_jsonb(case when step = '' then iteration else step end) as value
+           mission, iteration, step, created_at, id, instant, to_jsonb(case when step = '' then iteration else step end) as value
     from items
     order by mission, iteration, step, created_at, id
 ),
+-- Of an iteration that runs.
 phases as materialized (
-    select distinct on (i.mission, i.iteration) i.mission, i.iteration, i.created_at, i.id, f.value
+    select distinct on (i.mission, i.iteration) i.mission, i.iteration, i.created_at, i.id, i.instant, f.value
     from iterations i
+    left join statuses s on s.mission = i.mission and s.iteration = i.iteration and s.step = ''
     cross join lateral (
         select jsonb_object_agg(key, value) as value from jsonb_each(i.element)
         where key in ('currentPhase', 'phaseStartedAt', 'phaseDetail')
     ) as f
     where i.rank <= 5000 and f.value is not null
+      and (s.value is null or s.value #>> '{}' <> all (array['awaiting-review', 'failed', 'rejected', 'approved']))
     order by i.mission, i.iteration, i.instant desc nulls last, i.created_at desc, i.id desc
 ),
 facts as (
@@ -202,8 +167,6 @@ objects as (
                filter (where kind in ('field', 'status', 'birth') and visible) as last
     from (
         select *, step <> '' or case
-                   when kind = 'phase' then
-                       coalesce(status not in ('awaiting-review', 'failed', 'rejected', 'approved'), true)
                    when name = 'cancelRequested' then status is not distinct from 'running'
                    when name = 'errorDetails' then status is not distinct from 'failed'
                    else true end as visible
@@ -242,31 +205,74 @@ lists as materialized (
 newest_ids as materialized (
     select mission, jsonb_agg(iteration order by iteration collate "C") as ids from iterations where newest group by mission
 ),
-kept_writes as materialized (
-    select mission,
-           jsonb_agg(
-               jsonb_build_array(
-                   to_jsonb(path), value, instant, (extract(epoch from created_at) * 1000000)::bigint, id::text)
-               order by path collate "C") filter (where not early) as writes,
-           coalesce((array_agg(jsonb_typeof(value) = 'string' and value <> '""'
-               order by instant desc nulls last, created_at desc, id desc)
-               filter (where path = array['deletedAt']))[1], false) as deleted
+-- Everything that is remembered, with the number that the row it came from has in the state.
+remembered as materialized (
+    select *, dense_rank() over (partition by mission order by instant nulls first, created_at, id) - 1 as source
     from (
-        select w.mission, w.path, w.early, w.instant, w.created_at, w.id,
-               case when w.path = array['iterations'] then
-                        case when jsonb_typeof(w.value) = 'array' then coalesce(n.ids, '[]') else 'null' end
-                    else w.value end as value
-        from writes w
-        left join newest_ids n on n.mission = w.mission
-        where w.place = 1
+        select 'b' as kind, mission, iteration, step, created_at, id, instant, '' as name, null as value, 0 as nr
+        from births
+        union all select 's', mission, iteration, step, created_at, id, instant, '', value, 0 from statuses
+        union all select '1', mission, iteration, step, created_at, id, instant, name, value, 0 from texts_that_stay
+        union all select 'p', mission, iteration, '', created_at, id, instant, '', value, 0 from phases
+        union all select 'f', mission, iteration, step, created_at, id, instant, name, value, value_nr
+        from kept where name_nr <= 64 and value_nr <= 64
+    ) as every
+),
+dumped_items as (
+    select mission, iteration, step,
+           jsonb_object_agg(kind, case when kind in ('1', 'f') then by_name else of_all end) as item
+    from (
+        select mission, iteration, step, kind, jsonb_object_agg(name, dump) as by_name, jsonb_agg(dump) -> 0 as of_all
+        from (
+            select mission, iteration, step, kind, name,
+                   case kind when 'b' then to_jsonb(min(source))
+                             when 'f' then jsonb_agg(jsonb_build_array(source, value) order by nr)
+                             else jsonb_agg(jsonb_build_array(source, value)) -> 0 end as dump
+            from remembered
+            group by mission, iteration, step, kind, name
+        ) as named
+        group by mission, iteration, step, kind
+    ) as kinds
+    group by mission, iteration, step
+),
+dumped as materialized (
+    select mission, jsonb_object_agg(iteration, item || steps) as list
+    from (
+        select mission, iteration, jsonb_agg(item) filter (where step = '') -> 0 as item,
+               case when bool_or(step <> '')
+                    then jsonb_build_object('t', jsonb_object_agg(step, item) filter (where step <> ''))
+                    else '{}' end as steps
+        from dumped_items
+        group by mission, iteration
     ) as every
     group by mission
+),
+sources as materialized (
+    select mission,
+           jsonb_agg(jsonb_build_array(instant, (extract(epoch from created_at) * 1000000)::bigint, id::text)
+               order by source) as list
+    from (select distinct mission, source, instant, created_at, id from remembered) as every
+    group by mission
+),
+kept_writes as materialized (
+    select mission, max((write ->> 2)::bigint) as updated_us,
+           jsonb_agg(
+               case when not is_array then write
+                    when jsonb_typeof(write -> 1) = 'array' then jsonb_set(write, '{1}', coalesce(ids, '[]'))
+                    else jsonb_set(write, '{1}', 'null') end
+               order by nr) as writes
+    from mission_writes
+    left join newest_ids using (mission)
+    group by mission
 )
-select h.user_id, h.app_id, h.table_name, h.record_id,
+select m.user_id, m.app_id, m.table_name, m.record_id,
        jsonb_build_object('iterations', coalesce(l.iterations, '[]')) as record,
-       h.tombstone or coalesce(k.deleted, false) as deleted,
-       h.complete,
-       coalesce(k.writes, '[]') as writes
-from histories h
+       m.deleted, m.deleted_at, m.complete, m.space_id, m.last_applied_at,
+       k.updated_us as updated_at,
+       m.state - 'g' || jsonb_build_object(
+           'w', coalesce(k.writes, '[]'), 'o', coalesce(s.list, '[]'), 'e', coalesce(d.list, '{}')) as state
+from missions m
 left join lists l using (mission)
 left join kept_writes k using (mission)
+left join sources s using (mission)
+left join dumped d using (mission)
