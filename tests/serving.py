@@ -47,7 +47,7 @@ class Serving:
         return f"http://127.0.0.1:{self.port}"
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self._server = await asyncio.start_server(self._take, "127.0.0.1", 0)
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -56,6 +56,12 @@ class Serving:
     async def kill(self) -> None:
         """Stops listening, and drops every connection."""
         self._server.close()
+        await self._drop()
+        # Those that were being accepted.
+        await asyncio.sleep(0.01)
+        await self._drop()
+
+    async def _drop(self) -> None:
         for task in list(self._busy):
             task.cancel()
         await asyncio.gather(*self._busy, return_exceptions=True)
@@ -64,17 +70,19 @@ class Serving:
         """False when the connection is over with it."""
         raise NotImplementedError
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
+    def _take(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        def over(task: asyncio.Task[None]) -> None:
+            self._busy.discard(task)
+            # One that is cancelled may never have begun.
+            (writer.transport.abort if task.cancelled() else writer.close)()
+
+        task = asyncio.create_task(self._serve(reader, writer))
         self._busy.add(task)
+        task.add_done_callback(over)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             while await self.serve(await receive(reader), reader, writer):
                 pass
         except (ConnectionError, asyncio.IncompleteReadError):
             pass  # the client has what it wanted
-        except asyncio.CancelledError:
-            writer.transport.abort()
-        finally:
-            self._busy.discard(task)
-            writer.close()

@@ -10,6 +10,7 @@ from projector.config import Settings
 from projector.errors import ChatAnswerError, ChatError, ChatRefusedError, ChatUnavailableError, ConfigError
 from projector.llm.client import MAX_BODY_BYTES, OpenAIChat
 from tests.llm.double import Double, Reply, calls, error, text
+from tests.serving import Received, Serving
 
 MESSAGES = [{"role": "system", "content": "S"}, {"role": "user", "content": "grüße"}]
 TOOLS = [{"type": "function", "function": {"name": "create_task", "parameters": {}}}]
@@ -223,24 +224,19 @@ async def test_no_more_calls_than_places_are_under_way():
 
 
 async def test_each_call_has_a_connection_of_its_own():
-    connections = 0
+    connections = set()
 
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        nonlocal connections
-        connections += 1
-        try:
-            while head := await reader.readuntil(b"\r\n\r\n"):
-                await reader.readexactly(int(head.lower().partition(b"content-length:")[2].partition(b"\r\n")[0]))
-                body = text("t").body
-                writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body))
-        except asyncio.IncompleteReadError:
-            writer.close()
+    class Kept(Serving):
+        async def serve(self, request: Received, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+            connections.add(writer)
+            body = text("t").body
+            writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body))
+            return True
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    async with server, OpenAIChat(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}") as chat:
+    async with Kept() as kept, OpenAIChat(kept.url) as chat:
         for _ in range(3):
             await chat.complete("m", MESSAGES, [], run_id="r")
-    assert connections == 3
+    assert len(connections) == 3
 
 
 @pytest.mark.parametrize(
