@@ -19,14 +19,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
 from projector.fold.counters import Counters
 from projector.fold.stamps import Write
 
-# One encoder for all: making one costs more than most values.
-_encode = json.JSONEncoder(ensure_ascii=False).encode
 _quote = json.encoder.encode_basestring
+_NAMES = {None: "null", True: "true", False: "false"}
 
 MAX_FIELDS = 64
 MAX_VALUES = 64
@@ -195,20 +195,22 @@ def cut(entries: dict[str, Any], limit: int) -> int:
 
 
 def canonical(value: Any) -> str:
-    """One text for each value as PostgreSQL compares them: objects without an order, `1.0` the same as `1`."""
-    return _quote(value) if isinstance(value, str) else _encode(_plain(value))
+    """One text for each value, as PostgreSQL's jsonb compares and writes it.
 
-
-def _plain(value: Any) -> Any:
+    Objects without an order of their own, `1.0` the same as `1`, all digits of a number and no exponent.
+    """
+    if isinstance(value, str):
+        return _quote(value)
     if isinstance(value, dict):
         # jsonb's own order of names, so that SQL cuts the same values.
         names = sorted(value, key=lambda name: (len(name.encode()), name))
-        return {name: _plain(value[name]) for name in names}
+        return "{" + ", ".join([f"{_quote(name)}: {canonical(value[name])}" for name in names]) + "}"
     if isinstance(value, list):
-        return [_plain(item) for item in value]
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
-    return value
+        return "[" + ", ".join([canonical(item) for item in value]) + "]"
+    if isinstance(value, float):
+        digits = Decimal(repr(value))
+        return str(int(digits)) if value.is_integer() else format(digits, "f")
+    return _NAMES[value] if value is None or isinstance(value, bool) else str(value)
 
 
 def _value(write: Write, value: Any) -> dict[str, Write]:
