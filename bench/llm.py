@@ -1,12 +1,14 @@
 """What the router of language models adds to a call, against a provider that answers at once.
 
-`direct`, `bare` (a proxy that does nothing) and `through` take turns, so that noise falls on all alike. The router is
-one process with one thread that serves. At the higher rate its queue is measured too, and that of those beside it.
+`direct`, `bare` (a proxy that does nothing) and `through` take turns, so that noise falls on all alike, and `litellm`
+with them where BENCH_LITELLM names the command of that proxy. The router is one process with one thread that serves. At
+the higher rate its queue is measured too, and that of those beside it.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import random
 import signal
@@ -15,7 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from statistics import median
 
@@ -25,6 +27,7 @@ import orjson
 from bench.llm_double import WORDS
 from bench.report import Report, percentile
 from bench.usage import cpu_s, peak_mb
+from projector.embedded.ports import free_port
 
 KEY = "bench"
 RATES_PER_S = (20, 200)
@@ -32,6 +35,8 @@ SECONDS = 2
 WARM_UP = 20
 STREAMS = 1000
 STREAMS_BEGUN_PER_S = 100
+LITELLM = "BENCH_LITELLM"
+LITELLM_STARTS_S = 120
 PAUSE_S = 1.0
 MESSAGES = [{"role": "user", "content": "hello " * 100}]
 _IMPORT = """
@@ -58,23 +63,26 @@ def _import_ms(modules: str, times: int) -> float:
 
 
 async def _measure(report: Report, *, rounds: int, streams: int) -> None:
-    async with (
-        _printing_its_port("bench.llm_double") as (_, double),
-        _printing_its_port("bench.llm_proxy", f"{double}/v1") as (proxy_pid, proxy),
-        _router(f"{double}/v1") as (pid, router),
-        aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as http,
-    ):
-        calls = Client(http, direct=double, bare=proxy, through=router)
+    async with AsyncExitStack() as running:
+        _, double = await running.enter_async_context(_printing_its_port("bench.llm_double"))
+        pids, urls = {}, {"direct": double}
+        proxies = {"bare": _printing_its_port("bench.llm_proxy", f"{double}/v1"), "through": _router(f"{double}/v1")}
+        if command := os.environ.get(LITELLM):
+            proxies["litellm"] = _litellm(command, f"{double}/v1")
+        for way, proxy in proxies.items():
+            pids[way], urls[way] = await running.enter_async_context(proxy)
+        http = await running.enter_async_context(aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)))
+        calls = Client(http, **urls)
         for rate in RATES_PER_S:
-            await _compare(report, "overhead", calls.answer, rate, rounds, {"bare": proxy_pid, "through": pid})
-            await _compare(report, "first_byte", calls.first_byte, rate, rounds, {"bare": proxy_pid, "through": pid})
-        await _crowd(report, calls, streams, pid)
+            await _compare(report, "overhead", calls.answer, rate, rounds, pids)
+            await _compare(report, "first_byte", calls.first_byte, rate, rounds, pids)
+        await _crowd(report, calls, streams, pids["through"])
 
 
 async def _compare(
     report: Report, name: str, ask: Callable[[str], Ask], rate: int, rounds: int, pids: Mapping[str, int]
 ) -> None:
-    times: dict[str, list[float]] = {"direct": [], "bare": [], "through": []}
+    times: dict[str, list[float]] = {"direct": [], **{way: [] for way in pids}}
     cpu: dict[str, list[float]] = {way: [] for way in pids}
     count = rate * SECONDS
     for way in tuple(times) * rounds:
@@ -84,10 +92,14 @@ async def _compare(
         if way in pids:
             cpu[way].append((cpu_s(pids[way]) - before[way]) / count * 1000)
     for percent in (50, 99):
-        direct, bare, through = (percentile(sorted(found), percent) * 1000 for found in times.values())
-        told = {"requests_per_s": rate, "direct": round(direct, 2), "bare_overhead": round(bare - direct, 2)}
-        report.add(f"{name}_p{percent}_ms", through - direct, "ms", **told)
-    report.add(f"{name}_cpu_ms", median(cpu["through"]), "ms", requests_per_s=rate, bare=round(median(cpu["bare"]), 2))
+        took = {way: percentile(sorted(found), percent) * 1000 for way, found in times.items()}
+        direct, through = took.pop("direct"), took.pop("through")
+        others = {f"{way}_overhead": round(other - direct, 2) for way, other in took.items()}
+        report.add(
+            f"{name}_p{percent}_ms", through - direct, "ms", requests_per_s=rate, direct=round(direct, 2), **others
+        )
+    per_call = {way: round(median(found), 2) for way, found in cpu.items()}
+    report.add(f"{name}_cpu_ms", per_call.pop("through"), "ms", requests_per_s=rate, **per_call)
 
 
 async def _load(ask: Ask, rate: int, count: int) -> list[float]:
@@ -206,6 +218,43 @@ async def _router(upstream: str) -> AsyncIterator[tuple[int, str]]:
             process.send_signal(signal.SIGTERM)
             await process.wait()
             log.close()
+
+
+@asynccontextmanager
+async def _litellm(command: str, upstream: str) -> AsyncIterator[tuple[int, str]]:
+    with tempfile.TemporaryDirectory(prefix="projector-bench-") as folder:
+        file = Path(folder) / "litellm.yaml"
+        file.write_text(
+            "model_list:\n"
+            f"- {{model_name: mana/x, litellm_params: {{model: openai/m, api_base: '{upstream}', api_key: bench}}}}\n"
+        )
+        port = free_port()
+        process = await asyncio.create_subprocess_exec(
+            *(command, "--config", str(file), "--host", "127.0.0.1", "--port", str(port), "--telemetry", "False"),
+            env={
+                **os.environ,
+                "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+                "LITELLM_LOG": "ERROR",
+                "LITELLM_MASTER_KEY": KEY,
+                "LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY": "true",  # on loopback, with nothing behind it
+            },
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.DEVNULL,
+        )
+        try:
+            url = f"http://127.0.0.1:{port}"
+            async with asyncio.timeout(LITELLM_STARTS_S), aiohttp.ClientSession() as http:
+                while process.returncode is None:
+                    with contextlib.suppress(aiohttp.ClientError):
+                        async with http.get(f"{url}/health/liveliness") as answer:
+                            if answer.status == 200:
+                                break
+                    await asyncio.sleep(0.2)
+            yield process.pid, url
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
 
 
 async def _port(log: Path) -> int:
