@@ -135,10 +135,9 @@ class World:
         """Somebody drops the slot while the stream is down."""
         self.kill_streams()
         self.wait_released()
-        with psycopg.connect(self.admin_url, autocommit=True) as conn:
-            # One that was killed while it connected may begin to read only now, until the server sees that it is gone.
-            with suppress(psycopg.errors.UndefinedObject):
-                drop_slot(conn, self.name)
+        # One that was killed while it connected may begin to read only now, until the server sees that it is gone.
+        with psycopg.connect(self.admin_url, autocommit=True) as conn, suppress(psycopg.errors.UndefinedObject):
+            drop_slot(conn, self.name)
 
     # Verification
 
