@@ -151,15 +151,18 @@ class World:
             await asyncio.sleep(0.1)
 
     async def _settled(self) -> bool:
+        ids = self.change_ids()
+        if {record.id for record in await self.published()} != ids or not await self._views_are_there():
+            return False
+        # Only now: what the views have not seen yet is not due for anybody.
         unfinished = "select count(*) from mana_ai.mission_runs where state in ('due', 'running', 'planned', 'held')"
         due = (
             "select count(*) from mana_ai.mission_snapshots where status = 'active' and complete and not deleted"
             " and next_run_at <= now()"
         )
-        if self.ask(unfinished)[0][0] or self.ask(due)[0][0]:
-            return False
-        if {record.id for record in await self.published()} != self.change_ids():
-            return False
+        return not self.ask(unfinished)[0][0] and not self.ask(due)[0][0] and self.change_ids() == ids
+
+    async def _views_are_there(self) -> bool:
         reached = {
             (view, topic, partition): offset
             for view, topic, partition, offset in self.ask(

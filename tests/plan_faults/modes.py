@@ -188,7 +188,7 @@ RUBBISH: tuple[Callable[[Json, int], Reply], ...] = (
     _message("no content", lambda choice: {"message": {}, "finish_reason": 17}),
     _message("content that no database takes", lambda choice: {"message": {"content": "a\0b"}}),
     _message("unknown tools", _calls(_call("rm_rf", "{}"), _call("", "{}", "c2"))),
-    _message("a name of another type", _calls(_call(17, "{}"))),
+    _message("a name of another type", _calls(_call(17, "{}")), usable=False),
     _message("a name that no database takes", _calls(_call("create\0_task", "{}"))),
     _message("arguments of other types", _calls(_call("create_task", '{"title": {"a": [1]}, "dueDate": 17}'))),
     _message("arguments are no JSON", _calls(_call("create_task", '{"title": "x'), finish="length")),
