@@ -17,10 +17,10 @@ from projector.config import Settings, load_settings
 from projector.errors import ConfigError, PlansDifferError, ReplayDiffersError, RunsRefusedError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Sequence
 
     from projector.planner.retention import Cutoffs
-    from projector.planner.runs import Connection, Result, Selection
+    from projector.planner.runs import Connection, Listed, Result, Selection, StoredStep, Whole
 
 _TIME = "2026-06-01T10:00:00Z, or 90s, 15m, 2h, 7d ago"
 Ids = Annotated[list[str] | None, typer.Argument(metavar="[RUN-ID]...")]
@@ -269,8 +269,8 @@ async def _count(settings: Settings, selection: Selection, as_json: bool) -> Non
                 _print(f"{state:<9} {count:>9}")
 
 
-async def _show(settings: Settings, run_id: UUID, content: bool, as_json: bool) -> None:
-    from projector.cli.run_text import detail_fields, details, fields, lines
+async def _read(settings: Settings, run_id: UUID, content: bool) -> tuple[Listed, Whole, Sequence[StoredStep]]:
+    """With `content` as the login may read it, and noted."""
     from projector.planner.content import with_content
     from projector.planner.runs import find, read_whole
     from projector.sql.connection import connect
@@ -280,6 +280,13 @@ async def _show(settings: Settings, run_id: UUID, content: bool, as_json: bool) 
         whole, steps = await read_whole(conn, run_id)
     if content:
         whole, steps = await with_content(settings, run.user_id, run_id, whole, steps)
+    return run, whole, steps
+
+
+async def _show(settings: Settings, run_id: UUID, content: bool, as_json: bool) -> None:
+    from projector.cli.run_text import detail_fields, details, fields, lines
+
+    run, whole, steps = await _read(settings, run_id, content)
     if as_json:
         json_line(**fields(run), **detail_fields(run, whole, steps, content=content))
     else:
@@ -287,17 +294,10 @@ async def _show(settings: Settings, run_id: UUID, content: bool, as_json: bool) 
 
 
 async def _replay(settings: Settings, run_id: UUID, content: bool, as_json: bool) -> None:
-    from projector.planner.content import with_content
     from projector.planner.plan import plan_digest
     from projector.planner.replay import replay as lead_again
-    from projector.planner.runs import find, read_whole
-    from projector.sql.connection import connect
 
-    async with await connect(settings, "projector_planner") as conn:
-        user_id = (await find(conn, run_id)).user_id
-        whole, steps = await read_whole(conn, run_id)
-    if content:
-        whole, steps = await with_content(settings, user_id, run_id, whole, steps)
+    _, whole, steps = await _read(settings, run_id, content)
     plan = await lead_again(whole, steps)
     assert whole.plan is not None, "there is none to replay otherwise"
     count = _show_differences(whole.plan, plan, content, as_json)
@@ -330,22 +330,14 @@ async def _plan(settings: Settings, user: str, mission: str, content: bool, as_j
 
 
 async def _diff(settings: Settings, one: UUID, other: UUID, content: bool, as_json: bool) -> None:
-    from projector.planner.content import with_content
-    from projector.planner.runs import find, read_whole
-    from projector.sql.connection import connect
-
     plans = []
-    async with await connect(settings, "projector_planner") as conn:
-        for run_id in (one, other):
-            user_id = (await find(conn, run_id)).user_id
-            whole, steps = await read_whole(conn, run_id)
-            if content:
-                whole, _ = await with_content(settings, user_id, run_id, whole, steps)
-            if whole.plan is None:
-                raise ConfigError(
-                    f"run {run_id} has no plan", "`projector runs list --state written` shows those that have"
-                )
-            plans.append(whole.plan)
+    for run_id in (one, other):
+        _, whole, _ = await _read(settings, run_id, content)
+        if whole.plan is None:
+            raise ConfigError(
+                f"run {run_id} has no plan", "`projector runs list --state written` shows those that have"
+            )
+        plans.append(whole.plan)
     count = _show_differences(plans[0], plans[1], content, as_json)
     if count:
         raise PlansDifferError(f"the plans differ in {count} places")

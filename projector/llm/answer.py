@@ -8,23 +8,18 @@ import orjson
 
 from projector.errors import ChatAnswerError
 from projector.llm.chat import Completion, ToolCall
+from projector.llm.providers.wire import count
 
 MAX_TOKENS = 1_000_000_000
 """More than any call costs, and little enough to be added up for ever."""
 KNOWN_FINISH = {"stop", "tool_calls", "length", "content_filter"}
 
 
-def completion_of(body: bytes) -> Completion:
-    """Raises ChatAnswerError, with what it cost, when there is no usable first choice. Missing usage is 0 tokens."""
-    try:
-        answer = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        raise ChatAnswerError(f"the endpoint's answer is no JSON: {error}") from None
-    return completion_from(answer)
-
-
 def completion_from(answer: Any) -> Completion:
-    """Of what the body holds; raises ChatAnswerError likewise."""
+    """Of what the body holds. Raises ChatAnswerError, with what it cost, when there is no usable first choice.
+
+    Missing usage is 0 tokens.
+    """
     usage = answer.get("usage") if isinstance(answer, dict) else None
     prompt, completed = token_count(usage, "prompt_tokens"), token_count(usage, "completion_tokens")
     try:
@@ -69,5 +64,4 @@ def _tool_call(call: Any) -> ToolCall:
 
 
 def token_count(usage: object, kind: str) -> int:
-    value = usage.get(kind) if isinstance(usage, dict) else None
-    return min(value, MAX_TOKENS) if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
+    return min(count(usage.get(kind)), MAX_TOKENS) if isinstance(usage, dict) else 0

@@ -132,7 +132,7 @@ class HTTPTransport:
             raise ModelTimeoutError(f"no connection within {limits.connect_s:.3g} s") from None
         except (aiohttp.ClientPayloadError, aiohttp.ClientResponseError) as error:
             raise AnswerFormatError(f"the answer is no HTTP: {type(error).__name__}") from error
-        except (aiohttp.ClientError, OSError) as error:
+        except (aiohttp.ClientError, OSError, ValueError) as error:  # ValueError: a header that nothing can carry
             raise UnreachableError(f"unreachable: {_reason(error)}") from error
         return _Incoming(response)
 

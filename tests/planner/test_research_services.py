@@ -64,6 +64,13 @@ async def test_what_stays_refused_is_not_asked_again_and_its_words_are_not_repea
     assert refused.value.message == f"answered {status}"
 
 
+async def test_a_user_whose_id_no_header_can_carry_is_told_as_unavailable():
+    async with Double(Reply(body=b"{}")) as double, _client() as client:
+        with pytest.raises(ResearchUnavailableError):
+            await Service(client, double.url, KEY).post("/x", {}, user_id="a\nb", timeout_s=SLOW_S)
+    assert double.requests == []
+
+
 async def test_nobody_there_is_unavailable():
     with pytest.raises(ResearchUnavailableError, match="unreachable"):
         await post(Reply(), base="http://127.0.0.1:1")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from projector.errors import ResearchRefusedError, ResearchUnavailableError, RouteError
+from projector.llm.answer import json_object
 from projector.llm.providers.wire import Call
 from projector.llm.walk import Limits
 
@@ -64,14 +65,7 @@ class Service:
             transient = status >= 500 or status in _TRANSIENT
             # Never its text, which may repeat what was asked.
             raise (ResearchUnavailableError if transient else ResearchRefusedError)(f"answered {status}")
-        return _json_object(reply.body)
-
-
-def _json_object(body: bytes) -> dict[str, Any]:
-    try:
-        answer = orjson.loads(body)
-    except orjson.JSONDecodeError:
-        raise ResearchUnavailableError("the answer is no JSON") from None
-    if not isinstance(answer, dict):
-        raise ResearchUnavailableError("the answer is no JSON object")
-    return answer
+        answer = json_object(reply.body)
+        if answer is None:
+            raise ResearchUnavailableError("the answer is no JSON object")
+        return answer
