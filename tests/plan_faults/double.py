@@ -19,7 +19,7 @@ import orjson
 from tests.plan_faults.load import DEEP
 from tests.plan_faults.modes import Mode, Reply, answer
 from tests.planner.research_double import ANSWER, ResearchDouble
-from tests.serving import receive
+from tests.serving import Received, Serving
 
 NUMBER = re.compile(r"Mission (\d+)")
 
@@ -44,10 +44,11 @@ class Ask:
     """It wants deep research, and does not say what that found."""
 
 
-class Double:
+class Double(Serving):
     """Runs in a thread of its own. `mode` may be changed at any time; answers follow from `seed` and the request."""
 
     def __init__(self, seed: str) -> None:
+        super().__init__()
         self.seed = seed
         self.mode: Mode = "normal"
         self.asks: defaultdict[str, list[Ask]] = defaultdict(list)
@@ -57,14 +58,9 @@ class Double:
         self._loop = asyncio.new_event_loop()
         self._started = threading.Event()
         self._stop = asyncio.Event()
-        self._port = 0
         self._thread = threading.Thread(target=self._loop.run_until_complete, args=(self._run(),), daemon=True)
         self._thread.start()
         self._started.wait()
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self._port}"
 
     def close(self) -> None:
         self._loop.call_soon_threadsafe(self._stop.set)
@@ -72,45 +68,22 @@ class Double:
         self._loop.close()
 
     async def _run(self) -> None:
-        busy: set[asyncio.Task[None]] = set()
-
-        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            task = asyncio.current_task()
-            assert task is not None
-            busy.add(task)
-            try:
-                while await self._serve(reader, writer):
-                    pass
-            except (asyncio.CancelledError, ConnectionError, asyncio.IncompleteReadError):
-                pass  # the client went away, or all is over
-            finally:
-                busy.discard(task)
-                writer.close()
-
-        server = await asyncio.start_server(serve, "127.0.0.1", 0)
-        self._port = server.sockets[0].getsockname()[1]
-        async with self.research:
+        async with self, self.research:
             self._started.set()
             await self._stop.wait()
-        server.close()
-        for task in list(busy):
-            task.cancel()
-        await asyncio.gather(*busy, return_exceptions=True)
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
-        """Answers one request; False when the connection is over with it."""
-        received = await receive(reader)
+    async def serve(self, request: Received, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
         self._serial += 1
-        ask = Ask(received.headers["x-run-id"], sha256(received.body).digest(), time.time(), self._serial)
+        ask = Ask(request.headers["x-run-id"], sha256(request.body).digest(), time.time(), self._serial)
         asks = self.asks[ask.run]
         asks.append(ask)
-        request = orjson.loads(received.body)
-        prompt = request["messages"][1]["content"]
+        body = orjson.loads(request.body)
+        prompt = body["messages"][1]["content"]
         ask.uninformed = DEEP in prompt and str(ANSWER["answer"]) not in prompt
         number = NUMBER.search(prompt)
         assert number is not None
         numbers = random.Random(f"{self.seed}:{number[1]}:{len(asks)}")
-        reply = answer(self.mode, request, ask.serial, numbers)
+        reply = answer(self.mode, body, ask.serial, numbers)
         ask.tokens, ask.usable, ask.refused, ask.kind = reply.tokens, reply.usable, reply.refused, reply.kind
         await asyncio.sleep(reply.pause_s)
         # From here on it counts: who pays by the answer does not ask whether it arrived.
