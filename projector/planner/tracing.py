@@ -12,11 +12,11 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
-from importlib.metadata import version
+from functools import cache
 from typing import TYPE_CHECKING, TypeVar
 from uuid import UUID
 
-from projector import metrics
+from projector import __version__, metrics
 from projector.config import Settings
 from projector.errors import ConfigError
 from projector.logging import get
@@ -26,6 +26,7 @@ from projector.planner.spans import Span, spans_of, trace_id_of
 
 if TYPE_CHECKING:
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+    from opentelemetry.sdk.resources import Resource
     from opentelemetry.sdk.trace import ReadableSpan
 
 BATCH = 32
@@ -156,8 +157,15 @@ class Traces:
         return [_readable(run_id, span) for span in spans_of(run, whole, steps)]
 
 
-def _readable(run_id: UUID, span: Span) -> ReadableSpan:
+@cache
+def _resource() -> Resource:
+    """This process, asked once: what describes it is looked for among all packages."""
     from opentelemetry.sdk.resources import Resource
+
+    return Resource.create({"service.name": "projector", "service.version": __version__})
+
+
+def _readable(run_id: UUID, span: Span) -> ReadableSpan:
     from opentelemetry.sdk.trace import ReadableSpan
     from opentelemetry.sdk.util.instrumentation import InstrumentationScope
     from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, TraceFlags
@@ -165,18 +173,17 @@ def _readable(run_id: UUID, span: Span) -> ReadableSpan:
     def context(span_id: int) -> SpanContext:
         return SpanContext(trace_id_of(run_id), span_id, is_remote=False, trace_flags=TraceFlags(TraceFlags.SAMPLED))
 
-    own = version("projector")
     return ReadableSpan(
         span.name,
         context(span.span_id),
         None if span.parent is None else context(span.parent),
-        Resource.create({"service.name": "projector", "service.version": own}),
+        _resource(),
         {**span.attributes, **({"error.type": span.error} if span.error else {})},
         kind=SpanKind.CLIENT if span.calls_out else SpanKind.INTERNAL,
         status=Status(StatusCode.ERROR if span.error else StatusCode.UNSET),
         start_time=_nanoseconds(span.start),
         end_time=_nanoseconds(span.end),
-        instrumentation_scope=InstrumentationScope("projector.planner", own),
+        instrumentation_scope=InstrumentationScope("projector.planner", __version__),
     )
 
 
