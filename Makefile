@@ -22,8 +22,11 @@ help:
 demo: $(READY)
 	@$(BIN)/projector demo $(DEMO_ARGS)
 
+# Half of its time a test waits. Each process has a PostgreSQL and a Kafka of its own; with WORKERS=0 there is only one.
+WORKERS := 2
+PYTEST  := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 test: $(READY)
-	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+	@$(PYTEST) $(PYTEST_ARGS)
 
 # No test of the whole, and none that the version cannot change: those run on the wheel's.
 ANY_POSTGRES := $(patsubst %,tests/cdc/test_%.py,confirmation fill_under_load pgoutput progress recovery rows timeline topics)
@@ -31,7 +34,7 @@ OF_POSTGRES := $(filter-out $(ANY_POSTGRES),$(wildcard tests/cdc/test_*.py)) tes
 	$(patsubst %,tests/planner/test_%.py,ledger transitions retention restore) $(patsubst %,tests/views/test_%.py,sql_fold tenants erasure dead_letters engine)
 test-postgres: $(READY)
 	@test -n "$(PG)" || { echo "say which: make test-postgres PG=15"; exit 2; }
-	@PROJECTOR_PG_VERSION=$(PG) $(BIN)/python -m pytest $(OF_POSTGRES) $(PYTEST_ARGS)
+	@PROJECTOR_PG_VERSION=$(PG) $(PYTEST) $(OF_POSTGRES) $(PYTEST_ARGS)
 
 faults: $(READY)
 	@$(BIN)/python -m tests.faults $(FAULTS_ARGS)
