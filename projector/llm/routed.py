@@ -10,9 +10,9 @@ from typing import Any, Self
 from projector.config import Settings
 from projector.errors import ChatError, ChatRefusedError, ChatUnavailableError, RouteError
 from projector.llm.answer import completion_from
-from projector.llm.chat import Completion, Message
+from projector.llm.chat import TEMPERATURE, Completion, Message
 from projector.llm.config import Policy
-from projector.llm.counted import TEMPERATURE, counted
+from projector.llm.counted import counted
 from projector.llm.hangup import reloading_on_hangup
 from projector.llm.router import Answer, LLMRouter
 
@@ -48,10 +48,16 @@ class RoutedChat:
         await self._router.__aexit__(kind, error, trace)
 
     async def complete(
-        self, alias: str, messages: Sequence[Message], tools: Sequence[dict[str, Any]], *, run_id: str
+        self,
+        alias: str,
+        messages: Sequence[Message],
+        tools: Sequence[dict[str, Any]],
+        *,
+        run_id: str,
+        temperature: float = TEMPERATURE,
     ) -> Completion:
         """Asks the chain of `alias`. Raises ChatUnavailableError, ChatAnswerError or ChatRefusedError."""
-        body: dict[str, Any] = {"model": alias, "messages": list(messages), "temperature": TEMPERATURE}
+        body: dict[str, Any] = {"model": alias, "messages": list(messages), "temperature": temperature}
         if tools:
             body |= {"tools": list(tools), "tool_choice": "auto"}
         return await counted(self._ask(body, run_id))

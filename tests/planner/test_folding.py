@@ -49,6 +49,7 @@ async def test_what_would_not_fit_is_folded_once_at_a_turn_and_the_model_is_told
     assert double.requests[2] is request
     assert (request["model"], [m["role"] for m in request["messages"]]) == ("fast", ["system", "user"])
     assert not {"tools", "tool_choice"} & request.keys()
+    assert [each["temperature"] for each in double.requests] == [0.3, 0.3, 0.2, 0.3, 0.3]
     after = double.requests[3]["messages"]
     assert [m["role"] for m in after] == ["system", "user", "assistant", "assistant", "tool"]
     assert "FOLDED" in after[2]["content"]
