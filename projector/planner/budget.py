@@ -66,6 +66,13 @@ class Budget:
         """What stands against a call of the model that costs at least `needed` tokens. Raises LeaseLostError."""
         return await self._rounds.ask(_Round(run, agent, needed))
 
+    def judge_size(self, spent: int, needed: int) -> Verdict | None:
+        """What stands against such a call in a run that spent so much, whatever its agent has in hand."""
+        if spent + needed <= self._run:
+            return None
+        reason = f"it spent {spent} tokens and needs {needed} more, and a run may spend {self._run}"
+        return Verdict("hold", "stopped-budget", reason)
+
     async def settled(self) -> None:
         """Waits until nothing is under way."""
         await self._admissions.settled()
