@@ -19,7 +19,7 @@ from projector import crash
 from projector.errors import LeaseLostError
 from projector.planner.agent import Agent
 from projector.planner.effects import EFFECTS, effects_of
-from projector.planner.gates import Load, Verdict, judge_load, judge_round, tokens_left
+from projector.planner.gates import Load, Verdict, judge_load, judge_round, passed, tokens_left
 from projector.planner.ledger import MINE, ClaimedRun, Connection, Pool, leases_lost
 from projector.planner.together import Together
 from projector.sql import query
@@ -57,8 +57,8 @@ class Budget:
         """Asks the gates that depend on what the agent has in hand, one run of the agent at a time.
 
         When they agree, the run counts against the agent's limits from here on, with what it may spend at most, and
-        `brief` is what will be asked; it gets what the agent had spent, unless it says so already. None while that has
-        to be gathered yet: then it is asked for once more. Raises LeaseLostError.
+        `brief` is what will be asked; it gets what the gates found, and what the agent had spent, unless it says so
+        already. None while that has to be gathered yet: then it is asked for once more. Raises LeaseLostError.
         """
         return await self._admissions.ask(_Admission(run, agent, brief))
 
@@ -112,6 +112,7 @@ class Budget:
             if verdict.action == "admit":
                 if one.brief is not None:
                     one.brief.setdefault("spentBefore", load.tokens)
+                    one.brief["gates"] = passed(one.agent, load)
                 left = tokens_left(one.agent, load)
                 reserved = self._run if left is None else min(self._run, left)
                 admitted.append((one, reserved))
