@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, NamedTuple
 
 from projector import crash
-from projector.errors import ChatAnswerError, ChatError
+from projector.errors import ChatError
 from projector.llm.chat import TEMPERATURE, ChatModel, Completion, Message, ToolCall
 from projector.planner.ciphertext import scrub
 from projector.planner.gates import Verdict
@@ -115,8 +115,8 @@ class Asking:
         except ChatError as error:
             if not keeps(error):
                 raise
-            paid = (error.prompt_tokens, error.completion_tokens) if isinstance(error, ChatAnswerError) else (0, 0)
-            return await self._journal.store(kind, digest, {"error": storable(error.message)}, *paid)
+            failure = {"error": storable(error.message)}
+            return await self._journal.store(kind, digest, failure, error.prompt_tokens, error.completion_tokens)
         crash.point("planner.after_llm_before_store")
         return await self._journal.store(
             kind,

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Literal
 
 from projector import crash, metrics
-from projector.errors import ChatAnswerError, ChatError, ChatUnavailableError
+from projector.errors import ChatError, ChatUnavailableError
 from projector.logging import get
 from projector.planner import versions
 from projector.planner.agent import Agent
@@ -105,7 +105,7 @@ async def carry_out(run: ClaimedRun, planning: Planning) -> Result:
             may_ask=partial(planning.budget.may_ask, run, agent),
         )
     except ChatError as error:
-        if isinstance(error, ChatAnswerError):
+        if error.prompt_tokens or error.completion_tokens:
             await steps.charge(error.prompt_tokens, error.completion_tokens)
             crash.point("planner.after_charge")
         if not error.transient:
