@@ -88,12 +88,13 @@ async def carry_out(run: ClaimedRun, planning: Planning) -> Result:
         if not isinstance(inputs, Inputs):
             return inputs
         brief = brief_of(mission, agent, allowed, inputs, planning)
-    if (finding := judge_input(brief["user"])) is not None:
-        return await _fail(run, planning, _TOO_LONG, f"Guardrail: {finding.reason}")
     verdict = await planning.budget.admit(run, agent, brief)
     if verdict.action != "admit":
         return await _turn_away(run, planning, verdict)
     crash.point("planner.after_admit")
+    # The brief is stored by now: it shows which of its inputs are so long.
+    if (finding := judge_input(brief["user"])) is not None:
+        return await _fail(run, planning, _TOO_LONG, f"Guardrail: {finding.reason}")
     try:
         outcome = await asked(brief).lead(
             planning.model,
