@@ -197,9 +197,9 @@ def _gates(brief: dict[str, Any] | None) -> str:
     found = None if brief is None else brief.get("gates")
     if found is None:
         return "-"
-    cap = "any number of" if found["cap"] is None else f"{found['cap']:,}"
+    cap = "" if found["cap"] is None else f" of {found['cap']:,}"
     return (
-        f"mission due, agent active, {found['running']} of {found['places']} runs at once, {found['spent']:,} of {cap}"
+        f"mission due, agent active, {found['running']} of {found['places']} runs at once, {found['spent']:,}{cap}"
         f" tokens spent in 24 hours, {found['reserved']:,} reserved by others"
     )
 

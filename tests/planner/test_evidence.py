@@ -35,7 +35,7 @@ async def test_a_run_shows_its_inputs_by_size_its_gaps_and_its_gates_also_when_t
     }
     assert shown["gates"] == {"running": 0, "places": 1, "spent": 700, "reserved": 0, "cap": None}
     told = await asyncio.to_thread(read, world.settings, capsys, "runs", "show", str(run["run_id"]))
-    assert "agent active, 0 of 1 runs at once, 700 of any number of tokens spent in 24 hours" in told
+    assert "agent active, 0 of 1 runs at once, 700 tokens spent in 24 hours, 0 reserved by others" in told
     assert "Laufen" not in told
     world.admin.execute(END)
     async with await connect(world.settings, "projector_planner") as conn:
