@@ -40,5 +40,6 @@ async def test_a_run_shows_its_inputs_by_size_its_gaps_and_its_gates_also_when_t
     world.admin.execute(END)
     async with await connect(world.settings, "projector_planner") as conn:
         assert [taken async for taken in prune(conn, {"steps": datetime.now(UTC)})] == [("steps", 1)]
+    assert "Fortschritt" not in str(world.run()["brief"])
     [pruned] = await command(world, capsys, "show", run["run_id"])
     assert (pruned["brief"]["inputs"], pruned["gates"]) == (shown["brief"]["inputs"], shown["gates"])
