@@ -200,9 +200,14 @@ class StreamStoppedError(ProjectorError):
 
 
 class ChatError(ProjectorError):
-    """Check PROJECTOR_LLM_BASE_URL and the endpoint's own log; the run is tried again by itself."""
+    """Check PROJECTOR_LLM_BASE_URL and the endpoint's own log; the run is tried again by itself.
+
+    `prompt_tokens` and `completion_tokens` are what answers of no use cost all the same.
+    """
 
     transient = True
+    prompt_tokens = 0
+    completion_tokens = 0
 
 
 class ChatUnavailableError(ChatError):

@@ -47,6 +47,7 @@ def details(run: Listed, whole: Whole, steps: Sequence[StoredStep], *, content: 
     yield f"  lease     {_lease(run)}"
     yield f"  mission   {_mission(whole)}"
     yield f"  now       {outlook(run, whole)}"
+    yield f"  gates     {_gates(whole.brief)}"
     yield f"  asked     {_text(brief_fields(whole.brief, content=content))}"
     yield f"  plan      {_text(plan_fields(whole.plan, content=content))}"
     yield f"  steps     {len(steps)}, {run.prompt_tokens:,} + {run.completion_tokens:,} tokens"
@@ -65,6 +66,7 @@ def detail_fields(run: Listed, whole: Whole, steps: Sequence[StoredStep], *, con
     return {
         **{name: getattr(whole, name) for name in whole.__slots__ if name not in ("brief", "plan")},
         "outlook": outlook(run, whole),
+        "gates": None if whole.brief is None else whole.brief.get("gates"),
         "brief": brief_fields(whole.brief, content=content),
         "plan": plan_fields(whole.plan, content=content),
         "steps": [
@@ -110,8 +112,7 @@ def brief_fields(brief: dict[str, Any] | None, *, content: bool) -> Any:
         return redact(brief)
     sizes = {f"{name}_bytes": len(brief[name].encode()) for name in ("system", "user") if name in brief}
     kept = {name: brief.get(name) for name in ("model", "maxRounds")} | {"tools": len(brief.get("tools") or ())}
-    gaps = brief.get("inputs", {}).get("gaps", ())
-    kept |= {"gaps": [f"{gap['module']}: {gap['why']}" for gap in gaps]} if gaps else {}
+    kept |= {"inputs": brief["inputSizes"]} if "inputSizes" in brief else {}
     return kept | sizes | prompt_digests(brief)
 
 
@@ -188,6 +189,18 @@ def _lease(run: Listed) -> str:
     return (
         f"{inline(run.lease_owner)}, {'ran out' if run.lease_expired else 'until'} {_at(run.lease_until)},"
         f" last sign of life {seconds(run.age_s)} ago"
+    )
+
+
+def _gates(brief: dict[str, Any] | None) -> str:
+    """What the gates found when they let the run pass; one that they turn away says so in its decision."""
+    found = None if brief is None else brief.get("gates")
+    if found is None:
+        return "-"
+    cap = "" if found["cap"] is None else f" of {found['cap']:,}"
+    return (
+        f"mission due, agent active, {found['running']} of {found['places']} runs at once, {found['spent']:,}{cap}"
+        f" tokens spent in 24 hours, {found['reserved']:,} reserved by others"
     )
 
 

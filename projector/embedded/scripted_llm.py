@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import re
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -18,6 +19,7 @@ import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 
+_TITLE = re.compile(r"^# Mission: (.+)$", re.MULTILINE)
 MODEL = "scripted/no-model"
 CALLS_AT_FIRST = 2
 # The tools whose effect is easiest to see, if they are offered.
@@ -81,7 +83,8 @@ def answer_to(body: dict[str, Any]) -> dict[str, Any]:
 
 def _title(messages: Sequence[dict[str, Any]]) -> str:
     asked = next((str(message["content"]) for message in messages if message["role"] == "user"), "")
-    return asked.partition("\n")[0].removeprefix("# Mission:").strip()[:80]
+    found = _TITLE.search(asked)
+    return found[1].strip()[:80] if found else ""
 
 
 def _choose(tools: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

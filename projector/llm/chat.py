@@ -38,9 +38,19 @@ class Completion:
     route: tuple[str, ...] = ()
 
 
+TEMPERATURE = 0.3
+"""Of a conversation; it may be another one for what is no part of it."""
+
+
 class ChatModel(Protocol):
     """Answers by alias. Raises ChatUnavailableError, ChatAnswerError or ChatRefusedError."""
 
     async def complete(
-        self, alias: str, messages: Sequence[Message], tools: Sequence[dict[str, Any]], *, run_id: str
+        self,
+        alias: str,
+        messages: Sequence[Message],
+        tools: Sequence[dict[str, Any]],
+        *,
+        run_id: str,
+        temperature: float = TEMPERATURE,
     ) -> Completion: ...

@@ -8,8 +8,6 @@ from projector import metrics
 from projector.errors import ChatError
 from projector.llm.chat import Completion
 
-TEMPERATURE = 0.3
-
 
 async def counted(call: Awaitable[Completion]) -> Completion:
     """Awaits `call`, and counts how it ended, how long it took and what it cost."""

@@ -50,7 +50,7 @@ def observe_call(
         if usage.prompt_tokens or usage.completion_tokens:
             _tokens(alias, provider, model, "prompt").inc(usage.prompt_tokens)
             _tokens(alias, provider, model, "completion").inc(usage.completion_tokens)
-            total = usage
+            total = total + usage
         if usage.cost:
             metrics.LLM_COST.labels(alias, provider, model).inc(usage.cost)
     for step in fallbacks:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self
 
 from projector.config import Settings
 from projector.errors import ChatError, ChatRefusedError, ChatUnavailableError, RouteError
-from projector.llm.answer import completion_from
-from projector.llm.chat import Completion, Message
+from projector.llm.answer import MAX_TOKENS, completion_from
+from projector.llm.attempt import Attempt, Usage
+from projector.llm.chat import TEMPERATURE, Completion, Message
 from projector.llm.config import Policy
-from projector.llm.counted import TEMPERATURE, counted
+from projector.llm.counted import counted
 from projector.llm.hangup import reloading_on_hangup
 from projector.llm.router import Answer, LLMRouter
 
@@ -48,10 +49,16 @@ class RoutedChat:
         await self._router.__aexit__(kind, error, trace)
 
     async def complete(
-        self, alias: str, messages: Sequence[Message], tools: Sequence[dict[str, Any]], *, run_id: str
+        self,
+        alias: str,
+        messages: Sequence[Message],
+        tools: Sequence[dict[str, Any]],
+        *,
+        run_id: str,
+        temperature: float = TEMPERATURE,
     ) -> Completion:
         """Asks the chain of `alias`. Raises ChatUnavailableError, ChatAnswerError or ChatRefusedError."""
-        body: dict[str, Any] = {"model": alias, "messages": list(messages), "temperature": TEMPERATURE}
+        body: dict[str, Any] = {"model": alias, "messages": list(messages), "temperature": temperature}
         if tools:
             body |= {"tools": list(tools), "tool_choice": "auto"}
         return await counted(self._ask(body, run_id))
@@ -71,14 +78,33 @@ class RoutedChat:
         return replace(self._router.registry.snapshot.config.policy, auth="next", payment="next")
 
     def _completion(self, answer: Answer) -> Completion:
+        made, lost = completion_from(answer.body), _lost(answer.attempts)
         return replace(
-            completion_from(answer.body),
+            made,
+            prompt_tokens=made.prompt_tokens + lost.prompt_tokens,
+            completion_tokens=made.completion_tokens + lost.completion_tokens,
             model=answer.resolved,
-            cost=answer.usage.cost,
+            cost=answer.usage.cost + lost.cost,
             route=tuple(map(str, answer.attempts)),
         )
 
     def _failure(self, error: RouteError) -> ChatError:
+        failed: ChatError
         if error.kind in FINAL:
-            return ChatRefusedError(error.message, error.remedy)
-        return ChatUnavailableError(error.message, min(max(error.retry_after or 0.0, SOONEST_RETRY_S), LATEST_RETRY_S))
+            failed = ChatRefusedError(error.message, error.remedy)
+        else:
+            asked_s = min(max(error.retry_after or 0.0, SOONEST_RETRY_S), LATEST_RETRY_S)
+            failed = ChatUnavailableError(error.message, asked_s)
+        lost = _lost(error.attempts)
+        failed.prompt_tokens, failed.completion_tokens = lost.prompt_tokens, lost.completion_tokens
+        return failed
+
+
+def _lost(attempts: Iterable[Attempt]) -> Usage:
+    """What answers of no use cost, before another entry was asked or none was left."""
+    told = sum((attempt.usage for attempt in attempts if attempt.outcome == "failed"), Usage())
+    return replace(
+        told,
+        prompt_tokens=min(told.prompt_tokens, MAX_TOKENS),
+        completion_tokens=min(told.completion_tokens, MAX_TOKENS),
+    )

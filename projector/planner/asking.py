@@ -7,8 +7,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, NamedTuple
 
 from projector import crash
-from projector.errors import ChatAnswerError, ChatError
-from projector.llm.chat import ChatModel, Completion, Message, ToolCall
+from projector.errors import ChatError
+from projector.llm.chat import TEMPERATURE, ChatModel, Completion, Message, ToolCall
 from projector.planner.ciphertext import scrub
 from projector.planner.gates import Verdict
 from projector.planner.steps import Journal, Step, StepKind, digest_of, evidence_of
@@ -76,6 +76,7 @@ class Asking:
         needed: int,
         kind: StepKind = "llm",
         keeps: Keeps = lambda error: False,
+        temperature: float = TEMPERATURE,
     ) -> Answer:
         """Raises CallStopped, and FailureKept for a failure that `keeps` makes a step; other ChatErrors pass."""
         # What the model wrote itself goes back to it, so the rule on ciphertext holds for the whole request.
@@ -89,7 +90,7 @@ class Asking:
             if verdict is not None:
                 raise CallStopped(verdict)
             crash.point("planner.before_first_ask" if self._journal.at_beginning else "planner.before_next_ask")
-            step = await self._answered(kind, digest, alias, request, schemas, keeps)
+            step = await self._answered(kind, digest, alias, request, schemas, keeps, temperature)
             crash.point("planner.after_step_stored")
         self.prompt_tokens += step.prompt_tokens
         self.completion_tokens += step.completion_tokens
@@ -105,16 +106,17 @@ class Asking:
         request: Sequence[Message],
         schemas: Sequence[dict[str, Any]],
         keeps: Keeps,
+        temperature: float,
     ) -> Step:
         """Asks, and stores what was answered."""
         began = time.perf_counter()
         try:
-            answer = await self._model.complete(alias, request, schemas, run_id=self._run_id)
+            answer = await self._model.complete(alias, request, schemas, run_id=self._run_id, temperature=temperature)
         except ChatError as error:
             if not keeps(error):
                 raise
-            paid = (error.prompt_tokens, error.completion_tokens) if isinstance(error, ChatAnswerError) else (0, 0)
-            return await self._journal.store(kind, digest, {"error": storable(error.message)}, *paid)
+            failure = {"error": storable(error.message)}
+            return await self._journal.store(kind, digest, failure, error.prompt_tokens, error.completion_tokens)
         crash.point("planner.after_llm_before_store")
         return await self._journal.store(
             kind,

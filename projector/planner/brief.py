@@ -99,6 +99,8 @@ def brief_of(
         "user": prompt.user,
         "gatheredFor": gathered_for(mission),
         "inputs": inputs.to_json(),
+        # Outlives them.
+        "inputSizes": inputs.sizes,
     }
 
 

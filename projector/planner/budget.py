@@ -19,7 +19,7 @@ from projector import crash
 from projector.errors import LeaseLostError
 from projector.planner.agent import Agent
 from projector.planner.effects import EFFECTS, effects_of
-from projector.planner.gates import Load, Verdict, judge_load, judge_round, tokens_left
+from projector.planner.gates import Load, Verdict, judge_load, judge_round, passed, tokens_left
 from projector.planner.ledger import MINE, ClaimedRun, Connection, Pool, leases_lost
 from projector.planner.together import Together
 from projector.sql import query
@@ -57,14 +57,21 @@ class Budget:
         """Asks the gates that depend on what the agent has in hand, one run of the agent at a time.
 
         When they agree, the run counts against the agent's limits from here on, with what it may spend at most, and
-        `brief` is what will be asked; it gets what the agent had spent, unless it says so already. None while that has
-        to be gathered yet: then it is asked for once more. Raises LeaseLostError.
+        `brief` is what will be asked; it gets what the gates found, and what the agent had spent, unless it says so
+        already. None while that has to be gathered yet: then it is asked for once more. Raises LeaseLostError.
         """
         return await self._admissions.ask(_Admission(run, agent, brief))
 
     async def may_ask(self, run: ClaimedRun, agent: Agent, needed: int) -> Verdict | None:
         """What stands against a call of the model that costs at least `needed` tokens. Raises LeaseLostError."""
         return await self._rounds.ask(_Round(run, agent, needed))
+
+    def judge_size(self, spent: int, needed: int) -> Verdict | None:
+        """What stands against such a call in a run that spent so much, whatever its agent has in hand."""
+        if spent + needed <= self._run:
+            return None
+        reason = f"it spent {spent} tokens and needs {needed} more, and a run may spend {self._run}"
+        return Verdict("hold", "stopped-budget", reason)
 
     async def settled(self) -> None:
         """Waits until nothing is under way."""
@@ -105,6 +112,7 @@ class Budget:
             if verdict.action == "admit":
                 if one.brief is not None:
                     one.brief.setdefault("spentBefore", load.tokens)
+                    one.brief["gates"] = passed(one.agent, load)
                 left = tokens_left(one.agent, load)
                 reserved = self._run if left is None else min(self._run, left)
                 admitted.append((one, reserved))

@@ -19,6 +19,7 @@ MAX_OUTPUT = 2_000
 MARK = 40
 """Of them, the room for what says how much was cut."""
 MAX_SECTION = 4_000
+TEMPERATURE = 0.2
 UNKNOWN, NONE = "unklar", "(keine)"
 
 HEADERS = ("Goal", "Decisions", "Tools Called", "Current Progress")

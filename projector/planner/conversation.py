@@ -171,6 +171,7 @@ class Conversation:
                 needed=self._needed,
                 kind="compact",
                 keeps=_any_failure,
+                temperature=compaction.TEMPERATURE,
             )
         except FailureKept:
             # The step says why.

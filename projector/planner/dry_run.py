@@ -12,7 +12,7 @@ from projector.errors import EffectsStoppedError, NothingPlannedError
 from projector.planner.brief import asked, brief_of
 from projector.planner.catalogue import PLANNABLE
 from projector.planner.effects import read_effects
-from projector.planner.gates import judge_mission
+from projector.planner.gates import Verdict, judge_mission
 from projector.planner.guardrails import judge_input
 from projector.planner.inputs.resolve import Inputs
 from projector.planner.ledger import ClaimedRun, Pool
@@ -26,12 +26,12 @@ from projector.planner.subagent import TASK
 async def plan_only(planning: Planning, pool: Pool, user_id: str, mission_id: str, *, day_cap: int) -> dict[str, Any]:
     """The plan, whether the mission is due or not. No run, no step, no usage is stored, no research is begun.
 
-    Raises EffectsStoppedError, NothingPlannedError with what stands against it, and ChatError. Without research: that
-    would have to be written down before it is paid for.
+    It spends no more than the largest run may, and asks no more once effects are stopped. Raises EffectsStoppedError,
+    NothingPlannedError with what stands against it, and ChatError. Without research: that would have to be written down
+    before it is paid for.
     """
-    async with pool.connection() as conn:
-        if (stopped := (await read_effects(conn, day_cap)).verdict) is not None:
-            raise EffectsStoppedError(stopped.reason)
+    if (stopped := await _stopped(pool, day_cap)) is not None:
+        raise EffectsStoppedError(stopped.reason)
     now = datetime.now(UTC)
     run = ClaimedRun(uuid4(), user_id, mission_id, "", now, 1, uuid4(), now, now, None, None)
     situation = (await planning.ledger.look(run)).situation
@@ -49,24 +49,38 @@ async def plan_only(planning: Planning, pool: Pool, user_id: str, mission_id: st
     brief = brief_of(mission, agent, allowed, inputs, planning) | {"spentBefore": 0}
     if (finding := judge_input(brief["user"])) is not None:
         raise NothingPlannedError(finding.reason)
+    nowhere = _Nowhere()
+
+    async def may_ask(needed: int) -> Verdict | None:
+        return await _stopped(pool, day_cap) or planning.budget.judge_size(nowhere.spent, needed)
+
     outcome = await asked(brief).lead(
         planning.model,
         allowed,
-        _Nowhere(),
+        nowhere,
         run_id=str(run.run_id),
         max_s=planning.max_s,
         judge=partial(planning.guard.judge, user_id, agent.policy),
+        may_ask=may_ask,
     )
     if outcome.stopped is not None and not outcome.calls:
         raise NothingPlannedError(outcome.stopped.reason)
     return plan_of(outcome, {"id": agent.id, "name": agent.name})
 
 
+async def _stopped(pool: Pool, day_cap: int) -> Verdict | None:
+    async with pool.connection() as conn:
+        return (await read_effects(conn, day_cap)).verdict
+
+
 class _Nowhere:
-    """Steps that end with the process."""
+    """Steps that end with the process; `spent` counts their tokens."""
+
+    def __init__(self) -> None:
+        self.spent = 0
 
     async def stored(self) -> Sequence[Step]:
         return ()
 
     async def store(self, step: Step) -> None:
-        return
+        self.spent += step.prompt_tokens + step.completion_tokens

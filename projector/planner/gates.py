@@ -107,6 +107,17 @@ def judge_load(agent: Agent, load: Load) -> Verdict:
     return Verdict("admit", "admitted")
 
 
+def passed(agent: Agent, load: Load) -> dict[str, int | None]:
+    """What the gates found of a run that they let pass; it is kept with what the run asks. `cap` None: no cap."""
+    return {
+        "running": load.running,
+        "places": agent.max_concurrent,
+        "spent": load.tokens,
+        "reserved": load.reserved,
+        "cap": agent.daily_tokens,
+    }
+
+
 def judge_round(agent: Agent, load: Load, allowance: int, needed: int, *, most: int) -> Verdict | None:
     """What stands against one more round of an admitted run; None when nothing does.
 

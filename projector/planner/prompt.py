@@ -90,7 +90,7 @@ def _system(frame: str, agent: Agent) -> str:
 def _told(mission: Mission, inputs: Inputs) -> str:
     return "\n\n".join(
         [
-            f"# Mission: {line(mission.title)}",
+            f"<user_data>\n# Mission: {line(mission.title)}\n</user_data>",
             "## Konzept\n" + _block(mission.concept, "_(leer)_"),
             "## Konkretes Ziel\n" + _block(mission.objective, "_(nicht gesetzt)_"),
             "## Verlinkte Inputs\n" + _inputs(inputs),

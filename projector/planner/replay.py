@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from projector.errors import NotReplayableError
-from projector.llm.chat import Completion, Message
+from projector.llm.chat import TEMPERATURE, Completion, Message
 from projector.planner import versions
 from projector.planner.brief import asked
 from projector.planner.catalogue import PLANNABLE
@@ -48,7 +48,13 @@ class _Nobody:
     """A model that may not be asked."""
 
     async def complete(
-        self, alias: str, messages: Sequence[Message], tools: Sequence[dict[str, Any]], *, run_id: str
+        self,
+        alias: str,
+        messages: Sequence[Message],
+        tools: Sequence[dict[str, Any]],
+        *,
+        run_id: str,
+        temperature: float = TEMPERATURE,
     ) -> Completion:
         raise NotReplayableError("the stored answers do not reach: this program would ask the model for another one")
 

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Literal
 
 from projector import crash, metrics
-from projector.errors import ChatAnswerError, ChatError, ChatUnavailableError
+from projector.errors import ChatError, ChatUnavailableError
 from projector.logging import get
 from projector.planner import versions
 from projector.planner.agent import Agent
@@ -88,12 +88,13 @@ async def carry_out(run: ClaimedRun, planning: Planning) -> Result:
         if not isinstance(inputs, Inputs):
             return inputs
         brief = brief_of(mission, agent, allowed, inputs, planning)
-    if (finding := judge_input(brief["user"])) is not None:
-        return await _fail(run, planning, _TOO_LONG, f"Guardrail: {finding.reason}")
     verdict = await planning.budget.admit(run, agent, brief)
     if verdict.action != "admit":
         return await _turn_away(run, planning, verdict)
     crash.point("planner.after_admit")
+    # The brief is stored by now: it shows which of its inputs are so long.
+    if (finding := judge_input(brief["user"])) is not None:
+        return await _fail(run, planning, _TOO_LONG, f"Guardrail: {finding.reason}")
     try:
         outcome = await asked(brief).lead(
             planning.model,
@@ -105,7 +106,7 @@ async def carry_out(run: ClaimedRun, planning: Planning) -> Result:
             may_ask=partial(planning.budget.may_ask, run, agent),
         )
     except ChatError as error:
-        if isinstance(error, ChatAnswerError):
+        if error.prompt_tokens or error.completion_tokens:
             await steps.charge(error.prompt_tokens, error.completion_tokens)
             crash.point("planner.after_charge")
         if not error.transient:

@@ -15,7 +15,7 @@ from projector.llm.client import OpenAIChat
 from projector.llm.routed import RoutedChat
 from projector.planner.loop import converse
 from tests.llm.test_router import TOOLS, metric, routed
-from tests.llm.upstream import ABORT, SILENT, Script, Upstream, answer, error, registry
+from tests.llm.upstream import ABORT, SILENT, Script, Upstream, answer, error, failure, registry
 from tests.planner.test_loop import OFFERED, PROMPT, KeptSteps
 
 MESSAGES = [{"role": "user", "content": "what I ask"}]
@@ -108,6 +108,28 @@ async def test_F2_for_the_planner_a_refused_key_is_passed_over_with_an_alarm(tmp
     ):
         assert (await chat.complete("mana/x", MESSAGES, [], run_id="r")).content == "from p2"
     assert metric("llm_alarms_total", provider="p1", kind="auth") == before + 1
+
+
+def useless(prompt: int) -> Script:
+    return failure(200, {"choices": [], "usage": {"prompt_tokens": prompt, "completion_tokens": 2}})
+
+
+async def test_what_an_answer_of_no_use_cost_counts_whoever_answers_in_the_end(tmp_path: Path):
+    more = "breaker: {failure_threshold: 9}\npolicy: {last_retry: 0}"
+    async with (
+        Upstream(useless(70), useless(70), useless(70), useless(10**18)) as p1,
+        Upstream(answer("from p2"), useless(70), error(400, "content_filter")) as p2,
+        RoutedChat(routed(tmp_path, more=more, p1=p1, p2=p2), timeout_s=5) as chat,
+    ):
+        before = metric("llm_tokens_total", alias="mana/x", provider="p1", model="m1", type="prompt")
+        found = await chat.complete("mana/x", MESSAGES, [], run_id="r")
+        assert (found.content, found.prompt_tokens, found.completion_tokens) == ("from p2", 80, 7)
+        assert metric("llm_tokens_total", alias="mana/x", provider="p1", model="m1", type="prompt") == before + 70
+        lost = [(ChatUnavailableError, (140, 4)), (ChatRefusedError, (70, 2)), (ChatRefusedError, (10**9, 2))]
+        for kind, paid in lost:
+            with pytest.raises(kind) as caught:
+                await chat.complete("mana/x", MESSAGES, [], run_id="r")
+            assert (caught.value.prompt_tokens, caught.value.completion_tokens) == paid
 
 
 async def test_the_planner_takes_the_chains_where_there_is_a_file_and_one_endpoint_else(tmp_path: Path):

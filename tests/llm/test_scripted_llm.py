@@ -10,10 +10,14 @@ import uvicorn
 
 from projector.embedded.scripted_llm import answer_to, make_app
 from projector.llm.client import OpenAIChat
+from projector.planner.agent import agent_of
 from projector.planner.catalogue import CATALOGUE
+from projector.planner.mission import mission_of
+from projector.planner.prompt import prompt_of
 from projector.planner.tools import check_call, function_schema
 
-OPENING = [{"role": "system", "content": "S"}, {"role": "user", "content": "# Mission: Pflanzen gießen\n\n## Konzept"}]
+PROMPT = prompt_of(mission_of({"title": "Pflanzen gießen"}), agent_of("a", {}), rounds=5)
+OPENING = [{"role": "system", "content": PROMPT.system}, {"role": "user", "content": PROMPT.user}]
 SCHEMAS = [function_schema(tool) for tool in CATALOGUE]
 
 

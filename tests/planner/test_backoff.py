@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from projector.config import Settings
 from projector.log.actor import MISSION_RUNNER, AgentActor, normalize_actor, origin_from_actor
-from projector.planner.backoff import Failures, held, rest_s, retry_s, rewrite_s
+from projector.planner.backoff import Failures, held, poll_s, rest_s, retry_s, rewrite_s
 from projector.planner.due import wake_changed
 from projector.planner.iteration import iso_ms
 from projector.planner.pace import Pace
@@ -27,6 +27,10 @@ from tests.planner.writing import write_back
 NOW = datetime(2026, 4, 14, 12, tzinfo=UTC)
 PACE = Pace()
 MINUTELY = {"kind": "interval", "everyMinutes": 1}
+
+
+def test_a_research_job_is_asked_for_ever_more_rarely_up_to_a_cap():
+    assert [poll_s(polls, Pace()) for polls in (0, 1, 2, 4, 5, 10**6)] == [15, 30, 60, 240, 300, 300]
 
 
 def test_attempts_of_a_run_wait_four_times_as_long_each_time_and_end():

@@ -76,7 +76,10 @@ async def test_runs_that_one_worker_admits_together_count_for_each_other(world: 
     assert told[7:] == ["admitted"] * 2 + ["skipped-reserved"] * 4
     assert reserved(world) == [200, 300, 300, 300, 300]
     admitted = [run for run in world.runs() if run["admitted_at"] is not None]
-    assert [run["brief"] for run in admitted] == [{"of": run["mission_id"], "spentBefore": 0} for run in admitted]
+    found = sorted((run["brief"]["gates"]["cap"], run["brief"]["gates"]["running"]) for run in admitted)
+    assert found == [(500, 0), (500, 1), (1000, 0), (1000, 1), (1000, 2)]
+    briefs = [{name: kept for name, kept in run["brief"].items() if name != "gates"} for run in admitted]
+    assert briefs == [{"of": run["mission_id"], "spentBefore": 0} for run in admitted]
     assert await asyncio.gather(*(budget.may_ask(run, an_agent(agent="a3"), 250) for run in runs[6:8])) == [
         None,
         Verdict("hold", "stopped-budget", "the run may spend 200 more tokens, and needs 250"),

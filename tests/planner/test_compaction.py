@@ -1,4 +1,7 @@
-"""The folding of a conversation by itself; the names C1 to C19 are those of the reference's cases."""
+"""The folding of a conversation by itself; the names C1 to C19 are those of the reference's cases.
+
+C16 and C18 are in `test_folding`; C17 is a model that no endpoint need know.
+"""
 
 from __future__ import annotations
 

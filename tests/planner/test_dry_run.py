@@ -14,7 +14,7 @@ from projector.planner.effects import stop_effects
 from projector.planner.pace import Pace
 from projector.planner.planning import planning_of
 from tests.cli.in_process import read
-from tests.llm.double import Double, calls, text
+from tests.llm.double import Double, Reply, calls, text
 from tests.planner.test_worker import TASK, worked
 from tests.planner.world import World
 
@@ -26,9 +26,9 @@ KEPT = """
 """
 
 
-async def tried(world: World, double: Double) -> dict[str, Any]:
+async def tried(world: World, double: Double, **settings: Any) -> dict[str, Any]:
     async with OpenAIChat(double.url) as chat:
-        planning = planning_of(world.settings, world.pool, chat, Pace())
+        planning = planning_of(world.settings.model_copy(update=settings), world.pool, chat, Pace())
         return await plan_only(planning, world.pool, "u1", "m1", day_cap=0)
 
 
@@ -60,6 +60,24 @@ async def test_what_stands_against_a_run_stands_against_this(world: World):
         with pytest.raises(EffectsStoppedError, match="maintenance"):
             await tried(world, double)
     assert double.requests == []
+
+
+async def test_it_spends_no_more_than_a_run_and_stops_with_effects(world: World):
+    await world.agent()
+    await world.mission(nextRunAt=FAR)
+    async with Double(calls(TASK)) as double:
+        plan = await tried(world, double, max_tokens_per_run=250)
+    assert (len(double.requests), plan["stopReason"]) == (2, "budget")
+    assert "it spent 240 tokens and needs 120 more, and a run may spend 250" in plan["summary"]
+    async with Double(Reply(body=calls(TASK).body, pause_s=1.0), text("nie")) as double:
+        trying = asyncio.create_task(tried(world, double))
+        async with asyncio.timeout(15):
+            while not double.requests:
+                await asyncio.sleep(0.02)
+        async with world.pool.connection() as conn:
+            await stop_effects(conn, "maintenance")
+        assert "effects are stopped since" in (await trying)["summary"]
+    assert len(double.requests) == 1
 
 
 async def test_the_command_asks_only_when_it_is_told_to(world: World, capsys: pytest.CaptureFixture[str]):

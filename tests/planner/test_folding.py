@@ -47,15 +47,16 @@ async def test_what_would_not_fit_is_folded_once_at_a_turn_and_the_model_is_told
         outcome = await talk(double, folding=WINDOW)
     (request,) = foldings(double)  # L12, and L13: once, whatever the endpoint says of sizes
     assert double.requests[2] is request
-    assert (request["model"], [m["role"] for m in request["messages"]]) == ("fast", ["system", "user"])
+    assert (request["model"], [m["role"] for m in request["messages"]]) == ("fast", ["system", "user"])  # C18
     assert not {"tools", "tool_choice"} & request.keys()
+    assert [each["temperature"] for each in double.requests] == [0.3, 0.3, 0.2, 0.3, 0.3]
     after = double.requests[3]["messages"]
     assert [m["role"] for m in after] == ["system", "user", "assistant", "assistant", "tool"]
     assert "FOLDED" in after[2]["content"]
     assert after[0]["content"].startswith("S\n\n<reminder>")  # L15
     assert ["compact-summary" in r["messages"][0]["content"] for r in double.requests] == [False] * 3 + [True] * 2
     assert len(outcome.calls) == 7
-    assert (outcome.prompt_tokens, outcome.completion_tokens) == (92_000 + 95_000 + 30 + 99_000 + 100, 55)
+    assert (outcome.prompt_tokens, outcome.completion_tokens) == (92_000 + 95_000 + 30 + 99_000 + 100, 55)  # C16
 
 
 @pytest.mark.parametrize(

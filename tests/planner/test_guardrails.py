@@ -89,3 +89,4 @@ async def test_a_mission_with_too_much_to_tell_fails_before_anything_is_asked(wo
     assert double.requests == []
     assert (run["decision"], run["plan"]["error"]["name"]) == ("failed", "TooLong")
     assert run["reason"].startswith("Guardrail: the mission tells ")
+    assert "o" * 200 in run["brief"]["user"]

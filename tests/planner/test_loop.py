@@ -1,3 +1,7 @@
+"""The conversation; L1 to L10 are the reference's cases, of which L6, L8 and L9 time calls that run side by side: here
+none is executed, so all is as in L10.
+"""
+
 from __future__ import annotations
 
 import orjson
@@ -50,7 +54,7 @@ def answers(double: Double) -> list[dict]:
 async def test_text_only_is_a_plan_without_steps():
     async with Double(text("nichts zu tun")) as double:
         outcome = await talk(double)
-    assert (outcome.calls, outcome.summary, outcome.stop_reason, outcome.rounds) == (
+    assert (outcome.calls, outcome.summary, outcome.stop_reason, outcome.rounds) == (  # L1
         [],
         "nichts zu tun",
         "assistant-stop",
@@ -72,7 +76,7 @@ async def test_two_calls_in_one_round_become_two_steps_and_the_last_text_the_sum
 async def test_the_second_request_carries_the_calls_and_their_results():
     async with Double(calls(TASK), text("fertig")) as double:
         await talk(double)
-    assert double.requests[1]["messages"][2:] == [
+    assert double.requests[1]["messages"][2:] == [  # L2
         {
             "role": "assistant",
             "content": None,
@@ -91,7 +95,7 @@ async def test_the_second_request_carries_the_calls_and_their_results():
 async def test_a_model_that_never_stops_calling_is_stopped():
     async with Double(calls(TASK)) as double:
         outcome = await talk(double, rounds=5)
-    assert (len(outcome.calls), outcome.summary, outcome.stop_reason) == (5, "", "max-rounds")
+    assert (len(outcome.calls), outcome.summary, outcome.stop_reason) == (5, "", "max-rounds")  # L5
     assert len(double.requests) == 5
 
 
@@ -109,7 +113,7 @@ async def test_denied_invented_and_wrong_calls_are_answered_and_not_planned():
         outcome = await talk(double)
     assert outcome.calls == [TASK]
     assert outcome.rejected == 4
-    assert [answer["success"] for answer in answers(double)] == [False] * 4 + [True]
+    assert [answer["success"] for answer in answers(double)] == [False] * 4 + [True]  # L4
     assert [answer["message"] for answer in answers(double)][:3] == [
         "Unknown tool: create_habit",
         "Unknown tool: wipe_disk",
@@ -147,7 +151,7 @@ async def test_calls_of_one_answer_keep_their_order():
     wanted = [("create_task", {"title": f"T{n}"}) for n in range(20)]
     async with Double(calls(*wanted), text("fertig")) as double:
         outcome = await talk(double)
-    assert outcome.calls == wanted
+    assert outcome.calls == wanted  # L3, L7, L10
     assert [m["tool_call_id"] for m in double.requests[1]["messages"] if m["role"] == "tool"] == [
         f"c{n}" for n in range(20)
     ]

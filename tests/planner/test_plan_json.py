@@ -23,7 +23,7 @@ def with_step(**changes) -> str:
 @pytest.mark.parametrize(
     "answer",
     [
-        pytest.param(f"```json\n{JSON}\n```", id="fenced"),
+        pytest.param(f"```json\n{JSON}\n```", id="fenced, P1"),
         pytest.param(f"```\n{JSON}\n```", id="fence without a tag"),
         pytest.param(f"```JSON\n{JSON}\n```", id="tag in capitals"),
         pytest.param(f"```js\n{JSON}\n```", id="another tag"),

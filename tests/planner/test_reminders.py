@@ -1,4 +1,6 @@
-"""The cases of the reference by their numbers: an agent 'Mana' with 100,000 tokens a day."""
+"""The cases of the reference by their numbers: an agent 'Mana' with 100,000 tokens a day; L17 to L21 are those of how
+reminders come into a request.
+"""
 
 from __future__ import annotations
 
@@ -107,12 +109,12 @@ def test_they_come_in_one_order(state, cap, before, words):
 def test_they_are_merged_into_the_one_system_message():
     messages = [{"role": "system", "content": "S"}, {"role": "user", "content": "U"}]
     both = [Reminder("retry-loop", "warn", "one"), Reminder("compacted", "info", "two")]
-    assert delivered(messages, both) == [
+    assert delivered(messages, both) == [  # L17, in one message
         {"role": "system", "content": "S\n\n<reminder>one</reminder>\n\n<reminder>two</reminder>"},
         messages[1],
     ]
     assert messages[0]["content"] == "S"
-    assert delivered(messages, []) == messages
+    assert delivered(messages, []) == messages  # L21
 
 
 def emitted(producer: str, severity: str) -> float:
@@ -127,7 +129,7 @@ async def test_a_reminder_is_in_its_request_and_in_no_other_and_counted_once():
         outcome = await talk(double, steps)
     systems = [[m["content"] for m in r["messages"] if m["role"] == "system"] for r in double.requests]
     assert [len(each) for each in systems] == [1, 1, 1, 1]
-    assert ["fehlgeschlagen" in each[0] for each in systems] == [False, False, True, False]
+    assert ["fehlgeschlagen" in each[0] for each in systems] == [False, False, True, False]  # L18, L19
     assert emitted("retry-loop", "warn") == before + 1
     async with Double(text("nie")) as silent:
         assert await talk(silent, steps) == outcome
@@ -141,4 +143,4 @@ async def test_what_the_run_spends_counts_with_what_was_spent_before():
     said = [request["messages"][0]["content"] for request in double.requests]
     assert said[0] == said[1] == "S"
     assert said[2] == "S"  # 740 of 1000
-    assert "86%" in said[3]
+    assert "86%" in said[3]  # L20

@@ -17,6 +17,7 @@ from projector.planner.runs import read_whole
 from projector.sql.connection import connect
 from tests.cli.in_process import read
 from tests.llm.double import Double, Reply, calls, text
+from tests.planner.test_json_round import BAD, GOOD, plan
 from tests.planner.test_worker import TASK, settled, working
 from tests.planner.world import World
 
@@ -63,9 +64,23 @@ async def test_a_run_leads_to_the_same_plan_again_and_nobody_is_asked(world: Wor
     assert world.admin.execute("select sum(xmin::text::bigint) from mana_ai.run_steps").fetchone() == before
 
 
-async def test_a_run_that_its_budget_cut_short_is_cut_short_there_again(world: World):
-    run = await planned(world, calls(TASK), max_tokens_per_run=200)
-    assert (run["plan"]["stopReason"], len(run["plan"]["steps"])) == ("budget", 1)
+@pytest.mark.parametrize(
+    ("reply", "limit", "reason"),
+    [
+        (calls(TASK), {"max_tokens_per_run": 200}, "budget"),
+        (Reply(body=calls(TASK).body, pause_s=0.3), {"planner_max_s": 0.2}, "time"),
+    ],
+    ids=["budget", "time"],
+)
+async def test_a_run_that_was_cut_short_is_cut_short_there_again(world: World, reply, limit, reason):
+    run = await planned(world, reply, **limit)
+    assert (run["plan"]["stopReason"], len(run["plan"]["steps"])) == (reason, 1)
+    assert await replayed(world, run["run_id"]) == plan_digest(run["plan"])
+
+
+async def test_a_plan_that_was_written_as_json_and_mended_comes_out_again(world: World):
+    run = await planned(world, text(plan(GOOD, BAD)), text(plan(GOOD, BAD, GOOD)), planner_format="json")
+    assert (len(run["plan"]["steps"]), run["plan"]["rejectedCalls"]) == (2, 1)
     assert await replayed(world, run["run_id"]) == plan_digest(run["plan"])
 
 

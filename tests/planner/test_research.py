@@ -136,6 +136,7 @@ async def test_e15_a_deep_dive_is_submitted_waits_while_it_runs_and_is_told_when
         run = await worked(world, double, "held", pace=SLOW, **research.settings)
         assert (run["decision"], run["attempts"], run["admitted_at"]) == ("research-pending", 0, None)
         assert "gemini-deep-research-max" in run["reason"]
+        assert (run["next_attempt_at"] - run["updated_at"]).total_seconds() == pytest.approx(1000, abs=1)
         (job,) = jobs(world)
         assert (job["state"], job["task_id"], job["run_id"]) == ("submitted", "task/1", str(run["run_id"]))
         world.shift_clock_past(run["run_id"])
@@ -202,12 +203,15 @@ async def test_deep_research_is_off_until_it_is_turned_on_but_a_job_that_runs_is
     ],
 )
 async def test_a_job_that_ends_without_a_result_leaves_the_run_to_shallow_research(world: World, service, reason):
+    ended = "jobs_completed" if reason == "its answer is empty" else "jobs_failed"
+    before = counted(ended, provider="gemini-deep-research-max")
     await ready(world, **DEEP)
     async with ResearchDouble(**service) as research, Double(text("ja")) as double:
         await worked(world, double, "planned", pace=QUICK, **research.settings)
         assert 'Web-Research: "Mach einen Deep Dive' in inputs_told(double)
         assert [(job["state"], job["reason"]) for job in jobs(world)] == [("failed", reason)]
         assert len(research.tasks) <= 1
+    assert counted(ended, provider="gemini-deep-research-max") == before + 1
 
 
 async def test_a_job_that_takes_too_long_is_given_up(world: World):

@@ -100,4 +100,8 @@ def test_what_is_told_of_research_is_bounded_and_stays_on_its_lines():
     assert max(units(answer.content), units(news.content)) < MAX_INPUT_UNITS
     assert news.content.count("\n## ") == 8
     assert "y" * 1000 not in answer.content  # half an address leads somewhere else
+    assert "](…) — x x" in answer.content
+    assert answer.content.endswith("\n… (950 weitere)")
+    assert "\nURL: " not in news.content
+    assert "weitere" not in answer_input("q", {"answer": "a", "citations": [citation] * 50}).content
     assert len(answer.title) == len('Deep Research: ""') + 60

@@ -12,6 +12,7 @@ from projector.planner.compaction import PROMPT as TO_FOLD
 from projector.planner.conversation import Folding
 from projector.planner.loop import converse
 from projector.planner.outcome import Outcome
+from projector.planner.plan import plan_digest
 from projector.planner.reminders import Quota
 from projector.planner.steps import Step
 from projector.planner.subagent import TASK as DELEGATE
@@ -20,6 +21,7 @@ from tests.llm.double import Double, Reply, calls, error, text
 from tests.planner.test_folding import SUMMARY, sized
 from tests.planner.test_json_round import BAD, GOOD, plan
 from tests.planner.test_loop import OFFERED, PROMPT, TASK, KeptSteps
+from tests.planner.test_replay import replayed
 from tests.planner.test_worker import FAST, settled, working
 from tests.planner.world import World
 
@@ -149,6 +151,7 @@ async def test_a_run_keeps_the_terms_it_began_with_and_its_ledger_counts_every_a
         "create_task",
         "create_task",
     ]
+    assert await replayed(world, run["run_id"]) == plan_digest(run["plan"])
     kinds = world.admin.execute("select kind, count(*) from mana_ai.run_steps group by kind").fetchall()
     assert dict(kinds) == {"llm": 5, "tool": 9, "compact": 1}
     (spent,) = world.admin.execute(

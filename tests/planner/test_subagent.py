@@ -1,4 +1,7 @@
-"""Parts of the work handed to a sub-agent; S1 to S14 and K1 to K14 are the reference's cases."""
+"""Parts of the work handed to a sub-agent; S1 to S14 and K1 to K14 are the reference's cases.
+
+Without a counterpart: S6, S12 and S13, since callers choose neither tools, nor prompt, nor model; K12, of a counter.
+"""
 
 from __future__ import annotations
 
@@ -95,7 +98,7 @@ async def test_only_the_summary_comes_back_and_what_it_cost_counts():
     assert answers(double) == [
         {
             "success": True,
-            "message": "Found 2 items: a, b",  # K10
+            "message": "Found 2 items: a, b",  # K10, S2
             "data": {
                 "subAgentType": "general",
                 "toolsCalled": 2,

@@ -10,8 +10,10 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import psycopg
+from prometheus_client.parser import text_string_to_metric_families
 from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 from pydantic import SecretStr
@@ -54,10 +56,13 @@ class Model(Double):
 class Stage:
     """Each check has users of its own, so that one cannot disturb another."""
 
-    def __init__(self, pipeline: Pipeline, database: Database, server: SyncServer, tick_url: str) -> None:
+    def __init__(
+        self, pipeline: Pipeline, database: Database, server: SyncServer, tick_url: str, metrics_url: str
+    ) -> None:
         self.pipeline = pipeline
         self.server = server
         self.tick_url = tick_url
+        self._metrics_url = metrics_url
         self.model = Model()
         self.research = ResearchDouble()
         self._sync_url = database.logins.sync
@@ -99,17 +104,26 @@ class Stage:
         question = "select * from mana_ai.mission_runs where user_id = %s and mission_id = %s order by due_at"
         return self.ask(question, device.user_id, mission_id)
 
+    def counted(self, name: str, **labels: str) -> float:
+        """What the planner's process counted under these labels, whatever its other ones."""
+        with urlopen(self._metrics_url, timeout=LIMIT_S) as answer:  # noqa: S310
+            families = list(text_string_to_metric_families(answer.read().decode()))
+        samples = [sample for family in families for sample in family.samples if sample.name == name]
+        return sum(sample.value for sample in samples if labels.items() <= sample.labels.items())
+
     async def ended(self, device: Replica, mission_id: str, state: str = "written") -> dict[str, Any]:
         """The mission's only run, once it is in that state."""
         return await self.until(lambda: next((r for r in self.runs(device, mission_id) if r["state"] == state), None))
 
     async def held(self, device: Replica, mission_id: str, decision: str) -> dict[str, Any]:
-        """The mission's run, once it waits for that reason."""
-        return await self.until(
+        """The mission's run, once it waits for that reason, which is counted."""
+        run = await self.until(
             lambda: next(
                 (r for r in self.runs(device, mission_id) if (r["state"], r["decision"]) == ("held", decision)), None
             )
         )
+        assert self.counted("mana_ai_agent_decisions_total", decision=decision) >= 1
+        return run
 
     async def iteration(self, device: Replica, mission_id: str) -> dict[str, Any]:
         """The one iteration of the mission, once the device has it."""
@@ -150,17 +164,19 @@ class Stage:
 async def staged(stack: Servers, template: Template, log_dir: Path) -> AsyncIterator[Stage]:
     """A stage whose streams are at work."""
     with template.copy() as database, SyncServer(database.logins.sync) as server:
-        port = ports.free_port()
+        port, metrics_port = ports.free_port(), ports.free_port()
         settings = settings_for(stack, database, APPS).model_copy(
             update={"due_interval_s": 0.2, "reannounce_interval_s": 0.3, "planner_workers": 20}
         )
         pipeline = Pipeline(settings, log_dir)
-        stage = Stage(pipeline, database, server, f"http://127.0.0.1:{port}/internal/tick")
+        tick_url, metrics_url = f"http://127.0.0.1:{port}/internal/tick", f"http://127.0.0.1:{metrics_port}/metrics"
+        stage = Stage(pipeline, database, server, tick_url, metrics_url)
         try:
             async with stage.model, stage.research:
                 common = settings.model_copy(update={"llm_base_url": stage.model.url} | stage.research.settings)
                 timers = common.model_copy(update={"api_port": port, "service_key": SecretStr(SERVICE_KEY)})
-                names = {"cdc": common, "views": common, "planner": common, "sink": common, "timers": timers}
+                planner = common.model_copy(update={"metrics_port": metrics_port})
+                names = {"cdc": common, "views": common, "planner": planner, "sink": common, "timers": timers}
                 for name, pipeline.settings in names.items():
                     pipeline.start(name)
                 for name in names:

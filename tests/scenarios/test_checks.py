@@ -69,6 +69,12 @@ async def test_e1_a_mission_without_an_agent_is_the_default_agents(stage: Stage)
 
 async def test_e2_two_calls_of_one_round_are_two_steps_to_review(stage: Stage) -> None:
     phone = stage.user("e2")
+
+    def of_two_rounds() -> float:
+        up_to = [stage.counted("mana_ai_planner_rounds_bucket", le=rounds) for rounds in ("1.0", "2.0")]
+        return up_to[1] - up_to[0]
+
+    before = of_two_rounds()
     mission_id = stage.mission(phone, "E2", calls(TASK, NOTE), text("zwei Schritte"))
     iteration = await stage.iteration(phone, mission_id)
     steps = [(step["id"], step["status"], step["intent"]["toolName"]) for step in iteration["plan"]]
@@ -78,6 +84,7 @@ async def test_e2_two_calls_of_one_round_are_two_steps_to_review(stage: Stage) -
     ]
     assert iteration["overallStatus"] == "awaiting-review"
     assert len(stage.model.asked["E2"]) == 2
+    await stage.until(lambda: of_two_rounds() == before + 1)
 
 
 async def test_e3_a_model_that_never_stops_calling_is_stopped_after_five_rounds(stage: Stage) -> None:
@@ -123,7 +130,9 @@ async def test_e6_with_one_token_left_the_first_round_is_the_last(stage: Stage) 
     await stage.ended(phone, stage.mission(phone, "E6 all but one", spent(49_999)))
     iteration = await stage.iteration(phone, stage.mission(phone, "E6 one left", calls(TASK), text("nie gefragt")))
     assert [step["intent"]["toolName"] for step in iteration["plan"]] == ["create_task"]
-    assert len(stage.model.asked["E6 one left"]) == 1
+    [request] = stage.model.asked["E6 one left"]
+    assert "100% (49999 / 50000 Tokens)" in prompt(request)
+    assert "ausgeschoepft" not in prompt(request)
 
 
 async def test_e7_a_budget_of_nothing_holds_every_run(stage: Stage) -> None:
@@ -136,6 +145,7 @@ async def test_e8_a_model_that_asks_to_wait_is_asked_again_and_at_last_the_itera
     stage: Stage,
 ) -> None:
     phone = stage.user("e8")
+    before = stage.counted("llm_attempts_total", kind="rate_limit")
     refusal = error(429, {"detail": {"kind": "rate_limit", "message": "zu viele"}}, retry_after="0")
     mended = stage.mission(phone, "E8 mended", refusal, text("doch noch"))
     never = stage.mission(phone, "E8 never", refusal)
@@ -149,6 +159,7 @@ async def test_e8_a_model_that_asks_to_wait_is_asked_again_and_at_last_the_itera
     assert (iteration["overallStatus"], iteration["plan"]) == ("failed", [])
     [usage] = stage.ask("select count(*) from mana_ai.token_usage where mission_id = %s", never)
     assert usage == {"count": 0}
+    assert stage.counted("llm_attempts_total", kind="rate_limit") == before + 6
 
 
 async def test_e9_malformed_arguments_are_refused_and_the_model_is_told(stage: Stage) -> None:

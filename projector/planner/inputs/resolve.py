@@ -81,6 +81,14 @@ class Inputs:
         gaps = tuple(one for one in more if isinstance(one, Gap))
         return Inputs(self.told + told, self.gaps + gaps)
 
+    @property
+    def sizes(self) -> dict[str, Any]:
+        """What is told with its bytes, and what is not with the reason: without a word that people wrote."""
+        return {
+            "told": [{"module": one.module, "bytes": len(one.content.encode())} for one in self.told],
+            "gaps": [f"{gap.module}: {gap.why}" for gap in self.gaps],
+        }
+
     def to_json(self) -> dict[str, Any]:
         return {"told": [asdict(one) for one in self.told], "gaps": [asdict(gap) for gap in self.gaps]}
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from projector.planner.ciphertext import scrub
 from projector.planner.inputs.resolve import Gap, ResolvedInput
-from projector.planner.inputs.sizes import cut, first
+from projector.planner.inputs.sizes import CUT_MARK, cut, first
 from projector.planner.research.shallow import News
 from projector.planner.storable import storable
 
@@ -41,10 +41,11 @@ def answer_input(query: str, answer: dict[str, Any]) -> ResolvedInput:
     """`answer` as a deep research service gives it; what is missing in it but the text is no error."""
     lines = [f'# Deep-Research: "{_line(query)}"', "", cut(answer["answer"].strip(), MAX_ANSWER), ""]
     citations = answer.get("citations")
-    sources = citations[:MAX_SOURCES] if isinstance(citations, list) else []
-    named = [_source(one) for one in sources if isinstance(one, dict)]
+    sources = citations if isinstance(citations, list) else []
+    named = [_source(one) for one in sources[:MAX_SOURCES] if isinstance(one, dict)]
     if named:
-        lines += ["## Quellen", *named]
+        more = len(sources[MAX_SOURCES:])
+        lines += ["## Quellen", *named, *([f"{CUT_MARK} ({more} weitere)"] if more else [])]
     return _input(f'Deep Research: "{first(query, MAX_TITLE)}"', lines)
 
 
@@ -64,6 +65,8 @@ def _line(value: object) -> str:
 
 
 def _url(value: object) -> str:
-    # One that is cut leads somewhere else.
     found = value.strip() if isinstance(value, str) else ""
-    return found if len(found) <= MAX_URL and not any(c.isspace() for c in found) else ""
+    if any(c.isspace() for c in found):
+        return ""
+    # One that is cut leads somewhere else.
+    return found if len(found) <= MAX_URL else CUT_MARK
