@@ -202,12 +202,16 @@ class StreamStoppedError(ProjectorError):
 class ChatError(ProjectorError):
     """Check PROJECTOR_LLM_BASE_URL and the endpoint's own log; the run is tried again by itself.
 
-    `prompt_tokens` and `completion_tokens` are what answers of no use cost all the same.
+    `prompt_tokens`, `completion_tokens` and `cost` (US dollars) are what answers of no use cost all the same,
+    `route` are the attempts that were made, and `seconds` is how long they took.
     """
 
     transient = True
     prompt_tokens = 0
     completion_tokens = 0
+    cost = 0.0
+    route: tuple[str, ...] = ()
+    seconds = 0.0
 
 
 class ChatUnavailableError(ChatError):

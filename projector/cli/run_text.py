@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -15,8 +16,6 @@ from projector.planner.pruned import prompt_digests
 from projector.views.jsondiff import Found, absent, show_path
 
 if TYPE_CHECKING:
-    from datetime import datetime
-
     from projector.planner.runs import Listed, StoredStep, Whole
 
 _TOOLS = frozenset(tool.name for tool in CATALOGUE)
@@ -59,6 +58,9 @@ def details(run: Listed, whole: Whole, steps: Sequence[StoredStep], *, content: 
         )
         if step.evidence is not None:
             yield f"{'':>10} {_served(step.evidence)}"
+    for failed in whole.failed_calls:
+        used = f"{failed['prompt_tokens']:,} + {failed['completion_tokens']:,} tokens"
+        yield f"  failed    {_at(datetime.fromisoformat(failed['at']))} {used}, {_served(failed)}"
 
 
 def detail_fields(run: Listed, whole: Whole, steps: Sequence[StoredStep], *, content: bool) -> dict[str, Any]:
@@ -170,8 +172,10 @@ def difference_line(found: Found, *, content: bool) -> str:
 
 def _served(evidence: dict[str, Any]) -> str:
     cost = "" if evidence["cost"] is None else f", ${evidence['cost']:.6f}"
-    route = f", tried {' '.join(evidence['route'])}" if len(evidence["route"]) > 1 else ""
-    return inline(f"by {evidence['model'] or 'an unnamed model'} in {evidence['ms']:,} ms{cost}{route}")
+    failed = "error" in evidence
+    route = f", tried {' '.join(evidence['route'])}" if len(evidence["route"]) > (0 if failed else 1) else ""
+    by = evidence["error"] if failed else f"by {evidence['model'] or 'an unnamed model'}"
+    return inline(f"{by} in {evidence['ms']:,} ms{cost}{route}")
 
 
 def _tool(name: str) -> str:

@@ -97,6 +97,7 @@ class RoutedChat:
             failed = ChatUnavailableError(error.message, asked_s)
         lost = _lost(error.attempts)
         failed.prompt_tokens, failed.completion_tokens = lost.prompt_tokens, lost.completion_tokens
+        failed.cost, failed.route = lost.cost, tuple(map(str, error.attempts))
         return failed
 
 

@@ -11,7 +11,7 @@ from projector.errors import ChatError
 from projector.llm.chat import TEMPERATURE, ChatModel, Completion, Message, ToolCall
 from projector.planner.ciphertext import scrub
 from projector.planner.gates import Verdict
-from projector.planner.steps import Journal, Step, StepKind, digest_of, evidence_of
+from projector.planner.steps import Journal, Step, StepKind, digest_of, evidence_of, evidence_of_failure
 from projector.planner.storable import storable
 from projector.planner.tools import is_usable
 
@@ -113,10 +113,17 @@ class Asking:
         try:
             answer = await self._model.complete(alias, request, schemas, run_id=self._run_id, temperature=temperature)
         except ChatError as error:
+            error.seconds = time.perf_counter() - began
             if not keeps(error):
                 raise
-            failure = {"error": storable(error.message)}
-            return await self._journal.store(kind, digest, failure, error.prompt_tokens, error.completion_tokens)
+            return await self._journal.store(
+                kind,
+                digest,
+                {"error": storable(error.message)},
+                error.prompt_tokens,
+                error.completion_tokens,
+                evidence_of_failure(error),
+            )
         crash.point("planner.after_llm_before_store")
         return await self._journal.store(
             kind,

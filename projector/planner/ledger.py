@@ -15,12 +15,12 @@ from psycopg_pool import AsyncConnectionPool
 
 from projector import crash
 from projector.config import Settings
-from projector.errors import LeaseLostError, NotMigratedError
+from projector.errors import ChatError, LeaseLostError, NotMigratedError
 from projector.planner.agent import agent_of
 from projector.planner.backoff import Failures
 from projector.planner.gates import WAITING_FOR_OTHERS, Situation
 from projector.planner.mission import DEFAULT_AGENT, mission_of
-from projector.planner.steps import Step, StepKind
+from projector.planner.steps import Step, StepKind, evidence_of_failure
 from projector.planner.together import Together
 from projector.sql import query
 from projector.sql.connection import connect
@@ -242,9 +242,9 @@ class LedgerSteps:
             evidence=step.evidence,
         )
 
-    async def charge(self, prompt_tokens: int, completion_tokens: int) -> None:
-        """Counts an answer that was paid for and is of no use. Raises LeaseLostError."""
-        await self._spend(prompt_tokens, completion_tokens)
+    async def store_failure(self, error: ChatError) -> None:
+        """Keeps how a call ended that the run does not go on with, and counts what it cost. Raises LeaseLostError."""
+        await self._spend(error.prompt_tokens, error.completion_tokens, failed=evidence_of_failure(error))
 
     async def _spend(self, prompt_tokens: int, completion_tokens: int, **step: Any) -> None:
         spent = {"prompt_tokens": prompt_tokens, "completion_tokens": completion_tokens}

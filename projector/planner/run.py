@@ -106,9 +106,8 @@ async def carry_out(run: ClaimedRun, planning: Planning) -> Result:
             may_ask=partial(planning.budget.may_ask, run, agent),
         )
     except ChatError as error:
-        if error.prompt_tokens or error.completion_tokens:
-            await steps.charge(error.prompt_tokens, error.completion_tokens)
-            crash.point("planner.after_charge")
+        await steps.store_failure(error)
+        crash.point("planner.after_failure_stored")
         if not error.transient:
             return await _fail(run, planning, _REFUSED, error.message)
         asked_s = error.retry_after_s if isinstance(error, ChatUnavailableError) else None

@@ -108,6 +108,8 @@ class Whole:
     admitted_at: datetime | None
     iteration_id: UUID
     change_id: UUID | None
+    failed_calls: Sequence[dict[str, Any]]
+    """The last that the run did not go on with: `at`, `error`, `ms`, tokens of both kinds, `cost` (US $), `route`."""
     brief: dict[str, Any] | None
     plan: dict[str, Any] | None
     mission_state: str | None

@@ -53,6 +53,7 @@ def spans_of(run: Listed, whole: Whole, steps: Sequence[StoredStep]) -> list[Spa
     children = [
         *_of_inputs(run, whole, steps, root),
         *_of_steps(run, whole, steps, root),
+        *_of_failures(run, whole, root),
         *_of_write_back(run, whole, root),
     ]
     failed = (whole.plan or {}).get("error", {}).get("name", "")
@@ -159,14 +160,45 @@ def _of_steps(run: Listed, whole: Whole, steps: Sequence[StoredStep], root: int)
         )
 
 
+def _of_failures(run: Listed, whole: Whole, root: int) -> Iterator[Span]:
+    """Calls that the run did not go on with."""
+    for failed in whole.failed_calls:
+        ended = datetime.fromisoformat(failed["at"])
+        route = tuple(attempt[:_LONGEST_NAME] for attempt in failed["route"])
+        attributes: dict[str, Value | None] = {
+            "gen_ai.operation.name": "chat",
+            "gen_ai.conversation.id": str(run.run_id),
+            "gen_ai.provider.name": _provider(route),
+            "gen_ai.usage.input_tokens": failed["prompt_tokens"],
+            "gen_ai.usage.output_tokens": failed["completion_tokens"],
+            "projector.llm.cost_usd": failed["cost"],
+            "projector.llm.route": route or None,
+            "projector.llm.attempts": len(route) or None,
+        }
+        yield Span(
+            "chat",
+            _span_id(run.run_id, f"failed {failed['at']}"),
+            root,
+            ended - timedelta(milliseconds=failed["ms"]),
+            ended,
+            _known(attributes),
+            calls_out=True,
+            error=failed["error"],
+        )
+
+
+def _provider(route: Sequence[str]) -> str:
+    # Where one endpoint is all there is, who stands behind it is not known: it speaks the format of this one.
+    return route[-1].partition("/")[0] if route else "openai"
+
+
 def _of_call(step: StoredStep, response: dict[str, Any], alias: str | None) -> dict[str, Value | None]:
     evidence = step.evidence or {}
     route = tuple(attempt[:_LONGEST_NAME] for attempt in evidence.get("route", ()))
     finish = response.get("finishReason")
     return {
         "gen_ai.operation.name": "chat",
-        # Where one endpoint is all there is, who stands behind it is not known: it speaks the format of this one.
-        "gen_ai.provider.name": route[-1].partition("/")[0] if route else "openai",
+        "gen_ai.provider.name": _provider(route),
         "gen_ai.request.model": alias,
         "gen_ai.response.model": evidence.get("model", "")[:_LONGEST_NAME] or None,
         "gen_ai.response.finish_reasons": None if finish is None else (finish if finish in _FINISHED else "unknown",),

@@ -12,6 +12,7 @@ from typing import Any, Literal, Protocol
 
 import orjson
 
+from projector.errors import ChatError
 from projector.llm.chat import Completion
 from projector.planner.storable import storable
 
@@ -40,6 +41,16 @@ def evidence_of(answer: Completion, seconds: float) -> dict[str, Any]:
         "ms": round(seconds * 1000),
         "cost": answer.cost or None,
         "route": [storable(attempt) for attempt in answer.route],
+    }
+
+
+def evidence_of_failure(error: ChatError) -> dict[str, Any]:
+    """The same of a call that failed; `error` names its kind, without a word of the provider's."""
+    return {
+        "error": type(error).__name__,
+        "ms": round(error.seconds * 1000),
+        "cost": error.cost or None,
+        "route": [storable(attempt) for attempt in error.route],
     }
 
 

@@ -47,8 +47,7 @@ POINTS = (
     Point("planner.after_plan_stored", passes=3),
     Point("planner.before_settle", passes=2),
     Point("planner.after_settle", passes=2),
-    # Answers that cost something and hold nothing are rubbish.
-    Point("planner.after_charge", modes=("rubbish",)),
+    Point("planner.after_failure_stored", modes=("rubbish", "fails")),
     Point("planner.after_renew"),
     Point("planner.before_hand_back", stopped=True),
     Point("planner.after_hand_back", stopped=True),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
@@ -10,11 +11,14 @@ import pytest
 from projector.planner.retention import prune
 from projector.sql.connection import connect
 from tests.cli.in_process import read
-from tests.llm.double import Double, text
+from tests.llm.double import Double, error, text
 from tests.planner.test_inputs import GOAL, GOAL_REF, NOTE_REF, planned_with
 from tests.planner.test_replay import END, command
+from tests.planner.test_tracing import told
+from tests.planner.test_worker import FAST
 from tests.planner.world import World
 
+USELESS = error(200, {"choices": [], "usage": {"prompt_tokens": 30, "completion_tokens": 4}, "secret": "Laufen"})
 GOAL_BYTES = len(b"Fortschritt: 2 / 3 (week)")
 
 
@@ -43,3 +47,32 @@ async def test_a_run_shows_its_inputs_by_size_its_gaps_and_its_gates_also_when_t
     assert "Fortschritt" not in str(world.run()["brief"])
     [pruned] = await command(world, capsys, "show", run["run_id"])
     assert (pruned["brief"]["inputs"], pruned["gates"]) == (shown["brief"]["inputs"], shown["gates"])
+
+
+async def test_calls_that_failed_are_told_with_their_time_their_tokens_and_none_of_their_words(
+    world: World, capsys: pytest.CaptureFixture[str]
+):
+    async with Double(USELESS, error(503, {"error": {"message": "Laufen"}}), text("fertig")) as double:
+        run = await planned_with(world, double)
+    [shown] = await command(world, capsys, "show", run["run_id"])
+    failed = shown["failed_calls"]
+    assert [(one["error"], one["prompt_tokens"], one["completion_tokens"]) for one in failed] == [
+        ("ChatAnswerError", 30, 4),
+        ("ChatUnavailableError", 0, 0),
+    ]
+    assert all(one["ms"] >= 0 and one["cost"] is None and one["route"] == [] for one in failed)
+    text_shown = await asyncio.to_thread(read, world.settings, capsys, "runs", "show", str(run["run_id"]))
+    assert "30 + 4 tokens, ChatAnswerError in " in text_shown
+    assert "Laufen" not in text_shown
+    chats = [span for span in await told(world, run) if span.name.startswith("chat")]
+    assert [span.error for span in chats] == ["", "ChatAnswerError", "ChatUnavailableError"]
+    assert sum(span.attributes["gen_ai.usage.input_tokens"] for span in chats) == world.run()["prompt_tokens"] == 130
+    assert len({span.span_id for span in chats}) == 3
+
+
+async def test_of_calls_that_failed_the_last_twenty_are_kept(world: World):
+    replies = [USELESS, USELESS, *(error(503) for _ in range(20)), text("fertig")]
+    async with Double(*replies) as double:
+        await planned_with(world, double, pace=replace(FAST, max_attempts=30))
+    [(kept,)] = world.admin.execute("select failed_calls from mana_ai.mission_runs").fetchall()
+    assert [one["error"] for one in kept] == ["ChatUnavailableError"] * 20

@@ -1,10 +1,10 @@
--- Answers and what they cost, while the leases hold: what was reserved is spent now. One without a response cost as
--- much and is of no use. A step of the same number belonged to another conversation.
+-- Answers and what they cost, while the leases hold: what was reserved is spent now. One without a response failed, which
+-- may have cost as much; the last of those are kept. A step of the same number belonged to another conversation.
 with given as (
     select *
     from jsonb_to_recordset(%(steps)s) as g
          (run_id uuid, seq int, kind text, request_digest bytea, response jsonb, evidence jsonb, prompt_tokens bigint,
-          completion_tokens bigint)
+          completion_tokens bigint, failed jsonb)
 ), mine as (
     {mine}
 ), held as (
@@ -12,6 +12,13 @@ with given as (
     set prompt_tokens = r.prompt_tokens + given.prompt_tokens,
         completion_tokens = r.completion_tokens + given.completion_tokens,
         reserved_tokens = greatest(0, r.reserved_tokens - (given.prompt_tokens + given.completion_tokens)),
+        failed_calls = case
+            when given.failed is null then r.failed_calls
+            else jsonb_path_query_array(
+                r.failed_calls || jsonb_build_array(given.failed || jsonb_build_object(
+                    'at', now(), 'prompt_tokens', given.prompt_tokens, 'completion_tokens', given.completion_tokens)),
+                '$[last - 19 to last]')
+        end,
         updated_at = now()
     from mine join given using (run_id)
     where r.run_id = mine.run_id
