@@ -50,9 +50,9 @@ def observe_call(
         if usage.prompt_tokens or usage.completion_tokens:
             _tokens(alias, provider, model, "prompt").inc(usage.prompt_tokens)
             _tokens(alias, provider, model, "completion").inc(usage.completion_tokens)
-            total = usage
         if usage.cost:
             metrics.LLM_COST.labels(alias, provider, model).inc(usage.cost)
+        total += usage
     for step in fallbacks:
         source, target = (name if name in entries else "other" if name else "" for name in (step.source, step.target))
         metrics.LLM_FALLBACKS.labels(source, target, step.reason).inc()

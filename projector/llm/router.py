@@ -336,7 +336,7 @@ class _Call:
                 body = _limited(self._body, step.entry)
                 return await ask(endpoint, step.entry.model, body, step.limits, self._call_id), step
             except RouteError as error:
-                walk.failed(error, clock())
+                walk.failed(error, clock(), self.usage(step.entry, error.usage))
             except BaseException:
                 walk.cancelled()
                 raise

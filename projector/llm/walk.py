@@ -231,11 +231,12 @@ class Walk:
         if usage is not None:
             self.attempts[-1] = replace(last, usage=usage)
 
-    def failed(self, error: RouteError, now: float) -> None:
-        """The attempt failed before its first byte."""
+    def failed(self, error: RouteError, now: float, usage: Usage = Usage()) -> None:  # noqa: B008
+        """The attempt failed before its first byte, or its answer was of no use and cost `usage` all the same."""
         assert self._ask is not None
         ask = self._ask
-        self.attempts.append(Attempt(ask.entry.name, "failed", error.kind, error.status, (now - ask.started) * 1000))
+        ms = (now - ask.started) * 1000
+        self.attempts.append(Attempt(ask.entry.name, "failed", error.kind, error.status, ms, usage))
         action = action_of(error.kind, self._policy)
         if isinstance(error, ContextLengthError):
             # A longer one may be next; that a third is longer still is not worth its price.

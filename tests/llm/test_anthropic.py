@@ -201,6 +201,7 @@ async def test_what_nobody_would_do_better_goes_to_the_caller(tmp_path: Path, sc
     found, _ = await ask(tmp_path, script)
     assert isinstance(found, RouteError)
     assert found.kind == kind
+    assert found.attempts[0].usage.prompt_tokens == (12 if kind == "blocked" else 0), "what it cost all the same"
 
 
 def saying(*parts: dict[str, Any]) -> dict[str, Any]:

@@ -151,6 +151,7 @@ async def test_R2_an_answer_that_is_cut_at_its_length_is_an_answer(tmp_path: Pat
 async def test_6_a_content_policy_is_never_asked_around(tmp_path: Path, finish: str):
     found, _ = await ask(tmp_path, said(finish=finish))
     assert (found.kind, len(found.attempts)) == ("blocked", 1)
+    assert found.attempts[0].usage.prompt_tokens == USAGE["promptTokenCount"], "it is paid for all the same"
     found, _ = await ask(tmp_path, failure(200, {"promptFeedback": {"blockReason": finish}}))
     assert (found.kind, found.upstream_code) == ("blocked", finish)
     found, _ = await ask(tmp_path, said({"text": "some"}, finish=finish))

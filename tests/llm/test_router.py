@@ -403,6 +403,27 @@ async def test_what_a_call_costs_is_counted_by_the_prices_of_the_file(tmp_path: 
     assert now - before == pytest.approx(0.45)
 
 
+async def test_what_an_answer_of_no_use_costs_is_counted_for_its_attempt(tmp_path: Path, monkeypatch):
+    lines: list[dict[str, Any]] = []
+    monkeypatch.setattr(observe.log, "info", lambda _event, **fields: lines.append(fields), raising=False)
+    spent = {"prompt_tokens": 1_000_000, "completion_tokens": 0}
+    of_p1 = {"alias": "mana/x", "provider": "p1", "model": "m1"}
+    before = metric("llm_tokens_total", **of_p1, type="prompt"), metric("llm_cost_dollars_total", **of_p1)
+    found, *_ = await both(
+        tmp_path,
+        failure(200, {"choices": [], "usage": spent}),
+        first=lambda p1: f"base_url: '{p1.url}', prices: {{m1: {{prompt: 0.5, completion: 1}}}}",
+    )
+    assert isinstance(found, Answer)
+    assert [(a.kind, a.usage.prompt_tokens, a.usage.cost) for a in found.attempts] == [
+        ("protocol", 1_000_000, 0.5),
+        ("", 10, 0.0),
+    ]
+    after = metric("llm_tokens_total", **of_p1, type="prompt"), metric("llm_cost_dollars_total", **of_p1)
+    assert [b - a for a, b in zip(before, after, strict=True)] == pytest.approx([1_000_000, 0.5])
+    assert [(line["prompt_tokens"], line["cost"]) for line in lines] == [(1_000_010, 0.5)]
+
+
 async def test_a_call_that_nobody_waits_for_any_more_ends_at_the_provider_too(tmp_path: Path):
     async with Upstream(SILENT) as p1, routed(tmp_path, more="", p1=p1) as router:
         for _ in range(2):
