@@ -32,7 +32,8 @@ class RoutedChat:
     @classmethod
     def from_settings(cls, settings: Settings) -> Self:
         """Raises ConfigError or AliasConfigError."""
-        return cls(LLMRouter.from_config(settings.require_llm_config()), timeout_s=settings.llm_timeout_s)
+        router = LLMRouter.from_config(settings.require_llm_config(), places=settings.llm_calls_per_provider)
+        return cls(router, timeout_s=settings.llm_timeout_s)
 
     async def __aenter__(self) -> Self:
         await self._router.__aenter__()

@@ -67,7 +67,9 @@ class LLMRouter:
         clock: Callable[[], float] = time.monotonic,
         rng: random.Random | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        places: int | None = None,
     ) -> None:
+        """`places`: at most so many calls at once for each provider, of streams until their first chunk."""
         self.registry = registry
         self.breaker = breaker or Breaker(registry.snapshot.config.breaker)
         self._gate: Gate = gate or self.breaker
@@ -75,6 +77,8 @@ class LLMRouter:
         self._clock = clock
         self._rng = rng or random.Random()  # noqa: S311
         self._sleep = sleep
+        self._most_places = places
+        self._places: dict[str, asyncio.Semaphore] = {}
         self._circuits = Circuits(registry.snapshot)
         self.breaker.add_listener(self._circuits)
         self._state = self._made_of(registry.snapshot)
@@ -84,9 +88,9 @@ class LLMRouter:
         registry.on_reload(self._reloaded)
 
     @classmethod
-    def from_config(cls, path: Path | str) -> Self:
+    def from_config(cls, path: Path | str, *, places: int | None = None) -> Self:
         """Raises AliasConfigError."""
-        return cls(Registry(path))
+        return cls(Registry(path), places=places)
 
     async def __aenter__(self) -> Self:
         # Here, and not within the time of the first call.
@@ -172,6 +176,19 @@ class LLMRouter:
                 seconds=self._clock() - call.started,
                 stream=stream,
             )
+
+    @asynccontextmanager
+    async def place_at(self, provider: str) -> AsyncIterator[bool]:
+        """One of the places there are for calls of this provider; whether it had to be waited for."""
+        if self._most_places is None:
+            yield False
+            return
+        place = self._places.get(provider)
+        if place is None:
+            place = self._places[provider] = asyncio.Semaphore(self._most_places)
+        waited = place.locked()
+        async with place:
+            yield waited
 
     # The file
 
@@ -332,9 +349,13 @@ class _Call:
                 await self._router._sleep(step.seconds)
                 continue
             endpoint = self._state.endpoints[step.entry.provider]
+            began = clock()
             try:
-                body = _limited(self._body, step.entry)
-                return await ask(endpoint, step.entry.model, body, step.limits, self._call_id), step
+                async with self._router.place_at(step.entry.provider) as waited:
+                    if waited and not walk.held_up(clock() - began, clock()):
+                        continue
+                    body = _limited(self._body, step.entry)
+                    return await ask(endpoint, step.entry.model, body, step.limits, self._call_id), step
             except RouteError as error:
                 walk.failed(error, clock(), self.usage(step.entry, error.usage))
             except BaseException:

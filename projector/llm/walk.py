@@ -176,6 +176,28 @@ class Walk:
         self._ask = Ask(entry, limits, now)
         return self._ask
 
+    def held_up(self, seconds: float, now: float) -> bool:
+        """Until now a place at the provider was waited for, at nobody's expense: the call may take so much longer.
+        Whether the entry may be asked still; else `next` goes on.
+        """
+        assert self._ask is not None
+        self._deadline += seconds
+        self._ask = replace(self._ask, started=now)
+        if isinstance(self._lease, _PastTheGate):
+            return True
+        self._lease.release()
+        entry, hold_s = self._ask.entry, self._ask.limits.total_s + HOLD_MARGIN_S
+        admitted = self._gate.admit(entry.provider, entry.model, hold_s)
+        if not isinstance(admitted, Skip):
+            self._lease = admitted
+            return True
+        self._made -= 1
+        self._not_served = [(step.source, step.reason) for step in self.fallbacks if step.target == entry.name]
+        self.fallbacks = [step for step in self.fallbacks if step.target != entry.name]
+        self._asked_later.append(admitted.retry_after)
+        self._skipped(entry, admitted.reason)
+        return False
+
     def _limits(self, entry: Entry, now: float) -> Limits:
         budgets = self._budgets
         left = self._deadline - now
