@@ -94,6 +94,8 @@ class Settings(BaseSettings):
     """So many calls of the planner at once for each provider of its chains; others wait."""
     llm_config: str = ""
     """File of aliases (docs/llm.md): the planner then asks its chains itself, and `run llm` serves them."""
+    llm_config_look_s: float = Field(0.0, ge=0)
+    """Seconds between two looks at that file, which is read again when it changed; 0: only on SIGHUP and by command."""
     llm_address: str = "127.0.0.1"
     llm_port: int = Field(3025, ge=0, le=65535)
     """Port of `run llm`; 0 chooses a free one."""
