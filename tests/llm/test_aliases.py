@@ -232,9 +232,18 @@ aliases: {{mana/x: {{chain: [a/m]}}}}
 @pytest.mark.parametrize("key", ["one\ntwo", "schlüssel", "a key"])
 def test_a_key_that_no_header_can_hold_is_refused_and_not_quoted(tmp_path: Path, key: str):
     (tmp_path / "key").write_text(key)
-    (tmp_path / "llm.yaml").write_text(
-        f"providers: {{c: {{base_url: http://h, api_key_file: {tmp_path}/key}}}}\naliases: {{mana/x: {{chain: [c/m]}}}}"
-    )
-    with pytest.raises(AliasConfigError, match=r"providers\.c: the key in .*/key is no") as caught:
+    provider = "providers:\n  c:\n    base_url: http://h\n    "
+    aliases = "\naliases: {mana/x: {chain: [c/m]}}"
+    (tmp_path / "llm.yaml").write_text(f"{provider}api_key_file: {tmp_path}/key{aliases}")
+    with pytest.raises(
+        AliasConfigError, match=r"llm.yaml:4: providers\.c\.api_key_file: the key in .*/key is"
+    ) as caught:
         Registry(tmp_path / "llm.yaml", environment={})
     assert key not in caught.value.message
+    (tmp_path / "llm.yaml").write_text(f"{provider}api_key_env: KEY_C{aliases}")
+    with pytest.raises(AliasConfigError, match=r"llm.yaml:4: providers\.c\.api_key_env: the key in KEY_C is") as caught:
+        Registry(tmp_path / "llm.yaml", environment={"KEY_C": key})
+    assert key not in caught.value.message
+    (tmp_path / "llm.yaml").write_text(f"{provider}api_key_file: {tmp_path}/none{aliases}")
+    with pytest.raises(AliasConfigError, match=r"llm.yaml:4: providers\.c\.api_key_file: .*/none: No such file"):
+        Registry(tmp_path / "llm.yaml", environment={})
