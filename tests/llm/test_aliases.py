@@ -201,6 +201,14 @@ def test_A5_A6_nothing_is_the_default_and_what_is_unknown_leads_nowhere(path: Pa
         Registry(path).snapshot.route("")
 
 
+def test_2_6_the_namespace_may_be_another():
+    found = parse("namespace: ours\naliases: {ours/x: {chain: [mana/m]}}\ndefault: ours/x")
+    assert found.aliases["ours/x"].chain == ("mana/m",), "which is a provider like any then"
+    for wrong in ("aliases: {mana/x: {chain: [a/b]}}", "aliases: {ours/x: {chain: [ours/y]}}"):
+        with pytest.raises(AliasConfigError, match=r"ours/|is an alias"):
+            parse(f"namespace: ours\n{wrong}")
+
+
 def test_what_is_probably_a_mistake_is_warned_of():
     warnings = parse(
         "providers: {local: {base_url: 'http://h', supports: []}}\n"

@@ -11,7 +11,7 @@ import pytest
 from projector.errors import RouteError
 from tests.llm.test_router import FAST, both, routed, told
 from tests.llm.test_streams import read, text
-from tests.llm.upstream import BODY, SSE, Script, Upstream, answer, event, failure
+from tests.llm.upstream import BODY, SILENT, SSE, Script, Upstream, answer, event, failure
 
 SCHEMA = {"type": "object", "properties": {"q": {"type": "string"}}}
 TOOLS = [{"type": "function", "function": {"name": "search", "description": "finds", "parameters": SCHEMA}}]
@@ -175,6 +175,8 @@ FAILED = [
     (refused(413, "request_too_large"), "context_length"),
     (refused(200, "overloaded_error"), "upstream"),
     (failure(200, b"<html>"), "protocol"),
+    (SILENT, "timeout"),
+    (Script(pieces=(b"{",), ending="cut"), "upstream"),
     (failure(200, {"type": "message"}), "protocol"),
     (failure(200, {"type": "message", "content": [{"type": "tool_use"}], "usage": 5}), "protocol"),
 ]

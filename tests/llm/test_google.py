@@ -11,7 +11,7 @@ import pytest
 from projector.errors import RouteError
 from tests.llm.test_router import FAST, both, routed, told
 from tests.llm.test_streams import read, text
-from tests.llm.upstream import BODY, SSE, Script, Upstream, event, failure, words
+from tests.llm.upstream import BODY, SILENT, SSE, Script, Upstream, event, failure, words
 
 SCHEMA = {"type": "object", "properties": {"q": {"type": "string"}}}
 TOOLS = [{"type": "function", "function": {"name": "search", "description": "finds", "parameters": SCHEMA}}]
@@ -166,6 +166,8 @@ FAILED = [
     (failure(200, {"error": {"code": 503}}), "upstream"),
     (failure(503, {"error": {"details": 5}}), "upstream"),
     (failure(200, b"<html>"), "protocol"),
+    (SILENT, "timeout"),
+    (Script(pieces=(b"{",), ending="cut"), "upstream"),
     (failure(200, {"candidates": []}), "protocol"),
     (failure(200, {"candidates": [{}]}), "protocol"),
     (failure(200, {"candidates": [{"content": {"parts": 5}}]}), "protocol"),

@@ -11,7 +11,8 @@ import pytest
 from prometheus_client import REGISTRY
 
 from projector.errors import AliasConfigError, PaymentError, ProviderAuthError, UnreachableError
-from projector.llm.breaker import Lease
+from projector.llm.breaker import Lease, Transition
+from projector.llm.observe import Circuits
 from projector.llm.registry import Snapshot
 from projector.llm.reloading import Watched
 from projector.llm.routed import RoutedChat
@@ -62,7 +63,7 @@ async def test_a_provider_whose_key_or_address_changed_begins_anew_with_the_relo
         assert not router.health()["p1"].auth_suspect
 
 
-async def test_13_5_8_19_a_gauge_shows_each_circuit_of_the_file_and_none_that_left_it(tmp_path: Path):
+async def test_13_5_8_a_gauge_shows_each_circuit_of_the_file_and_none_that_left_it(tmp_path: Path):
     both = {"p1": "base_url: 'http://h'", "gone": "base_url: 'http://h'"}
     async with routed(tmp_path, "  mana/x: {chain: [p1/m1, gone/m1]}", **both) as router:
         for name in both:
@@ -76,6 +77,16 @@ async def test_13_5_8_19_a_gauge_shows_each_circuit_of_the_file_and_none_that_le
         assert REGISTRY.get_sample_value("llm_breaker_state", {"key": "gone"}) is None
         router.breaker.mark_healthy("gone")
         assert REGISTRY.get_sample_value("llm_breaker_state", {"key": "gone"}) is None
+
+
+def test_H7_what_is_told_late_of_a_circuit_is_not_shown(tmp_path: Path):
+    made = registry(tmp_path, p1="base_url: 'http://h'")
+    circuits = Circuits(made.snapshot)
+    before = metric("llm_breaker_transitions_total", key="p1", to="open", cause="call")
+    circuits(Transition("p1", "closed", "", 2))
+    circuits(Transition("p1", "open", "call", 1))
+    assert metric("llm_breaker_state", key="p1") == 0
+    assert metric("llm_breaker_transitions_total", key="p1", to="open", cause="call") == before + 1, "but counted"
 
 
 async def test_2_6_a_file_that_changed_is_read_again_once_it_rests(tmp_path: Path):
