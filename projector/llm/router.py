@@ -20,6 +20,7 @@ from projector.llm.breaker import Breaker, ProviderState
 from projector.llm.config import LONGEST_MODEL, Alias, Capability, Entry, Policy, Provider
 from projector.llm.endpoint import Endpoint, ModelStream
 from projector.llm.observe import Circuits, observe_call, observe_refused_route
+from projector.llm.patience import Patience
 from projector.llm.probe import Probe, Prober
 from projector.llm.providers.wire import Body, count
 from projector.llm.registry import Registry, Snapshot
@@ -178,17 +179,25 @@ class LLMRouter:
             )
 
     @asynccontextmanager
-    async def place_at(self, provider: str) -> AsyncIterator[bool]:
-        """One of the places there are for calls of this provider; whether it had to be waited for."""
+    async def place_at(self, provider: str, longest_s: float) -> AsyncIterator[bool]:
+        """A place for a call of this provider, or none within `longest_s`; whether it had to be waited for."""
         if self._most_places is None:
             yield False
             return
         place = self._places.get(provider)
         if place is None:
             place = self._places[provider] = asyncio.Semaphore(self._most_places)
-        waited = place.locked()
-        async with place:
+        waited, held = place.locked(), True
+        try:
+            async with Patience(longest_s):
+                await place.acquire()
+        except TimeoutError:
+            held = False
+        try:
             yield waited
+        finally:
+            if held:
+                place.release()
 
     # The file
 
@@ -349,13 +358,13 @@ class _Call:
                 await self._router._sleep(step.seconds)
                 continue
             endpoint = self._state.endpoints[step.entry.provider]
-            began = clock()
             try:
-                async with self._router.place_at(step.entry.provider) as waited:
-                    if waited and not walk.held_up(clock() - began, clock()):
+                async with self._router.place_at(step.entry.provider, walk.spare_s(clock())) as waited:
+                    asked = walk.held_up(clock()) if waited else step
+                    if asked is None:
                         continue
-                    body = _limited(self._body, step.entry)
-                    return await ask(endpoint, step.entry.model, body, step.limits, self._call_id), step
+                    body = _limited(self._body, asked.entry)
+                    return await ask(endpoint, asked.entry.model, body, asked.limits, self._call_id), asked
             except RouteError as error:
                 walk.failed(error, clock(), self.usage(step.entry, error.usage))
             except BaseException:

@@ -176,27 +176,37 @@ class Walk:
         self._ask = Ask(entry, limits, now)
         return self._ask
 
-    def held_up(self, seconds: float, now: float) -> bool:
-        """Until now a place at the provider was waited for, at nobody's expense: the call may take so much longer.
-        Whether the entry may be asked still; else `next` goes on.
-        """
+    def spare_s(self, now: float) -> float:
+        """Seconds that may pass before an attempt has no time left."""
+        return self._deadline - now - self._budgets.min_attempt_s
+
+    def held_up(self, now: float) -> Ask | None:
+        """A place at the provider was waited for: what is asked in the time that is left; None: `next` goes on."""
         assert self._ask is not None
-        self._deadline += seconds
-        self._ask = replace(self._ask, started=now)
-        if isinstance(self._lease, _PastTheGate):
-            return True
-        self._lease.release()
-        entry, hold_s = self._ask.entry, self._ask.limits.total_s + HOLD_MARGIN_S
-        admitted = self._gate.admit(entry.provider, entry.model, hold_s)
-        if not isinstance(admitted, Skip):
-            self._lease = admitted
-            return True
+        entry = self._ask.entry
         self._made -= 1
+        if self.spare_s(now) < 0:
+            self._withdraw(entry, "busy")
+            self._outcome = self._too_late()
+            return None
+        limits = self._limits(entry, now)
+        if not isinstance(self._lease, _PastTheGate):
+            self._lease.release()
+            admitted = self._gate.admit(entry.provider, entry.model, limits.total_s + HOLD_MARGIN_S)
+            if isinstance(admitted, Skip):
+                self._asked_later.append(admitted.retry_after)
+                self._withdraw(entry, admitted.reason)
+                return None
+            self._lease = admitted
+        self._made += 1
+        self._ask = Ask(entry, limits, now)
+        return self._ask
+
+    def _withdraw(self, entry: Entry, reason: str) -> None:
+        self._lease.release()
         self._not_served = [(step.source, step.reason) for step in self.fallbacks if step.target == entry.name]
         self.fallbacks = [step for step in self.fallbacks if step.target != entry.name]
-        self._asked_later.append(admitted.retry_after)
-        self._skipped(entry, admitted.reason)
-        return False
+        self._skipped(entry, reason)
 
     def _limits(self, entry: Entry, now: float) -> Limits:
         budgets = self._budgets
