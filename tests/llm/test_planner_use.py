@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -120,30 +118,6 @@ async def test_the_planner_takes_the_chains_where_there_is_a_file_and_one_endpoi
     assert isinstance(chat_model(Settings(llm_base_url="http://127.0.0.1:1")), OpenAIChat)
     with pytest.raises(ConfigError):
         chat_model(Settings())
-
-
-async def test_11_4_at_most_four_calls_at_once_go_to_one_provider(tmp_path: Path):
-    most = 0
-
-    class Counting(Upstream):
-        under_way = 0
-
-        async def serve(self, *given: Any) -> bool:
-            nonlocal most
-            self.under_way += 1
-            most = max(most, self.under_way)
-            try:
-                return await super().serve(*given)
-            finally:
-                self.under_way -= 1
-
-    slow = Script(pieces=answer().pieces, wait_s=0.1)
-    async with Counting(slow) as p1, Counting(error(500), slow) as p2:
-        path = registry(tmp_path, "  mana/x: {chain: [p1/m1]}\n  mana/y: {chain: [p2/m1, p1/m1]}", p1=p1, p2=p2).path
-        async with RoutedChat.from_settings(Settings(llm_config=str(path))) as chat:
-            asked = [chat.complete(f"mana/{n}", MESSAGES, [], run_id="r") for n in "xxxxxxyxxx"]
-            found = [answered.model for answered in await asyncio.gather(*asked)]
-    assert (found, most) == (["p1/m1"] * 10, 4)
 
 
 async def test_the_first_call_knows_already_who_is_away(tmp_path: Path):

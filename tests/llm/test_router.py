@@ -326,31 +326,6 @@ async def test_F8_a_silent_entry_costs_its_first_byte_and_is_not_asked_again(tmp
     assert p1.calls == 1
 
 
-async def test_who_waited_for_a_place_does_not_ask_what_the_call_before_found_silent(tmp_path: Path):
-    async with Upstream(SILENT) as p1, Upstream(answer()) as p2:
-        file = registry(tmp_path, more=FAST + "\nbreaker: {failure_threshold: 1}", p1=p1, p2=p2)
-        async with LLMRouter(file, places=1) as router:
-            found = await asyncio.gather(router.complete(BODY), router.complete(BODY))
-    assert [told(answered)[0][1] for answered in found] == ["timeout", "open"]
-    assert (p1.calls, p2.calls) == (1, 2)
-
-
-async def test_a_place_is_waited_for_within_the_deadline(tmp_path: Path):
-    async with Upstream(SILENT) as p1:
-        file = registry(tmp_path, more="budgets: {min_attempt_s: 0.1}", p1=p1)
-        async with LLMRouter(file, places=1) as router, asyncio.timeout(5):
-            first = asyncio.create_task(router.complete(BODY, deadline_s=60))
-            while not p1.calls:
-                await asyncio.sleep(0.01)
-            with pytest.raises(DeadlineError) as caught:
-                await router.complete(BODY, deadline_s=0.3)
-            first.cancel()
-            await asyncio.gather(first, return_exceptions=True)
-            p1.scripts = [answer()]
-            assert (await router.complete(BODY)).resolved == "p1/m1", "the place is free again"
-    assert told(caught.value) == [("p1/m1", "busy", None)]
-
-
 async def test_F9_when_all_are_silent_the_call_ends_with_its_deadline(tmp_path: Path):
     async with Upstream(SILENT) as p1, Upstream(SILENT) as p2:
         aliases = "  mana/x: {chain: [p1/m1, p1/m2, p2/m1, p2/m2]}"
