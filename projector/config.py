@@ -90,8 +90,12 @@ class Settings(BaseSettings):
     llm_api_key: SecretStr = SecretStr("")
     llm_model: str = "mana/reasoning"
     llm_timeout_s: float = Field(120.0, gt=0)
+    llm_calls_per_provider: int = Field(4, ge=1)
+    """So many calls of the planner at once for each provider of its chains; others wait, within llm_timeout_s."""
     llm_config: str = ""
     """File of aliases (docs/llm.md): the planner then asks its chains itself, and `run llm` serves them."""
+    llm_config_look_s: float = Field(0.0, ge=0)
+    """Seconds between two looks at that file, which is read again when it changed; 0: only on SIGHUP and by command."""
     llm_address: str = "127.0.0.1"
     llm_port: int = Field(3025, ge=0, le=65535)
     """Port of `run llm`; 0 chooses a free one."""

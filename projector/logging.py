@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 import re
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from projector.config import Settings
+if TYPE_CHECKING:
+    from projector.config import Settings
 
 # As URLs and as libpq and Kafka write them: more may go than the password, never less.
 _IN_URL = re.compile(r"(://[^\s:/@]*:)\S*@")

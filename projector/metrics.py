@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from prometheus_client import Counter, Gauge, Histogram, start_http_server
 
-from projector.config import Settings
 from projector.logging import get
+
+if TYPE_CHECKING:
+    from projector.config import Settings
 
 __all__ = ["Counter", "Gauge", "Histogram", "serve"]
 

@@ -6,7 +6,7 @@ import asyncio
 
 from projector.config import Settings
 from projector.health.parts import at_work, expect, never
-from projector.llm.hangup import reloading_on_hangup
+from projector.llm.reloading import reloading
 from projector.llm.router import LLMRouter
 from projector.llm.service.server import serving
 from projector.logging import get
@@ -24,6 +24,6 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
         prober = await router.start_probes()
         await prober.ready()
         async with serving(router, settings, key) as port:
-            with reloading_on_hangup(router), at_work(PART, never):
+            with reloading(router, look_s=settings.llm_config_look_s), at_work(PART, never):
                 log.info("llm listening", address=settings.llm_address, port=port, providers=router.providers)
                 await stop.wait()

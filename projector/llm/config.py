@@ -77,6 +77,8 @@ class Provider:
     probe_path: str = ""
     prices: Mapping[str, Price] = field(default_factory=dict)
     stream_usage: bool = True
+    line: int = 0
+    """Of the file, for errors that only come with the key."""
     call_id_header: str = ""
     """In which the id of the call goes along; '': in none."""
 
@@ -314,6 +316,7 @@ def _provider(name: str, field: Field) -> Provider:
         probe_path=path,
         prices=_prices(body["prices"]) if "prices" in body else {},
         stream_usage=body["stream_usage"].truth() if "stream_usage" in body else True,
+        line=(body["api_key_file"] if key_file else body["api_key_env"] if key_env else field).line,
     )
 
 

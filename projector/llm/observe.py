@@ -50,28 +50,26 @@ def observe_call(
         if usage.prompt_tokens or usage.completion_tokens:
             _tokens(alias, provider, model, "prompt").inc(usage.prompt_tokens)
             _tokens(alias, provider, model, "completion").inc(usage.completion_tokens)
-            total = total + usage
         if usage.cost:
             metrics.LLM_COST.labels(alias, provider, model).inc(usage.cost)
+        total += usage
     for step in fallbacks:
         source, target = (name if name in entries else "other" if name else "" for name in (step.source, step.target))
         metrics.LLM_FALLBACKS.labels(source, target, step.reason).inc()
     _requests(alias, outcome).inc()
-    # Of one endpoint without chains there is no choice to tell of.
-    if entries:
-        log.info(
-            "call",
-            call_id=call_id,
-            requested=requested[:LONGEST_NAME],
-            resolved=resolved,
-            outcome=outcome,
-            stream=stream,
-            attempts=" ".join(map(str, attempts)),
-            ms=round(seconds * 1000, 1),
-            prompt_tokens=total.prompt_tokens,
-            completion_tokens=total.completion_tokens,
-            cost=round(total.cost, 6),
-        )
+    log.info(
+        "call",
+        call_id=call_id,
+        requested=requested[:LONGEST_NAME],
+        resolved=resolved,
+        outcome=outcome,
+        stream=stream,
+        attempts=" ".join(map(str, attempts)),
+        ms=round(seconds * 1000, 1),
+        prompt_tokens=total.prompt_tokens,
+        completion_tokens=total.completion_tokens,
+        cost=round(total.cost, 6),
+    )
 
 
 def observe_refused_route(kind: str, call_id: str) -> None:

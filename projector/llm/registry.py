@@ -126,21 +126,22 @@ class Registry:
     def _keys(self, config: Config) -> dict[str, str]:
         keys = {}
         for provider in config.providers.values():
+            where = f"{self.path}:{provider.line}: providers.{provider.name}"
             if provider.key_file:
+                where += ".api_key_file"
                 try:
                     key = Path(provider.key_file).read_text("utf-8").strip()
                 except (OSError, ValueError) as error:
                     reason = getattr(error, "strerror", None) or "not a text in UTF-8"
-                    raise AliasConfigError(
-                        f"{self.path}: providers.{provider.name}.api_key_file: {provider.key_file}: {reason}"
-                    ) from None
+                    raise AliasConfigError(f"{where}: {provider.key_file}: {reason}") from None
             else:
+                where += ".api_key_env"
                 key = self._environment.get(provider.key_env, "").strip() if provider.key_env else ""
             if not is_key(key):
                 # Not quoted: most of it may be right. In a header it would break every call.
                 raise AliasConfigError(
-                    f"{self.path}: providers.{provider.name}: the key in {provider.key_file or provider.key_env} is no"
-                    " single word of printable ASCII characters"
+                    f"{where}: the key in {provider.key_file or provider.key_env} is no single word of printable ASCII"
+                    " characters"
                 )
             if key or not (provider.key_env or provider.key_file):
                 keys[provider.name] = key

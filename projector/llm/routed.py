@@ -14,7 +14,7 @@ from projector.llm.attempt import Attempt, Usage
 from projector.llm.chat import TEMPERATURE, Completion, Message
 from projector.llm.config import Policy
 from projector.llm.counted import counted
-from projector.llm.hangup import reloading_on_hangup
+from projector.llm.reloading import reloading
 from projector.llm.router import Answer, LLMRouter
 
 SOONEST_RETRY_S, LATEST_RETRY_S = 5.0, 300.0
@@ -23,17 +23,20 @@ FINAL = {"blocked", "bad_request", "capability", "context_length", "unknown_alia
 
 
 class RoutedChat:
-    """Use as an async context manager, in the loop that asks. For so long it probes, and reloads on SIGHUP."""
+    """Use as an async context manager, in the loop that asks. For so long it probes, and reloads on SIGHUP, or when the
+    file is another, looked at every `look_s` seconds.
+    """
 
-    def __init__(self, router: LLMRouter, *, timeout_s: float) -> None:
+    def __init__(self, router: LLMRouter, *, timeout_s: float, look_s: float = 0.0) -> None:
         self._router = router
         self._timeout_s = timeout_s
-        self._reloading = reloading_on_hangup(router)
+        self._reloading = reloading(router, look_s=look_s)
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Self:
         """Raises ConfigError or AliasConfigError."""
-        return cls(LLMRouter.from_config(settings.require_llm_config()), timeout_s=settings.llm_timeout_s)
+        router = LLMRouter.from_config(settings.require_llm_config(), places=settings.llm_calls_per_provider)
+        return cls(router, timeout_s=settings.llm_timeout_s, look_s=settings.llm_config_look_s)
 
     async def __aenter__(self) -> Self:
         await self._router.__aenter__()

@@ -20,6 +20,7 @@ from projector.llm.breaker import Breaker, ProviderState
 from projector.llm.config import LONGEST_MODEL, Alias, Capability, Entry, Policy, Provider
 from projector.llm.endpoint import Endpoint, ModelStream
 from projector.llm.observe import Circuits, observe_call, observe_refused_route
+from projector.llm.patience import Patience
 from projector.llm.probe import Probe, Prober
 from projector.llm.providers.wire import Body, count
 from projector.llm.registry import Registry, Snapshot
@@ -67,7 +68,9 @@ class LLMRouter:
         clock: Callable[[], float] = time.monotonic,
         rng: random.Random | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        places: int | None = None,
     ) -> None:
+        """`places`: at most so many calls at once for each provider, of streams until their first chunk."""
         self.registry = registry
         self.breaker = breaker or Breaker(registry.snapshot.config.breaker)
         self._gate: Gate = gate or self.breaker
@@ -75,6 +78,8 @@ class LLMRouter:
         self._clock = clock
         self._rng = rng or random.Random()  # noqa: S311
         self._sleep = sleep
+        self._most_places = places
+        self._places: dict[str, asyncio.Semaphore] = {}
         self._circuits = Circuits(registry.snapshot)
         self.breaker.add_listener(self._circuits)
         self._state = self._made_of(registry.snapshot)
@@ -84,9 +89,9 @@ class LLMRouter:
         registry.on_reload(self._reloaded)
 
     @classmethod
-    def from_config(cls, path: Path | str) -> Self:
+    def from_config(cls, path: Path | str, *, places: int | None = None) -> Self:
         """Raises AliasConfigError."""
-        return cls(Registry(path))
+        return cls(Registry(path), places=places)
 
     async def __aenter__(self) -> Self:
         # Here, and not within the time of the first call.
@@ -172,6 +177,27 @@ class LLMRouter:
                 seconds=self._clock() - call.started,
                 stream=stream,
             )
+
+    @asynccontextmanager
+    async def place_at(self, provider: str, longest_s: float) -> AsyncIterator[bool]:
+        """A place for a call of this provider, or none within `longest_s`; whether it had to be waited for."""
+        if self._most_places is None:
+            yield False
+            return
+        place = self._places.get(provider)
+        if place is None:
+            place = self._places[provider] = asyncio.Semaphore(self._most_places)
+        waited, held = place.locked(), True
+        try:
+            async with Patience(longest_s):
+                await place.acquire()
+        except TimeoutError:
+            held = False
+        try:
+            yield waited
+        finally:
+            if held:
+                place.release()
 
     # The file
 
@@ -333,8 +359,12 @@ class _Call:
                 continue
             endpoint = self._state.endpoints[step.entry.provider]
             try:
-                body = _limited(self._body, step.entry)
-                return await ask(endpoint, step.entry.model, body, step.limits, self._call_id), step
+                async with self._router.place_at(step.entry.provider, walk.spare_s(clock())) as waited:
+                    asked = walk.held_up(clock()) if waited else step
+                    if asked is None:
+                        continue
+                    body = _limited(self._body, asked.entry)
+                    return await ask(endpoint, asked.entry.model, body, asked.limits, self._call_id), asked
             except RouteError as error:
                 walk.failed(error, clock(), self.usage(step.entry, error.usage))
             except BaseException:

@@ -176,6 +176,38 @@ class Walk:
         self._ask = Ask(entry, limits, now)
         return self._ask
 
+    def spare_s(self, now: float) -> float:
+        """Seconds that may pass before an attempt has no time left."""
+        return self._deadline - now - self._budgets.min_attempt_s
+
+    def held_up(self, now: float) -> Ask | None:
+        """A place at the provider was waited for: what is asked in the time that is left; None: `next` goes on."""
+        assert self._ask is not None
+        entry = self._ask.entry
+        self._made -= 1
+        if self.spare_s(now) < 0:
+            self._withdraw(entry, "busy")
+            self._outcome = self._too_late()
+            return None
+        limits = self._limits(entry, now)
+        if not isinstance(self._lease, _PastTheGate):
+            self._lease.release()
+            admitted = self._gate.admit(entry.provider, entry.model, limits.total_s + HOLD_MARGIN_S)
+            if isinstance(admitted, Skip):
+                self._asked_later.append(admitted.retry_after)
+                self._withdraw(entry, admitted.reason)
+                return None
+            self._lease = admitted
+        self._made += 1
+        self._ask = Ask(entry, limits, now)
+        return self._ask
+
+    def _withdraw(self, entry: Entry, reason: str) -> None:
+        self._lease.release()
+        self._not_served = [(step.source, step.reason) for step in self.fallbacks if step.target == entry.name]
+        self.fallbacks = [step for step in self.fallbacks if step.target != entry.name]
+        self._skipped(entry, reason)
+
     def _limits(self, entry: Entry, now: float) -> Limits:
         budgets = self._budgets
         left = self._deadline - now
@@ -232,11 +264,11 @@ class Walk:
             self.attempts[-1] = replace(last, usage=usage)
 
     def failed(self, error: RouteError, now: float, usage: Usage = Usage()) -> None:  # noqa: B008
-        """The attempt failed before its first byte, or with an answer of no use, which `usage` is the price of."""
+        """The attempt failed before its first byte, or its answer was of no use and cost `usage` all the same."""
         assert self._ask is not None
         ask = self._ask
-        took_ms = (now - ask.started) * 1000
-        self.attempts.append(Attempt(ask.entry.name, "failed", error.kind, error.status, took_ms, usage))
+        ms = (now - ask.started) * 1000
+        self.attempts.append(Attempt(ask.entry.name, "failed", error.kind, error.status, ms, usage))
         action = action_of(error.kind, self._policy)
         if isinstance(error, ContextLengthError):
             # A longer one may be next; that a third is longer still is not worth its price.

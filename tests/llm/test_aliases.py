@@ -201,6 +201,14 @@ def test_A5_A6_nothing_is_the_default_and_what_is_unknown_leads_nowhere(path: Pa
         Registry(path).snapshot.route("")
 
 
+def test_2_6_the_namespace_may_be_another():
+    found = parse("namespace: ours\naliases: {ours/x: {chain: [mana/m]}}\ndefault: ours/x")
+    assert found.aliases["ours/x"].chain == ("mana/m",), "which is a provider like any then"
+    for wrong in ("aliases: {mana/x: {chain: [a/b]}}", "aliases: {ours/x: {chain: [ours/y]}}"):
+        with pytest.raises(AliasConfigError, match=r"ours/|is an alias"):
+            parse(f"namespace: ours\n{wrong}")
+
+
 def test_what_is_probably_a_mistake_is_warned_of():
     warnings = parse(
         "providers: {local: {base_url: 'http://h', supports: []}}\n"
@@ -232,9 +240,18 @@ aliases: {{mana/x: {{chain: [a/m]}}}}
 @pytest.mark.parametrize("key", ["one\ntwo", "schlüssel", "a key"])
 def test_a_key_that_no_header_can_hold_is_refused_and_not_quoted(tmp_path: Path, key: str):
     (tmp_path / "key").write_text(key)
-    (tmp_path / "llm.yaml").write_text(
-        f"providers: {{c: {{base_url: http://h, api_key_file: {tmp_path}/key}}}}\naliases: {{mana/x: {{chain: [c/m]}}}}"
-    )
-    with pytest.raises(AliasConfigError, match=r"providers\.c: the key in .*/key is no") as caught:
+    provider = "providers:\n  c:\n    base_url: http://h\n    "
+    aliases = "\naliases: {mana/x: {chain: [c/m]}}"
+    (tmp_path / "llm.yaml").write_text(f"{provider}api_key_file: {tmp_path}/key{aliases}")
+    with pytest.raises(
+        AliasConfigError, match=r"llm.yaml:4: providers\.c\.api_key_file: the key in .*/key is"
+    ) as caught:
         Registry(tmp_path / "llm.yaml", environment={})
     assert key not in caught.value.message
+    (tmp_path / "llm.yaml").write_text(f"{provider}api_key_env: KEY_C{aliases}")
+    with pytest.raises(AliasConfigError, match=r"llm.yaml:4: providers\.c\.api_key_env: the key in KEY_C is") as caught:
+        Registry(tmp_path / "llm.yaml", environment={"KEY_C": key})
+    assert key not in caught.value.message
+    (tmp_path / "llm.yaml").write_text(f"{provider}api_key_file: {tmp_path}/none{aliases}")
+    with pytest.raises(AliasConfigError, match=r"llm.yaml:4: providers\.c\.api_key_file: .*/none: No such file"):
+        Registry(tmp_path / "llm.yaml", environment={})

@@ -11,7 +11,7 @@ import pytest
 from projector.errors import RouteError
 from tests.llm.test_router import FAST, both, routed, told
 from tests.llm.test_streams import read, text
-from tests.llm.upstream import BODY, SSE, Script, Upstream, answer, event, failure
+from tests.llm.upstream import BODY, SILENT, SSE, Script, Upstream, answer, event, failure
 
 SCHEMA = {"type": "object", "properties": {"q": {"type": "string"}}}
 TOOLS = [{"type": "function", "function": {"name": "search", "description": "finds", "parameters": SCHEMA}}]
@@ -175,6 +175,8 @@ FAILED = [
     (refused(413, "request_too_large"), "context_length"),
     (refused(200, "overloaded_error"), "upstream"),
     (failure(200, b"<html>"), "protocol"),
+    (SILENT, "timeout"),
+    (Script(pieces=(b"{",), ending="cut"), "upstream"),
     (failure(200, {"type": "message"}), "protocol"),
     (failure(200, {"type": "message", "content": [{"type": "tool_use"}], "usage": 5}), "protocol"),
 ]
@@ -201,6 +203,7 @@ async def test_what_nobody_would_do_better_goes_to_the_caller(tmp_path: Path, sc
     found, _ = await ask(tmp_path, script)
     assert isinstance(found, RouteError)
     assert found.kind == kind
+    assert found.attempts[0].usage.prompt_tokens == (12 if kind == "blocked" else 0), "what it cost all the same"
 
 
 def saying(*parts: dict[str, Any]) -> dict[str, Any]:

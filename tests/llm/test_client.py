@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import asyncio
 import time
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from projector.config import Settings
 from projector.errors import ChatAnswerError, ChatError, ChatRefusedError, ChatUnavailableError, ConfigError
+from projector.llm import observe
 from projector.llm.client import MAX_BODY_BYTES, OpenAIChat
 from tests.llm.double import Double, Reply, calls, error, text
 from tests.serving import Received, Serving
@@ -202,6 +204,22 @@ async def test_no_failure_of_one_call_keeps_back_another():
                 await chat.complete("m", MESSAGES, TOOLS, run_id="r")
             assert len(double.requests) == asked + 1, "asked once, and not again"
         assert (await chat.complete("m", MESSAGES, TOOLS, run_id="r")).content == "fertig"
+
+
+async def test_the_log_has_a_line_for_each_call_without_chains_too(monkeypatch):
+    lines: list[dict[str, Any]] = []
+    monkeypatch.setattr(
+        observe, "log", SimpleNamespace(info=lambda event, **told: lines.append({"event": event, **told}))
+    )
+    async with Double(text("fertig"), error(503)) as double, OpenAIChat(double.url, timeout_s=5) as chat:
+        await chat.complete("mana/x", MESSAGES, TOOLS, run_id="run-1")
+        with pytest.raises(ChatUnavailableError):
+            await chat.complete("mana/x", MESSAGES, TOOLS, run_id="run-2")
+    assert [(line["event"], line["call_id"], line["outcome"], line["attempts"]) for line in lines] == [
+        ("call", "run-1", "ok", "endpoint/mana/x=ok"),
+        ("call", "run-2", "no_healthy_provider", "endpoint/mana/x=upstream 503"),
+    ]
+    assert "grüße" not in str(lines)
 
 
 async def test_no_more_calls_than_places_are_under_way():

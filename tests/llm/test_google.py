@@ -11,7 +11,7 @@ import pytest
 from projector.errors import RouteError
 from tests.llm.test_router import FAST, both, routed, told
 from tests.llm.test_streams import read, text
-from tests.llm.upstream import BODY, SSE, Script, Upstream, event, failure, words
+from tests.llm.upstream import BODY, SILENT, SSE, Script, Upstream, event, failure, words
 
 SCHEMA = {"type": "object", "properties": {"q": {"type": "string"}}}
 TOOLS = [{"type": "function", "function": {"name": "search", "description": "finds", "parameters": SCHEMA}}]
@@ -151,6 +151,7 @@ async def test_R2_an_answer_that_is_cut_at_its_length_is_an_answer(tmp_path: Pat
 async def test_6_a_content_policy_is_never_asked_around(tmp_path: Path, finish: str):
     found, _ = await ask(tmp_path, said(finish=finish))
     assert (found.kind, len(found.attempts)) == ("blocked", 1)
+    assert found.attempts[0].usage.prompt_tokens == USAGE["promptTokenCount"], "it is paid for all the same"
     found, _ = await ask(tmp_path, failure(200, {"promptFeedback": {"blockReason": finish}}))
     assert (found.kind, found.upstream_code) == ("blocked", finish)
     found, _ = await ask(tmp_path, said({"text": "some"}, finish=finish))
@@ -165,6 +166,8 @@ FAILED = [
     (failure(200, {"error": {"code": 503}}), "upstream"),
     (failure(503, {"error": {"details": 5}}), "upstream"),
     (failure(200, b"<html>"), "protocol"),
+    (SILENT, "timeout"),
+    (Script(pieces=(b"{",), ending="cut"), "upstream"),
     (failure(200, {"candidates": []}), "protocol"),
     (failure(200, {"candidates": [{}]}), "protocol"),
     (failure(200, {"candidates": [{"content": {"parts": 5}}]}), "protocol"),

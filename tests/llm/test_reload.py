@@ -11,8 +11,11 @@ import pytest
 from prometheus_client import REGISTRY
 
 from projector.errors import AliasConfigError, PaymentError, ProviderAuthError, UnreachableError
-from projector.llm.breaker import Lease
+from projector.llm.breaker import Lease, Transition
+from projector.llm.observe import Circuits
 from projector.llm.registry import Snapshot
+from projector.llm.reloading import Watched
+from projector.llm.routed import RoutedChat
 from tests.llm.test_router import FAST, metric, routed
 from tests.llm.upstream import BODY, Script, Upstream, answer, error, registry
 
@@ -60,7 +63,7 @@ async def test_a_provider_whose_key_or_address_changed_begins_anew_with_the_relo
         assert not router.health()["p1"].auth_suspect
 
 
-async def test_13_5_8_19_a_gauge_shows_each_circuit_of_the_file_and_none_that_left_it(tmp_path: Path):
+async def test_13_5_8_a_gauge_shows_each_circuit_of_the_file_and_none_that_left_it(tmp_path: Path):
     both = {"p1": "base_url: 'http://h'", "gone": "base_url: 'http://h'"}
     async with routed(tmp_path, "  mana/x: {chain: [p1/m1, gone/m1]}", **both) as router:
         for name in both:
@@ -74,6 +77,52 @@ async def test_13_5_8_19_a_gauge_shows_each_circuit_of_the_file_and_none_that_le
         assert REGISTRY.get_sample_value("llm_breaker_state", {"key": "gone"}) is None
         router.breaker.mark_healthy("gone")
         assert REGISTRY.get_sample_value("llm_breaker_state", {"key": "gone"}) is None
+
+
+def test_H7_what_is_told_late_of_a_circuit_is_not_shown(tmp_path: Path):
+    made = registry(tmp_path, p1="base_url: 'http://h'")
+    circuits = Circuits(made.snapshot)
+    before = metric("llm_breaker_transitions_total", key="p1", to="open", cause="call")
+    circuits(Transition("p1", "closed", "", 2))
+    circuits(Transition("p1", "open", "call", 1))
+    assert metric("llm_breaker_state", key="p1") == 0
+    assert metric("llm_breaker_transitions_total", key="p1", to="open", cause="call") == before + 1, "but counted"
+
+
+async def test_2_6_a_file_that_changed_is_read_again_once_it_rests(tmp_path: Path):
+    async with Upstream(answer()) as p1, Upstream(answer()) as p2:
+        files = ["  mana/x: {chain: [p1/m1]}", "  mana/x: {chain: [p2/m1]}"]
+        async with (
+            routed(tmp_path, files[0], p1=p1, p2=p2) as router,
+            RoutedChat(router, timeout_s=5, look_s=0.01),
+            asyncio.timeout(5),
+        ):
+            registry(tmp_path, files[1], p1=p1, p2=p2)
+            while router.registry.snapshot.generation == 1:
+                await asyncio.sleep(0.01)
+            assert (await router.complete(BODY)).resolved == "p2/m1"
+            failed = metric("llm_alias_reload_total", result="failed")
+            (tmp_path / "llm.yaml").unlink()
+            while metric("llm_alias_reload_total", result="failed") == failed:
+                await asyncio.sleep(0.01)
+            assert (await router.complete(BODY)).resolved == "p2/m1"
+            registry(tmp_path, files[0], p1=p1, p2=p2)
+            while router.registry.snapshot.generation == 2:
+                await asyncio.sleep(0.01)
+            assert metric("llm_alias_generation") == 3
+
+
+def test_2_6_a_file_that_is_being_written_is_not_read(tmp_path: Path):
+    file = tmp_path / "llm.yaml"
+    file.write_text("a")
+    watched = Watched(file)
+    seen = [watched.changed()]
+    for text in ("ab", "abc", "abc", "abc", "abcd", "abc"):
+        if file.read_text() != text:
+            file.write_text(text)
+        seen.append(watched.changed())
+    assert seen == [False, False, False, True, False, False, False]
+    assert watched.changed(), "written anew, though it says the same"
 
 
 async def test_calls_are_answered_while_a_file_is_read(tmp_path: Path, monkeypatch):

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -27,7 +28,9 @@ from projector.errors import (
 from projector.llm import observe
 from projector.llm import router as router_module
 from projector.llm.breaker import Lease
+from projector.llm.config import KINDS
 from projector.llm.router import Answer, LLMRouter
+from projector.llm.transport import HTTPTransport
 from tests.llm.upstream import ABORT, BODY, SILENT, Script, Upstream, answer, error, failure, registry
 
 FAST = "budgets: {first_byte_s: 0.3, total_s: 0.6, min_attempt_s: 0.1, connect_s: 0.3, idle_s: 0.3}"
@@ -178,9 +181,13 @@ async def test_5_8_what_nobody_would_do_better_goes_to_the_caller(tmp_path: Path
     assert router.breaker.get_state("p1") is None, "13.4.14: nothing is concluded"
 
 
-async def test_F2_a_refused_key_may_be_passed_over_with_an_alarm(tmp_path: Path):
+async def test_F2_a_refused_key_may_be_passed_over_with_an_alarm(tmp_path: Path, monkeypatch):
     before = metric("llm_alarms_total", provider="p1", kind="auth")
+    complaints: list[dict[str, Any]] = []
+    log = SimpleNamespace(info=lambda *_, **__: None, error=lambda _, **told: complaints.append(told))
+    monkeypatch.setattr(observe, "log", log)
     found, _, _, router = await both(tmp_path, error(401), more=FAST + "\npolicy: {auth: next}")
+    assert complaints == [{"provider": "p1", "kind": "auth", "entry": "p1/m1"}]
     assert isinstance(found, Answer)
     assert told(found)[0] == ("p1/m1", "auth", 401)
     assert metric("llm_alarms_total", provider="p1", kind="auth") == before + 1
@@ -251,7 +258,7 @@ async def test_13_4_11_a_direct_name_is_a_chain_of_one(tmp_path: Path):
         assert p2.calls == 0
 
 
-async def test_13_5_9_10_11_metrics_tell_who_served_and_who_did_not(tmp_path: Path):
+async def test_13_5_6_7_9_10_11_metrics_tell_who_served_and_who_did_not(tmp_path: Path):
     fallback = {"from": "p1/m1", "to": "p2/m1", "reason": "upstream"}
     served = {"provider": "p2", "model": "m1", "outcome": "ok", "kind": ""}
     tokens = {"alias": "mana/x", "provider": "p2", "model": "m1", "type": "prompt"}
@@ -269,6 +276,7 @@ async def test_13_5_9_10_11_metrics_tell_who_served_and_who_did_not(tmp_path: Pa
         await router.complete(BODY)
         assert [b - a for a, b in zip(before, read(), strict=True)] == [1, 1, 10, 1]
         await router.complete({**BODY, "model": "p2/made-up-by-a-caller"})
+    assert [b - a for a, b in zip(before, read(), strict=True)] == [1, 1, 10, 1], "13.5.11: none of an alias"
     assert metric("llm_requests_total", alias="direct", outcome="ok") >= 1
     assert metric("llm_attempts_total", provider="p2", model="other", outcome="ok", kind="") >= 1
     names = [sample.labels for family in REGISTRY.collect() for sample in family.samples]
@@ -299,6 +307,11 @@ async def test_F7_tools_are_asked_of_who_can_and_of_nobody_else(tmp_path: Path):
             with pytest.raises(CapabilityError):
                 await router.complete({**BODY, "tools": TOOLS, "model": "mana/y"})
             assert (await router.complete({**BODY, "tools": TOOLS, "model": "mana/z"})).resolved == "p1/good-one"
+            for requires in ("  mana/x: {requires: [tools], chain", "  mana/x: {chain"):
+                entry = "p1/m1" if "requires" in requires else "{model: p1/m1, requires: [tools]}"
+                registry(tmp_path, f"{requires}: [{entry}, p2/m1]}}", more=FAST, p1=cannot, p2=p2)
+                await router.reload()
+                assert told(await router.complete(BODY))[0] == ("p1/m1", "capability", None), "whatever is asked"
             picture = [{"type": "image_url", "image_url": {"url": "data:image/png;base64,AA=="}}]
             seeing = {"model": "mana/x", "messages": [{"role": "user", "content": picture}]}
             assert (await router.complete(seeing)).resolved == "p2/m1"
@@ -372,11 +385,12 @@ async def test_an_unknown_reason_to_finish_is_kept_as_it_is(tmp_path: Path):
     assert found.body["choices"][0]["finish_reason"] == "eos"
 
 
-async def test_an_answer_that_is_longer_than_any_is_not_read_to_its_end(tmp_path: Path, monkeypatch):
-    monkeypatch.setattr("projector.llm.transport.LONGEST_BODY", 1000)
-    found, *_ = await both(tmp_path, Script(pieces=(b" " * 500,) * 10))
-    assert isinstance(found, Answer)
-    assert told(found)[0] == ("p1/m1", "protocol", 200)
+async def test_an_answer_that_is_longer_than_any_is_not_read_to_its_end(tmp_path: Path):
+    async with Upstream(Script(pieces=(b" " * 1000,), ending="hang")) as p1, Upstream(answer()) as p2:
+        for kind in KINDS:
+            file = registry(tmp_path, more="", p1=f"base_url: '{p1.url}', kind: {kind}", p2=p2)
+            async with LLMRouter(file, transport=HTTPTransport(longest_body=999)) as router, asyncio.timeout(5):
+                assert told(await router.complete(BODY))[0] == ("p1/m1", "protocol", 200), kind
 
 
 async def test_the_limits_of_an_entry_are_its_own(tmp_path: Path):
@@ -401,6 +415,27 @@ async def test_what_a_call_costs_is_counted_by_the_prices_of_the_file(tmp_path: 
     assert found.attempts[0].usage == found.usage
     now = metric("llm_cost_dollars_total", alias="mana/x", provider="p1", model="m1")
     assert now - before == pytest.approx(0.45)
+
+
+async def test_what_an_answer_of_no_use_costs_is_counted_for_its_attempt(tmp_path: Path, monkeypatch):
+    lines: list[dict[str, Any]] = []
+    monkeypatch.setattr(observe.log, "info", lambda _event, **fields: lines.append(fields), raising=False)
+    spent = {"prompt_tokens": 1_000_000, "completion_tokens": 0}
+    of_p1 = {"alias": "mana/x", "provider": "p1", "model": "m1"}
+    before = metric("llm_tokens_total", **of_p1, type="prompt"), metric("llm_cost_dollars_total", **of_p1)
+    found, *_ = await both(
+        tmp_path,
+        failure(200, {"choices": [], "usage": spent}),
+        first=lambda p1: f"base_url: '{p1.url}', prices: {{m1: {{prompt: 0.5, completion: 1}}}}",
+    )
+    assert isinstance(found, Answer)
+    assert [(a.kind, a.usage.prompt_tokens, a.usage.cost) for a in found.attempts] == [
+        ("protocol", 1_000_000, 0.5),
+        ("", 10, 0.0),
+    ]
+    after = metric("llm_tokens_total", **of_p1, type="prompt"), metric("llm_cost_dollars_total", **of_p1)
+    assert [b - a for a, b in zip(before, after, strict=True)] == pytest.approx([1_000_000, 0.5])
+    assert [(line["prompt_tokens"], line["cost"]) for line in lines] == [(1_000_010, 0.5)]
 
 
 async def test_a_call_that_nobody_waits_for_any_more_ends_at_the_provider_too(tmp_path: Path):
@@ -497,6 +532,8 @@ async def test_4_probes_tell_who_is_there_and_who_refuses_the_key(tmp_path: Path
                 "p4": "closed",
             }
             assert [name for name, state in states.items() if state.auth_suspect] == ["p2"]
+            results = ("p1", "ok"), ("p2", "auth"), ("p3", "failed")
+            assert all(metric("llm_probe_total", provider=name, result=result) for name, result in results)
             p3.inventory = p1.inventory
             await router.probe_now()
             assert router.health()["p3"].state == "closed"
@@ -543,6 +580,10 @@ async def test_a_fault_of_ours_is_seen_and_gives_the_trial_back(tmp_path: Path, 
             raise ZeroDivisionError
 
         monkeypatch.setattr(router_module.Endpoint, "complete", broken)
+        for _ in range(2):
+            router.breaker.mark_unhealthy("p1", "down")
+        router.breaker.probe_ok("p1")
         with pytest.raises(ZeroDivisionError):
             await router.complete(BODY)
+        assert isinstance(router.breaker.admit("p1", "m1"), Lease)
     assert p2.calls == 0

@@ -19,18 +19,20 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from projector.config import Settings
-from projector.errors import ConfigError
+from projector.errors import ConfigError, ModelNotFoundError, RouteError
+from projector.llm.breaker import Lease
 from projector.llm.registry import Registry
 from projector.llm.router import LLMRouter
 from projector.llm.service import app as app_module
 from projector.llm.service.door import Rate
 from projector.llm.service.server import serving
 from tests.llm.clock import Clock
-from tests.llm.test_router import FAST, TOOLS, no_pause
+from tests.llm.test_router import FAST, TOOLS, metric, no_pause
 from tests.llm.upstream import (
     ABORT,
     BODY,
     DONE,
+    SILENT,
     Script,
     Upstream,
     answer,
@@ -153,6 +155,29 @@ async def test_6_the_status_says_whose_fault_it_is():
         p1.scripts = [error(400, message="temperature is wrong")]
         _, _, body = await client.post("/v1/chat/completions", BODY)
         assert "temperature is wrong" in body["error"]["message"], "for the caller, who can mend it"
+
+
+async def test_6_nobody_answers_in_time_is_a_504_and_a_name_of_nobody_a_503():
+    async with Upstream(SILENT) as p1, service(more="budgets: {deadline_s: 0.4, min_attempt_s: 0.3}", p1=p1) as client:
+        for stream in (False, True):
+            status, headers, body = await client.post("/v1/chat/completions", {**BODY, "stream": stream})
+            assert (status, body["error"]["kind"], headers["X-LLM-Attempts"]) == (504, "deadline", "1")
+        status, headers, body = await client.post("/v1/chat/completions", {**BODY, "model": "nobody/m"})
+        assert (status, body["error"]["kind"]) == (503, "no_healthy_provider")
+        assert "Retry-After" not in headers, "nothing heals by itself"
+
+
+def test_6_each_kind_has_its_status():
+    kinds = {
+        **dict.fromkeys(["unreachable", "upstream", "protocol", "not_found", "auth", "payment"], 502),
+        **dict.fromkeys(["context_length", "bad_request", "capability"], 400),
+        **dict.fromkeys(["timeout", "deadline"], 504),
+        "rate_limit": 429,
+        "blocked": 422,
+        "unknown_alias": 404,
+        "no_healthy_provider": 503,
+    }
+    assert {error.kind: error.http_status for error in RouteError.__subclasses__()} == kinds
 
 
 async def test_5_4_a_stream_that_breaks_off_ends_with_an_error_and_without_done():
@@ -370,6 +395,13 @@ async def test_13_5_12_13_14_aliases_and_health_are_shown():
             assert (shown["state"], shown["cause"]) == ("open", "probe")
             assert shown["open_for_s"] <= shown["window_s"]
             assert shown["unhealthy_until_unix"] > shown["last_check_unix"]
+            assert (shown["generation"], shown["half_open_lease"], shown["auth_suspect"]) == (1, False, False)
+            lease = client.router.breaker.admit("p1", "m1")
+            assert isinstance(lease, Lease)
+            lease.fail(ModelNotFoundError("retired"))
+            _, _, told = await client.get("/v1/health")
+            rests = told["models"]["p1/m1"]
+            assert (rests["state"], rests["cause"], rests["window_s"]) == ("open", "not_found", 600)
             _, _, told = await client.post("/v1/health/reset")
             assert told["status"] == "healthy"
 
@@ -406,6 +438,8 @@ async def test_8_metrics_have_labels_of_the_file_alone():
         for model in ("mana/x", "p2/invented-by-a-caller", "nobody/invented-too", "mana/invented"):
             await client.post("/v1/chat/completions", {**BODY, "model": model})
         _, _, text = await client.get("/metrics")
+    asked = metric("mana_ai_http_requests_total", method="POST", path="/v1/chat/completions", status="200")
+    assert asked, "R8: requests are counted"
     families = {family.name: family for family in text_string_to_metric_families(text.decode())}
     assert "invented" not in text.decode()
     for name in ("requests", "attempts", "attempt_seconds", "fallback", "tokens", "alias_generation"):

@@ -60,6 +60,7 @@ async def read(stream: Any) -> tuple[list[dict[str, Any]], RouteError | None]:
 
 
 async def test_13_4_15_the_chunks_of_the_first_entry_are_passed_on(tmp_path: Path):
+    before = metric("llm_ttft_seconds_count", alias="mana/x")
     async with (
         Upstream(words("Hel", "lo ", "world")) as p1,
         Upstream(words("x")) as p2,
@@ -73,6 +74,7 @@ async def test_13_4_15_the_chunks_of_the_first_entry_are_passed_on(tmp_path: Pat
         assert (stream.usage.prompt_tokens, stream.usage.completion_tokens) == (7, 3)
         assert stream.attempts[0].usage == stream.usage
         assert p2.calls == 0
+    assert metric("llm_ttft_seconds_count", alias="mana/x") == before + 1
 
 
 BEFORE_THE_FIRST = {

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+from contextlib import ExitStack
 
 import pytest
 
+from projector.errors import ModelTimeoutError, UnreachableError
 from projector.llm.providers.wire import Call
 from projector.llm.transport import HTTPTransport
 from projector.llm.walk import Limits
@@ -82,3 +85,27 @@ async def test_a_proxy_sees_what_goes_out_and_nothing_that_stays_on_this_machine
             await transport.ask(Call(url, {}, b"{}"), LIMITS)
         await transport.close()
     assert (local.calls, [request.path for request in proxy.requests]) == (2, ["http://model.test/v1"])
+
+
+async def test_5_8_a_connection_that_does_not_come_about_is_late_or_impossible():
+    transport = HTTPTransport()
+    with ExitStack() as held:
+        full = held.enter_context(socket.socket())
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        for _ in range(3):
+            waiting = held.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(full.getsockname())
+        with pytest.raises(ModelTimeoutError, match=r"no connection within 0\.2 s"):
+            await transport.ask(Call(f"http://127.0.0.1:{full.getsockname()[1]}/", {}, b"{}"), Limits(0.2, 5, 5, 5))
+
+    async def plain(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 400 No TLS\r\n\r\n")
+        writer.close()
+
+    server = await asyncio.start_server(plain, "127.0.0.1", 0)
+    with pytest.raises(UnreachableError):
+        await transport.ask(Call(f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}/", {}, b"{}"), LIMITS)
+    await transport.close()
+    server.close()

@@ -288,6 +288,30 @@ def test_the_time_to_come_back_is_the_soonest_of_what_circuits_and_providers_say
     assert 1 <= (world.given_up().retry_after or 0) <= 5, "its circuit is closed still"
 
 
+def test_after_a_wait_for_a_place_what_is_left_counts_and_the_breaker_is_asked_anew():
+    world = World("p1", "p2", deadline_s=30.0)
+    assert world.ask().limits.total_s == 27.75
+    world.clock.pass_s(20)
+    step = world.walk.held_up(world.clock())
+    assert step is not None
+    assert step.limits.total_s == 7.75
+    world.walk.answered(world.clock())
+    assert world.walk.attempts[0].ms == 0, "no time of the provider's"
+    world = World("p1", "p2", "p3", skip={"p1": "unconfigured"}, budgets=Budgets(max_attempts=1))
+    world.ask()
+    open_circuit(world.breaker, "p2")
+    assert world.walk.held_up(world.clock()) is None, "others found out meanwhile that it is down"
+    assert world.ask().entry.provider == "p3", "as the first attempt"
+    assert world.told() == [("p1/m", "skipped", "unconfigured"), ("p2/m", "skipped", "open")]
+    assert world.walk.fallbacks == [Fallback("p1/m", "p3/m", "unconfigured"), Fallback("p2/m", "p3/m", "open")]
+    world = World("p1", "p2", deadline_s=10.0)
+    world.ask()
+    assert world.walk.spare_s(world.clock()) == 8.0
+    world.clock.pass_s(8.01)
+    assert world.walk.held_up(world.clock()) is None
+    assert (world.given_up().kind, world.told()) == ("deadline", [("p1/m", "skipped", "busy")])
+
+
 def test_a_last_resort_is_asked_once_past_an_open_circuit():
     world = World("p1", "p2", policy=Policy(last_resort=True))
     for provider in ("p1", "p2"):
@@ -295,6 +319,10 @@ def test_a_last_resort_is_asked_once_past_an_open_circuit():
     assert world.ask().entry.provider == "p1"
     world.fail(UnreachableError("down"))
     assert isinstance(world.given_up(), NoHealthyProviderError)
+    world = World("p1", policy=Policy(last_resort=True))
+    open_circuit(world.breaker, "p1")
+    world.ask()
+    assert world.walk.held_up(world.clock()), "whatever its circuit says"
 
 
 @pytest.mark.parametrize("make", [lambda w: w.given_up()], ids=["exhausted"])

@@ -13,7 +13,7 @@ from projector.errors import AnswerFormatError, BadRequestError, BlockedError, R
 from projector.llm.answer import json_object
 from projector.llm.config import Provider
 from projector.llm.providers.status import safe, status_error
-from projector.llm.providers.wire import Body, Call, Chunks, Reader, completion, count, tokens, unworded
+from projector.llm.providers.wire import Body, Call, Chunks, Reader, at_the_cost, completion, count, tokens, unworded
 
 VERSION = "2023-06-01"
 MOST_TOKENS = 4096
@@ -67,12 +67,14 @@ class AnthropicWire:
             if isinstance(block, dict) and block.get("type") == "tool_use"
         ]
         stop = answer.get("stop_reason")
+        usage = _usage(answer.get("usage"))
         if stop == "refusal" and not text and not calls:
-            raise BlockedError("the content policy left nothing of the answer", status=200)
+            with at_the_cost(usage):
+                raise BlockedError("the content policy left nothing of the answer", status=200)
         message: Body = {"role": "assistant", "content": text or None}
         if calls:
             message["tool_calls"] = calls
-        return completion(message, _finish(stop), _usage(answer.get("usage")), id=safe(answer.get("id")))
+        return completion(message, _finish(stop), usage, id=safe(answer.get("id")))
 
     def reader(self) -> Reader:
         return _Reader()

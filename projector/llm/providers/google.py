@@ -21,7 +21,7 @@ from projector.llm.answer import json_object
 from projector.llm.config import Provider
 from projector.llm.providers.anthropic import inline
 from projector.llm.providers.status import as_status, safe, status_error
-from projector.llm.providers.wire import Body, Call, Chunks, Reader, completion, count, tokens, unworded
+from projector.llm.providers.wire import Body, Call, Chunks, Reader, at_the_cost, completion, count, tokens, unworded
 
 _FINISH = {"STOP": "stop", "MAX_TOKENS": "length"}
 _BLOCKED = {"SAFETY", "RECITATION", "PROHIBITED_CONTENT", "SPII", "BLOCKLIST", "IMAGE_SAFETY"}
@@ -54,16 +54,17 @@ class GoogleWire:
             raise AnswerFormatError("the answer is no JSON object", status=200)
         if "error" in answer:
             raise _error(answer, None, {})
-        candidate = _candidate(answer)
-        if candidate is None:
-            raise AnswerFormatError("the answer has no candidates", status=200)
-        text, calls = _content(candidate, 0)
-        finish = candidate.get("finishReason")
-        if not text and not calls:
-            if finish in _BLOCKED:
-                raise BlockedError("the content policy left nothing of the answer", status=200)
-            if finish not in _FINISH or candidate.get("content", "") is None:
-                raise _nothing(finish)
+        with at_the_cost(_usage(answer)):
+            candidate = _candidate(answer)
+            if candidate is None:
+                raise AnswerFormatError("the answer has no candidates", status=200)
+            text, calls = _content(candidate, 0)
+            finish = candidate.get("finishReason")
+            if not text and not calls:
+                if finish in _BLOCKED:
+                    raise BlockedError("the content policy left nothing of the answer", status=200)
+                if finish not in _FINISH or candidate.get("content", "") is None:
+                    raise _nothing(finish)
         message: Body = {"role": "assistant", "content": text or None}
         if calls:
             message["tool_calls"] = [{key: value for key, value in call.items() if key != "index"} for call in calls]

@@ -11,7 +11,7 @@ from projector.errors import AnswerFormatError, BlockedError, RouteError, Upstre
 from projector.llm.answer import json_object
 from projector.llm.config import Provider
 from projector.llm.providers.status import as_status, safe, status_error
-from projector.llm.providers.wire import Body, Call, Reader
+from projector.llm.providers.wire import Body, Call, Reader, at_the_cost
 
 # What an error inside an answer of status 200 stands for when it gives no status.
 _CODES = {
@@ -39,11 +39,8 @@ class OpenAIWire:
         answer = json_object(body)
         if answer is None:
             raise AnswerFormatError("the answer is no JSON object", status=200)
-        try:
+        with at_the_cost(answer.get("usage")):
             _check(answer)
-        except RouteError as error:
-            error.usage = answer.get("usage")
-            raise
         return answer
 
     def reader(self) -> Reader:

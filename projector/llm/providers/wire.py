@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -101,6 +102,16 @@ def tokens(prompt: object, completed: object) -> Body:
         "completion_tokens": completion_tokens,
         "total_tokens": prompt_tokens + completion_tokens,
     }
+
+
+@contextmanager
+def at_the_cost(usage: Body | None) -> Iterator[None]:
+    """An answer of no use costs as much as any: what is raised says so."""
+    try:
+        yield
+    except RouteError as error:
+        error.usage = usage
+        raise
 
 
 def count(value: object) -> int:
