@@ -193,7 +193,7 @@ class World:
     def _nothing_impossible(self) -> None:
         abandoned = self.ask(
             "select run_id, state, lease_until, next_attempt_at from mana_ai.mission_runs where"
-            " (state = 'running' and lease_until < now() - interval '30 s') or"
+            " (state = 'running' and lease_until < now() - interval '60 s') or"
             " (state in ('due', 'held', 'planned') and next_attempt_at < now() - interval '60 s')"
         )
         if abandoned:
