@@ -23,8 +23,8 @@ from tests.faults.proxy import Proxy
 from tests.fixtures.settings import Template, settings_for
 from tests.health.observe import Observed, start, until
 
-STALL_S = 6.0
-HEALTHY_STALL_S, PAUSE_S = 8.0, 10.0
+STALL_S = 10.0
+HEALTHY_STALL_S, PAUSE_S = 10.0, 12.0
 FROZEN = {
     "cdc.step,cdc.heartbeat": ("cdc", {"cdc", "heartbeat"}),
     "cdc.read": ("cdc", {"replication stream"}),
