@@ -69,7 +69,7 @@ def start(settings: Settings, folder: Path, name: str, *, freeze_at: str = "") -
     return Observed(Stream(settings.model_copy(update={"api_port": 0}), log_file, name=name, freeze_at=freeze_at))
 
 
-async def until(condition: Callable[[], object], what: str, *, within_s: float = 40) -> None:
+async def until(condition: Callable[[], object], what: str, *, within_s: float = 120) -> None:
     try:
         async with asyncio.timeout(within_s):
             while not condition():
