@@ -2,8 +2,9 @@ from __future__ import annotations
 
 import pytest
 
+from projector.log.change import MAX_DEPTH
 from projector.sql.connection import connect
-from projector.views.declared import MISSIONS, RECORDS
+from projector.views.declared import MISSION_ITERATIONS, MISSIONS, RECORDS
 from projector.views.verify import verify
 from tests.views.log import row, running, value_of
 
@@ -60,12 +61,31 @@ async def test_rows_of_the_log_that_cannot_be_folded_are_none_of_the_sql_folds_e
             row("update", "m1", 3, {"title": "later"}) | {"schema_version": 2},
             row("update", "m1", 4, {}) | {"data": None},
             row("insert", "m2", 5, {}) | {"data": [1]},
+            *(row("update", "m1", 6, {"iterations": nested(depth)}) for depth in DEPTHS),
+            *(row("update", "m1", 7, {".".join("a" * (depth + 2)): 1}) for depth in DEPTHS),
+            *(row("update", "m1", 8, {"actor": 1}) | {"actor": {"of": nested(depth)}} for depth in DEPTHS),
+            *(row("update", "m1", 9, {"meta": 1}) | {"field_meta": {"meta": nested(depth)}} for depth in DEPTHS),
         ]
     )
     async with running(log.settings):
-        await log.caught_up(MISSIONS)
-        report = await verify(log.settings, MISSIONS)
-    assert (report.rows, report.examples) == (1, ())
+        await log.caught_up()
+        reports = [await verify(log.settings, view) for view in (MISSIONS, MISSION_ITERATIONS)]
+    assert [(report.rows, report.examples) for report in reports] == [(1, ())] * 2
+    letters = await log.admin.execute(
+        "select view, reason, count(*)::int from mana_ai.dead_letters where reason = 'too-deep' group by 1, 2 order by 1"
+    )
+    assert await letters.fetchall() == [(view, "too-deep", 4) for view in ("iterations", "missions")]
+
+
+DEPTHS = (MAX_DEPTH - 2, MAX_DEPTH - 1)
+"""Arrays below a field of a column: the most that is folded, and one more."""
+
+
+def nested(depth):
+    value = 1
+    for _ in range(depth):
+        value = [value]
+    return value
 
 
 async def test_a_reader_sees_own_dead_letters_only(log):
