@@ -193,6 +193,8 @@ def test_a_table_that_is_not_is_noticed(world, statement):
 def test_no_role_that_serves_one_user_may_pass_by_row_level_security_or_become_another(world):
     roles = "select rolname from pg_roles where rolname = any (%s) and (rolsuper or rolbypassrls)"
     assert world.admin.execute(roles, [ONE_USER]).fetchall() == []
+    superusers = "select rolname from pg_roles where rolname = any (%s) and rolsuper"
+    assert world.admin.execute(superusers, [[*STREAM_ROLES]]).fetchall() == []
     member = "select a, b from unnest(%s::text[]) a, unnest(%s::text[]) b where a <> b and pg_has_role(a, b, 'member')"
     assert world.admin.execute(member, [ONE_USER, list(STREAM_ROLES)]).fetchall() == []
 
