@@ -3,6 +3,7 @@ select *
 from chosen
 where user_id <> ''
   and schema_version <= 1
+  and octet_length(user_id) + octet_length(app_id) + octet_length(table_name) + octet_length(record_id) <= 2600
   and (data is null or jsonb_typeof(data) in ('object', 'null'))
   -- At most 100 objects and arrays inside each other, that of the row among them, and 100 segments in a key.
   and not coalesce(jsonb_path_exists(data, 'strict $.**{100}'), false)
