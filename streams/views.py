@@ -21,6 +21,8 @@ from projector.views.watermarks import FOLLOWER, Staleness, watch
 
 FIRST_PAUSE_S = 0.1
 LONGEST_PAUSE_S = 10.0
+HOPELESS = psycopg.errors.ProgramLimitExceeded
+"""The one kind of what psycopg calls operational that is about what was written: it would come again."""
 TRANSIENT = (psycopg.OperationalError, KafkaError, BrokerUnavailableError, DatabaseUnavailableError)
 
 log = get("views")
@@ -52,6 +54,10 @@ async def keep_up(name: str, session: Callable[[], Awaitable[None]], stop: async
         started = loop.time()
         try:
             await session()
+        except HOPELESS as error:
+            log.exception("view stopped", view=name)
+            failed(name, error)
+            return error
         except TRANSIENT as error:
             if loop.time() - started > LONGEST_PAUSE_S:
                 pause = FIRST_PAUSE_S

@@ -24,6 +24,7 @@ BEYOND = {
     "metrics": "no label is a user, and no value is data",
     "the collector of traces": "spans name runs and changes; users, missions and agents by a digest, and no contents",
     "the endpoint of the model": "prompts of past runs went there; what it keeps is between you and its operator",
+    "the research and news services": "the same: objectives of missions that asked for research, with the user's id",
 }
 
 
@@ -65,13 +66,17 @@ _DONE_BY_YES = "with --yes the rows of the tables above are deleted; what stays 
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """What is kept of one user. `log` counts rows by app, `tables` by table, `fills` those that stand at this user."""
+    """What is kept of one user. `log` counts rows by app, `tables` by table.
+
+    `fills`, and `rebuilds` from the log, are those that stand at this user.
+    """
 
     cluster: str
     widths: dict[str, int]
     log: dict[str, int]
     tables: dict[str, int]
     fills: int
+    rebuilds: int
     topics: list[UserRecords]
 
     @property
@@ -104,10 +109,13 @@ async def _look(settings: Settings, user: str, report: Report) -> Kept:
     async with await connect(settings, "projector_engine") as conn, conn.transaction():
         log = await count_log(conn, user)
         tables = {table.name: await table.count(conn, user) for table in _tables()}
+        await enter(conn, "projector_engine")
+        rebuilds = await (await conn.execute(query("erase/running_rebuilds"), {"user": user})).fetchone()
         await enter(conn, "projector_cdc")
-        row = await (await conn.execute(query("erase/running_fills"), {"user": user})).fetchone()
-    fills = 0 if row is None else int(row[0])
-    return Kept(await kafka.cluster_id(settings), widths, log, tables, fills, records)
+        fills = await (await conn.execute(query("erase/running_fills"), {"user": user})).fetchone()
+    assert rebuilds is not None, "an aggregate has a row"
+    assert fills is not None, "an aggregate has a row"
+    return Kept(await kafka.cluster_id(settings), widths, log, tables, fills[0], rebuilds[0], records)
 
 
 async def _erase(settings: Settings, user: str, kept: Kept) -> None:
@@ -140,6 +148,8 @@ def _show(kept: Kept, as_json: bool, *, erased: bool) -> None:
     for name, count in kept.tables.items():
         rows.append(("table", name, count, "" if not count else "came back" if erased else "erased with --yes"))
     rows.append(("table", "mana_ai.cdc_fills", kept.fills, "moves on with the fill" if kept.fills else ""))
+    moves_on = "moves on with the rebuild; `projector rebuild cancel` ends one that was interrupted"
+    rows.append(("table", "mana_ai.view_rebuilds", kept.rebuilds, moves_on if kept.rebuilds else ""))
     for topic in kept.topics:
         rows.append(("topic", f"{topic.topic}/{topic.partition}", topic.records, _of_topic(topic, kept)))
     for kind, name, count, then in rows:

@@ -14,6 +14,8 @@ from projector.log.clock import EARLIEST_US, LATEST_US, from_datetime
 SUPPORTED_SCHEMA_VERSION = 1
 MAX_DEPTH = 100
 """Objects and arrays inside each other, and segments of a key: far beyond real records, far below any encoder."""
+MAX_IDENTITY = 2_600
+"""Octets of user, app, table and record together. An entry of an index of PostgreSQL has room for 2,704."""
 ERASED = "erased"
 """`op` of a record that says a row was deleted from the log: reload what it belonged to."""
 FILL_HEADER = "fill"
@@ -93,11 +95,18 @@ def decode(value: bytes) -> Change:
     if not (
         type(user_id) is str
         and type(change.id) is str
+        and type(change.app_id) is str
+        and type(change.table) is str
         and type(change.record_id) is str
         and type(change.schema_version) is int
         and (change.space_id is None or type(change.space_id) is str)
     ):
         raise BadChange("wrong-type", "a text is no text, or schema_version no integer")
+    # No character has more than four octets. Counting them costs more than all that is looked at here.
+    if len(user_id) + len(change.record_id) + len(change.table) + len(change.app_id) > MAX_IDENTITY // 4:
+        octets = sum(len(part.encode()) for part in (user_id, change.app_id, change.table, change.record_id))
+        if octets > MAX_IDENTITY:
+            raise BadChange("id-too-long", f"user, app, table and record have {octets} octets")
     if not EARLIEST_US <= change.created_at_us <= LATEST_US:
         raise BadChange("wrong-type", "created_at is outside of the years 1 to 9999, UTC")
     if data is not None and not isinstance(data, dict):

@@ -219,11 +219,12 @@ class Comparison:
 
 def log_fold(view: View) -> sql.Composable:
     """The statement that folds the rows of `chosen`."""
-    fold = sql.SQL(query(view.log_fold.query))
+    admitted, fold = sql.SQL(query("views/fold_admitted")), sql.SQL(query(view.log_fold.query))
     if view.log_fold.after is None:
-        return fold
-    before = sql.SQL(query(view.log_fold.after))
-    return sql.SQL("with records as materialized ({}) select * from ({}) as folded").format(before, fold)
+        return sql.SQL("with chosen as ({}) select * from ({}) as folded").format(admitted, fold)
+    return sql.SQL("with chosen as ({}), records as materialized ({}) select * from ({}) as folded").format(
+        admitted, sql.SQL(query(view.log_fold.after)), fold
+    )
 
 
 def _columns(view: View) -> dict[str, tuple[sql.Composable, sql.Composable]]:

@@ -303,10 +303,11 @@ class Engine:
             crash.point("views.swapped")
             await self._store.write(self._conn, rows, count, new=self._empty)
             await self._store.delete(self._conn, gone)
-            if batch.erased:
-                await deadletters.erase(self._conn, self._positions.name, batch.erased)
             if batch.letters and self._keep_letters:
                 await deadletters.insert(self._conn, self._positions.name, self._positions.cluster, batch.letters)
+            # After that, because the row of a letter may have been erased in the same batch.
+            if batch.erased:
+                await deadletters.erase(self._conn, self._positions.name, batch.erased)
             # What followed in the same batch is in the log by now, so it is reloaded too.
             for partition, truncation in batch.truncated.items():
                 await self._truncate(self._store, partition, truncation)

@@ -46,6 +46,11 @@ def test_the_demo_shows_every_stage_proves_the_views_and_leaves_nothing_behind(t
     assert waited_for == sorted(waited_for)
     held = [entry["decision"] for entry in told if entry.get("name") == "held"]
     assert held == ["skipped-paused", "skipped-budget"]
+    facts = [(entry["name"], entry["detail"]) for entry in told if entry["event"] == "fact"]
+    (_, won), (_, lost), (as_of, before) = facts[[name for name, _ in facts].index("explain") :][:3]
+    assert won.startswith("title: “Balkon gießen, abends” of ")
+    assert lost.startswith("beat “Balkon und Kräuter gießen” of ")
+    assert (as_of, before.endswith("the title was “Balkon gießen”")) == ("as of", True)
     proof = [entry for entry in told if entry["event"] == "proof"]
     assert [entry["view"] for entry in proof] == ["missions", "agents", "iterations", "records"]
     assert all(entry["rows"] > 0 for entry in proof)

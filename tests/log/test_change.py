@@ -3,7 +3,7 @@ from __future__ import annotations
 import orjson
 import pytest
 
-from projector.log.change import MAX_DEPTH, BadChange, decode
+from projector.log.change import MAX_DEPTH, MAX_IDENTITY, BadChange, decode
 
 ROW = {
     "id": "00000000-0000-4000-8000-000000000001",
@@ -70,6 +70,10 @@ def test_null_data_is_an_empty_object_and_remembered_as_null(data: object) -> No
         (encoded(data={"name": "a\0b"}), "unstorable-text"),
         (encoded(data={"deep": [{"a\0b": 1}]}), "unstorable-text"),
         (encoded().replace(b"Mana", b"\\ud83d"), "unstorable-text"),
+        (encoded(table_name=7), "wrong-type"),
+        (encoded(app_id=None), "wrong-type"),
+        (encoded(record_id="é" * (MAX_IDENTITY // 2)), "id-too-long"),
+        (encoded(table_name="t" * MAX_IDENTITY), "id-too-long"),
         (encoded(data={"deep": nested(MAX_DEPTH)}), "too-deep"),
         (encoded(op="update", data={".".join("a" * (MAX_DEPTH + 1)): 1}), "too-deep"),
     ],

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 
+import psycopg
 import pytest
 from structlog.testing import capture_logs
 
@@ -43,3 +45,12 @@ async def test_a_view_with_a_bug_stops_alone_and_lays_nothing_aside(log, monkeyp
         await log.caught_up()
     shown = await log.admin.execute("select agent_id from mana_ai.agent_snapshots order by 1")
     assert await shown.fetchall() == [("a1",), ("a2",)]
+
+
+async def test_what_the_server_can_never_store_stops_a_view_that_would_begin_again_for_ever():
+    async def session():
+        raise psycopg.errors.ProgramLimitExceeded("index row size 2720 exceeds btree version 4 maximum 2704")
+
+    async with asyncio.timeout(5):
+        error = await streams.views.keep_up("missions", session, asyncio.Event())
+    assert isinstance(error, psycopg.errors.ProgramLimitExceeded)

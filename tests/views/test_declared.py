@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import asyncio
 
+from projector.sql.connection import connect
+from projector.views import rebuild
 from projector.views.consume import consume
 from projector.views.declared import AGENTS, MISSIONS, RECORDS, Column, View, text
 from projector.views.rebuild import rebuild_and_compare
@@ -23,9 +25,19 @@ async def test_a_view_is_added_by_one_declaration_and_one_table(log):
         "create table mana_ai.goal_snapshots (like mana_ai.agent_snapshots_1 including all);"
         "alter table mana_ai.goal_snapshots rename agent_id to goal_id;"
         "alter table mana_ai.goal_snapshots rename status to title;"
+        "alter table mana_ai.goal_snapshots enable row level security;"
+        "alter table mana_ai.goal_snapshots force row level security;"
+        "create policy own_rows on mana_ai.goal_snapshots for select to projector_reader"
+        " using (user_id = current_setting('app.current_user_id', true));"
+        "grant select on mana_ai.goal_snapshots to projector_reader;"
         "grant select, insert, update, delete on mana_ai.goal_snapshots to projector_engine;"
         "select mana_ai.keep_generations('goals', 'goal_snapshots')"
     )
+    protected = await log.admin.execute(
+        "select relname, relrowsecurity and relforcerowsecurity from pg_class where relname like 'goal_snapshots\\__'"
+        " order by 1"
+    )
+    assert await protected.fetchall() == [("goal_snapshots_1", True), ("goal_snapshots_2", True)]
     await log.write([row("insert", "g1", 1, {"title": "Run"}, table="goals"), row("insert", "m1", 2, {"title": "m"})])
     stop = asyncio.Event()
     work = asyncio.create_task(consume(log.settings, GOALS, Staleness(GOALS), stop))
@@ -35,6 +47,14 @@ async def test_a_view_is_added_by_one_declaration_and_one_table(log):
     assert (await verify(log.settings, GOALS)).examples == ()
     [rebuilt] = await rebuild_and_compare(log.settings, [GOALS])
     assert (rebuilt.rows, rebuilt.differences) == (1, 0)
+    await rebuild.start(log.settings, GOALS)
+    await rebuild.promote(log.settings, GOALS)
+    # The generation that was made for it is under the same policies and rights.
+    async with await connect(log.settings, "projector_reader") as reader:
+        for user, titles in (("u1", [("Run",)]), ("u2", [])):
+            await reader.execute("select set_config('app.current_user_id', %s, false)", [user])
+            found = await reader.execute("select title from mana_ai.goal_snapshots")
+            assert await found.fetchall() == titles
     stop.set()
     await work
 

@@ -5,6 +5,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
 from aiokafka import TopicPartition
+from psycopg import sql
 
 from projector.errors import FoldVersionError, ForeignClusterError, PositionOutOfRangeError
 from projector.sql.connection import connect
@@ -12,7 +13,7 @@ from projector.views import kafka
 from projector.views.batch import Applied
 from projector.views.declared import MISSIONS, RECORDS
 from projector.views.engine import Engine
-from projector.views.positions import Partition, Positions, widths_of
+from projector.views.positions import Partition, Positions, SwapLostError, widths_of
 from projector.views.verify import verify
 from tests.views.log import at, row, running
 
@@ -188,6 +189,24 @@ async def test_positions_of_another_cluster_or_of_other_rules_stop_the_view(log)
         await log.admin.execute("update mana_ai.stream_positions set cluster = 'elsewhere'")
         with pytest.raises(ForeignClusterError, match="elsewhere"):
             await engine.open(partitions)
+
+
+@pytest.mark.parametrize("column", ["next_offset", "revision", "fold_version"])
+async def test_a_swap_is_lost_when_anything_that_it_compares_has_changed(settings, column):
+    positions, partition = Positions("missions", "cluster"), Partition("t", 0)
+    async with await connect(settings, "projector_engine") as conn:
+        _, known = await positions.load(conn, [partition])
+        there, back = (
+            sql.SQL("update mana_ai.stream_positions set {0} = {0} + {1}").format(sql.Identifier(column), by)
+            for by in (1, -1)
+        )
+        await conn.execute(there)
+        with pytest.raises(SwapLostError):
+            (await positions.swap(conn, known, {partition: 7})).check()
+        assert 7 not in (await positions.read(conn)).values()
+        await conn.execute(back)
+        (await positions.swap(conn, known, {partition: 7})).check()
+        assert await positions.read(conn) == {partition: 7}
 
 
 async def test_a_topic_that_ends_below_the_position_stops_the_view_and_only_it(log, capsys):

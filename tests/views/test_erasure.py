@@ -61,3 +61,12 @@ async def test_an_erasure_that_arrives_in_the_batch_of_what_it_erases(log):
     async with running(log.settings):
         await log.caught_up(MISSIONS)
         assert await records(log) == {"m1": {"title": "t"}}
+
+
+async def test_the_dead_letter_of_a_row_that_is_erased_in_the_same_batch_is_not_kept(log):
+    bad = row("update", "m1", 1, {}) | {"data": "secret"}
+    await log.write([bad])
+    await log.erase(bad)
+    async with running(log.settings):
+        await log.caught_up()
+    assert await (await log.admin.execute("select value from mana_ai.dead_letters")).fetchall() == []

@@ -59,6 +59,9 @@ async def test_generated_histories_end_as_a_new_device_shows_them_but_for_the_li
         await log.caught_up()
         for view in VIEWS.values():
             assert (await verify(log.settings, view)).examples == ()
+        rebuilt = await rebuild_and_compare(log.settings, VIEWS.values())
+        assert {one.view: one.examples for one in rebuilt} == dict.fromkeys(VIEWS, ())
+        assert {one.view for one in rebuilt if one.rows} == {"missions", "agents", "iterations"}
     shown = {}
     for table, (view, key) in {"aiMissions": ("mission", "mission_id"), "agents": ("agent", "agent_id")}.items():
         rows = await log.admin.execute(f"select user_id, {key}, record, deleted from mana_ai.{view}_snapshots")  # noqa: S608

@@ -8,6 +8,7 @@ import sys
 import psycopg
 import pytest
 from aiokafka import TopicPartition
+from structlog.testing import capture_logs
 
 from projector.cdc.commands import DUE
 from projector.errors import DifferencesError, NothingRebuiltError, RebuildBusyError, SpareInUseError
@@ -199,8 +200,11 @@ async def test_where_the_topics_lack_their_beginning_the_log_is_folded(served):
     async with running(served.settings):
         await served.write([row("update", "m2", 500, {"title": "after the cut"}, user_id="u2")])
         await served.caught_up(MISSIONS)
-        done = await rebuild.start(served.settings, MISSIONS)
+        with capture_logs() as logs:
+            done = await rebuild.start(served.settings, MISSIONS)
         assert (done.source, done.events) == ("log", 121)
+        said = [(line["log_level"], line["view"]) for line in logs if "lack their beginning" in line["event"]]
+        assert said == [("warning", "missions")]
         await served.write([row("update", "m3", 600, {"title": "meanwhile"}, user_id="u3")])
         assert (await rebuild.promote(served.settings, MISSIONS)).examples == ()
         await served.write([row("insert", "m99", 700, {"title": "afterwards"})])

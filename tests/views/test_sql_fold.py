@@ -7,7 +7,8 @@ from psycopg import sql
 
 from projector.fold import derive, dump, fold, parse_instant
 from projector.log.change import BadChange, decode
-from projector.sql import query
+from projector.views.compare import log_fold
+from projector.views.declared import MISSIONS
 from projector.views.jsondiff import first_difference
 from tests.views.log import at, early_deletes, row, value_of
 
@@ -92,7 +93,7 @@ async def test_two_folds_that_share_no_code_agree_on_every_history(log):
     await log.store([one for rows in histories.values() for one in rows])
     await log.admin.execute("set enable_nestloop = off")
     statement = sql.SQL("with chosen as (select * from sync_changes) select * from ({}) as folded")
-    cursor = await log.admin.execute(statement.format(sql.SQL(query("views/fold"))))
+    cursor = await log.admin.execute(statement.format(log_fold(MISSIONS)))
     by_sql = {record_id: tuple(rest) for _, _, _, record_id, *rest in await cursor.fetchall()}
     by_program = {}
     grants = passed_over = later_ones = 0

@@ -193,8 +193,24 @@ def test_a_table_that_is_not_is_noticed(world, statement):
 def test_no_role_that_serves_one_user_may_pass_by_row_level_security_or_become_another(world):
     roles = "select rolname from pg_roles where rolname = any (%s) and (rolsuper or rolbypassrls)"
     assert world.admin.execute(roles, [ONE_USER]).fetchall() == []
+    superusers = "select rolname from pg_roles where rolname = any (%s) and rolsuper"
+    assert world.admin.execute(superusers, [[*STREAM_ROLES]]).fetchall() == []
     member = "select a, b from unnest(%s::text[]) a, unnest(%s::text[]) b where a <> b and pg_has_role(a, b, 'member')"
     assert world.admin.execute(member, [ONE_USER, list(STREAM_ROLES)]).fetchall() == []
+
+
+def test_what_names_users_without_being_theirs_is_closed_to_roles_that_serve_one_user(world):
+    """How far a run has come, and what it found: no policy could tell whose it is."""
+    named = world.admin.execute(
+        "select distinct c.oid::regclass::text from pg_attribute join pg_class c on c.oid = attrelid"
+        " where c.relnamespace = 'mana_ai'::regnamespace and c.relkind in ('r', 'p', 'v', 'm', 'f')"
+        " and attname ~ 'user' and not exists"
+        " (select from pg_attribute a where a.attrelid = c.oid and a.attname = 'user_id')"
+    ).fetchall()
+    tables = {table for (table,) in named}
+    assert tables == {"mana_ai.verify_runs", "mana_ai.view_rebuilds"}
+    may = "select r, t from unnest(%s::text[]) r, unnest(%s::text[]) t where has_any_column_privilege(r, t, 'select')"
+    assert world.admin.execute(may, [ONE_USER, list(tables)]).fetchall() == []
 
 
 @settings(max_examples=12)

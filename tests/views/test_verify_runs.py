@@ -125,6 +125,16 @@ async def test_killed_in_the_middle_and_resumed_it_covers_everything_once_and_ke
     assert (await verify(served.settings, MISSIONS, settle_s=0, resume=True)).rows == 120
 
 
+async def test_no_more_rows_of_the_log_are_folded_in_a_second_than_asked_for(served):
+    seen = []
+    rate = 100
+    report = await verify(
+        served.settings, MISSIONS, users=["u10-large"], settle_s=0, rate=rate, page_changes=60, progress=seen.append
+    )
+    assert (report.rows, seen[-1].changes) == (60, 180)
+    assert max(one.changes_per_s for one in seen) <= 1.01 * rate
+
+
 async def test_of_two_processes_that_go_on_with_the_same_run_one_gives_up(served):
     started = asyncio.Event()
     first = asyncio.create_task(

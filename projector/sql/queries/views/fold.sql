@@ -1,7 +1,6 @@
--- The fold of the log by SQL, one row for each record of `chosen` (rows of sync_changes): what `verify` holds against a
--- view. It follows the written rules, not the engine's code; only the log's own columns go in.
+-- The fold of the log by SQL, one row for each record of `chosen` (rows of sync_changes, as fold_admitted.sql lets them
+-- pass): what `verify` holds against a view. It follows the written rules, not the engine's code; only the log's own columns go in.
 with admitted as materialized (
-    -- what the engine would not call a dead letter
     select user_id, app_id, table_name, record_id, op, created_at, id, space_id,
            coalesce(jsonb_typeof(data) = 'object', false) as has_data,
            coalesce(jsonb_typeof(data -> 'deletedAt') = 'string' and data ->> 'deletedAt' <> '', false) as names_time,
@@ -26,9 +25,6 @@ with admitted as materialized (
         from jsonb_each(case when jsonb_typeof(field_meta) = 'object' then field_meta else '{}' end)
         limit 1
     ) as common on true
-    where user_id <> ''
-      and schema_version <= 1
-      and (data is null or jsonb_typeof(data) in ('object', 'null'))
 ),
 histories as materialized (
     select *, newest_op = 'delete' and (

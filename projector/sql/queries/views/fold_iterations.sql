@@ -23,7 +23,6 @@ writes as materialized (
     join missions m using (user_id, app_id, table_name, record_id)
     left join mission_writes w on w.mission = m.mission and w.is_array and w.write ->> 4 = c.id::text
     where c.op in ('insert', 'update')
-      and c.schema_version <= 1
       and jsonb_typeof(c.data) = 'object' and c.data ? 'iterations'
 ),
 iterations as materialized (

@@ -1,0 +1,1 @@
+select count(*) from mana_ai.view_rebuilds where after_user = %(user)s
