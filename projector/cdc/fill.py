@@ -119,8 +119,8 @@ async def lay_out(conn: Connection, generation: int, plan: Plan, lsn: int, ends:
     assert row is not None
     listed = {"fill": row[0], "apps": list(plan.apps), "horizon": plan.horizon}
     await conn.execute(query("cdc/list_fill_rows"), listed)
-    if plan.reason == "records-lost":
-        await conn.execute(query("cdc/take_positions_back"), [orjson.dumps(ends).decode()])
+    # Whatever the reason: a slot and records may be lost at once, and a kill in the middle of healing hides which it was.
+    await conn.execute(query("cdc/take_positions_back"), [orjson.dumps(ends).decode()])
 
 
 async def run_all(
