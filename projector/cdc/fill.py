@@ -119,7 +119,7 @@ async def lay_out(conn: Connection, generation: int, plan: Plan, lsn: int, ends:
     assert row is not None
     listed = {"fill": row[0], "apps": list(plan.apps), "horizon": plan.horizon}
     await conn.execute(query("cdc/list_fill_rows"), listed)
-    # Whatever the reason: a slot and records may be lost at once, and a kill in the middle of healing hides which it was.
+    # Whatever the reason: a slot and records may be lost at once, and a kill while healing hides which it was.
     await conn.execute(query("cdc/take_positions_back"), [orjson.dumps(ends).decode()])
 
 
@@ -207,7 +207,9 @@ class Fill:
         await self._reader.execute("set row_security = off")
         ranges = [(state.skip_from, state.filled_from), (state.filled_to, ends)]
         await load_seen(self._settings, self._reader, [self._topics.changes(app) for app in state.apps], ranges)
-        table = await TableReader.open(self._reader, state.fill, state.snapshot_xmin, whole=state.whole)
+        table = await TableReader.open(
+            self._reader, state.fill, state.snapshot_xmin, state.started_at, whole=state.whole
+        )
         apps = [app for app in sorted(state.apps) if state.app is None or app >= state.app]
         self._total = state.rows + await table.count(state.app, state.cursor, [app for app in apps if app != state.app])
         await table.walk_indexes(True)

@@ -1,4 +1,4 @@
-"""What is lost beside the stream, or under it: a slot taken by the server, a slot and records at once, a topic in use."""
+"""What is lost beside the stream, or under it: a slot that the server took, a slot with records, a topic in use."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from aiokafka.admin import AIOKafkaAdminClient
 from projector.cdc import producer
 from projector.config import Settings
 from projector.embedded.servers import Servers
-from projector.views.kafka import cluster_id
 from projector.log.topics import Topics
+from projector.views.kafka import cluster_id
 from tests.cdc.support import insert, killed, process, read, read_until, running, slot_in_use
 from tests.fixtures.clusters import prepared_database, second_server
 from tests.fixtures.settings import drop_slot, settings_for
