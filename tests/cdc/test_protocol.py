@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
 
 import psycopg
 import pytest
@@ -14,7 +13,7 @@ from projector.errors import TableShapeError, TopicSettingsError
 from projector.log.topics import Topics
 from projector.log.watermark import decode
 from streams import cdc
-from tests.cdc.support import insert, process, read, read_until, running, slot_in_use
+from tests.cdc.support import insert, peak_mb, process, read, read_until, running, slot_in_use
 from tests.fixtures.settings import drop_slot
 
 
@@ -102,12 +101,6 @@ async def test_a_hundred_thousand_rows_in_one_transaction_pass_in_bounded_memory
         )
         await read_until(settings, 100_001, 120)
         assert peak_mb(child.pid) - before < 60
-
-
-def peak_mb(pid: int) -> float:
-    status = Path(f"/proc/{pid}/status").read_text()
-    (line,) = [line for line in status.splitlines() if line.startswith("VmHWM")]
-    return int(line.split()[1]) / 1024
 
 
 async def test_two_hundred_partitions_over_twelve_topics(settings, conn) -> None:
