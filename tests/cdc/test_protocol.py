@@ -150,3 +150,28 @@ async def test_a_topic_with_more_partitions_than_before_is_refused(settings, con
         await admin.close()
     with pytest.raises(TopicSettingsError, match="9 partitions"):
         await asyncio.wait_for(cdc.run(settings, asyncio.Event()), 20)
+
+
+async def test_rows_of_a_table_that_somebody_added_to_the_publication_are_passed_over(settings, conn) -> None:
+    conn.execute("create table elsewhere (id int primary key, sync_changes text)")
+    conn.execute(f"alter publication {settings.publication_name} add table elsewhere")
+    async with running(settings):
+        with conn.transaction():
+            conn.execute("insert into elsewhere values (1, 'x')")
+            ours = insert(conn)
+            conn.execute("delete from elsewhere")
+        conn.execute("truncate elsewhere")
+        after = insert(conn)
+        records = await read_until(settings, 2)
+    assert [r.json["id"] for r in records] == [ours, after]
+    assert [r.place.ord for r in records] == [1, 0]
+
+
+async def test_an_updated_row_of_the_log_is_told_as_one_to_read_again(settings, conn) -> None:
+    conn.execute(f"alter publication {settings.publication_name} set (publish = 'insert, update, delete, truncate')")
+    async with running(settings):
+        changed = insert(conn, data={"text": "x" * 10_000})
+        conn.execute("update sync_changes set origin = 'again'")  # its large value does not come with it
+        records = await read_until(settings, 2)
+    assert [r.headers["op"] for r in records] == [b"insert", b"erased"]
+    assert [r.json["id"] for r in records] == [changed, changed]
