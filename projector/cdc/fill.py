@@ -119,8 +119,8 @@ async def lay_out(conn: Connection, generation: int, plan: Plan, lsn: int, ends:
     assert row is not None
     listed = {"fill": row[0], "apps": list(plan.apps), "horizon": plan.horizon}
     await conn.execute(query("cdc/list_fill_rows"), listed)
-    if plan.reason == "records-lost":
-        await conn.execute(query("cdc/take_positions_back"), [orjson.dumps(ends).decode()])
+    # Whatever the reason: a slot and records may be lost at once, and a kill while healing hides which it was.
+    await conn.execute(query("cdc/take_positions_back"), [orjson.dumps(ends).decode()])
 
 
 async def run_all(
@@ -134,9 +134,13 @@ async def run_all(
     conn = writer.conn
     for (number,) in await (await conn.execute(query("cdc/unfinished_fills"), [generation])).fetchall():
         state = await _read_state(conn, number)
-        async with await connect(settings, "projector_cdc") as reader:
+        reader = await connect(settings, "projector_cdc")
+        try:
             if not await Fill(state, conn, reader, settings, producer, writer).run(stop):
                 return False
+        finally:
+            # Not as a context manager: one that is left in the middle of a COPY cannot commit.
+            await reader.close()
     return True
 
 
@@ -191,6 +195,8 @@ class Fill:
         self._first_row = state.rows
         self._total = 0
         self._letters: list[DeadLetter] = []
+        limit = settings.fill_rows_per_s
+        self._turn_rows = min(_TURN_ROWS, limit) if limit else _TURN_ROWS
 
     async def run(self, stop: asyncio.Event) -> bool:
         """Publishes what is left; False when `stop` was set before the end."""
@@ -207,7 +213,9 @@ class Fill:
         await self._reader.execute("set row_security = off")
         ranges = [(state.skip_from, state.filled_from), (state.filled_to, ends)]
         await load_seen(self._settings, self._reader, [self._topics.changes(app) for app in state.apps], ranges)
-        table = await TableReader.open(self._reader, state.fill, state.snapshot_xmin, whole=state.whole)
+        table = await TableReader.open(
+            self._reader, state.fill, state.snapshot_xmin, state.started_at, whole=state.whole
+        )
         apps = [app for app in sorted(state.apps) if state.app is None or app >= state.app]
         self._total = state.rows + await table.count(state.app, state.cursor, [app for app in apps if app != state.app])
         await table.walk_indexes(True)
@@ -231,7 +239,7 @@ class Fill:
         async for topic, record in vanished(self._settings, self._reader):
             self._append(topic, created_ms, record)
             count += 1
-            if count % _TURN_ROWS == 0:
+            if count % self._turn_rows == 0:
                 await self._turn()
         await self._flush()
         if count:
@@ -248,13 +256,14 @@ class Fill:
                 if row.record is not None:
                     self._append(topic, row.created_ms, row.record)
                     state.rows += 1
-                if count % _TURN_ROWS == 0 or count == len(rows):
+                if count % self._turn_rows == 0 or count == len(rows):
                     await self._turn()
-            if time.monotonic() >= checkpoint:
-                await self._checkpoint()
-                checkpoint = time.monotonic() + _CHECKPOINT_S
-                if stop.is_set():
-                    return False
+                    # Rows that are at hand already may take long when they are throttled.
+                    if time.monotonic() >= checkpoint:
+                        await self._checkpoint()
+                        checkpoint = time.monotonic() + _CHECKPOINT_S
+                        if stop.is_set():
+                            return False
         await self._checkpoint()
         return True
 
@@ -284,7 +293,7 @@ class Fill:
     @property
     def _longest_turn_s(self) -> float:
         limit = self._settings.fill_rows_per_s
-        return _TURN_ROWS / limit if limit else 0.0
+        return self._turn_rows / limit if limit else 0.0
 
     async def _turn(self) -> None:
         """Sends, lets acknowledgements in, and waits while too much is in flight or too fast."""

@@ -104,6 +104,8 @@ class Publisher:
         """Bytes appended and not yet acknowledged."""
         self.acknowledged = 0
         """Batches acknowledged since the start."""
+        self.in_flight = 0
+        """Batches sent and not yet acknowledged."""
         self.failure: BaseException | None = None
 
     def lanes(self, topic: str) -> dict[bytes, Lane]:
@@ -179,6 +181,7 @@ class Publisher:
             if batch is None:
                 continue
             lane.in_flight = True
+            self.in_flight += 1
             crash.point("cdc.before_send")
             sent: Future[Any] = await self._producer.send_batch(batch.builder, lane.topic, partition=lane.partition)
             sent.add_done_callback(partial(self._acknowledge, lane, batch))
@@ -204,6 +207,7 @@ class Publisher:
         self._progress.release(batch.hold)
         self.octets -= batch.octets
         self.acknowledged += 1
+        self.in_flight -= 1
         CDC_BATCHES.inc()
         CDC_RECORDS.inc(batch.builder.record_count())
         lane.in_flight = False

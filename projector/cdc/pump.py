@@ -129,6 +129,8 @@ class Pump:
             raise self._failure
         if self._publisher.failure is not None:
             raise self._publisher.failure
+        if self._publisher.in_flight:
+            crash.point("cdc.after_send_before_ack")
         if self._translator.letters:
             await self._store_letters()
         if self._publisher.ready:

@@ -52,7 +52,10 @@ class Replication:
         return cls(conn)
 
     async def start(self, slot: str, publication: str) -> bool:
-        """Starts to stream from the slot's confirmed LSN. False when the slot is active in another session."""
+        """Starts to stream from the slot's confirmed LSN. False when the slot is active in another session.
+
+        Raises ReplicationError when there is no such slot: it was dropped since the session found it.
+        """
         command = sql.SQL(
             "START_REPLICATION SLOT {} LOGICAL 0/0 (proto_version '1', publication_names {}, messages 'true')"
         ).format(sql.Identifier(slot), sql.Literal(publication))
@@ -60,6 +63,8 @@ class Replication:
             await self.conn.execute(command)
         except errors.ObjectInUse:
             return False
+        except errors.UndefinedObject as error:
+            raise ReplicationError(f"the stream cannot start: {error.diag.message_primary}") from error
         return True
 
     async def timeline(self) -> int:

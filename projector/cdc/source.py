@@ -178,7 +178,7 @@ async def _ensure_sound_slot(
                 slot=name,
                 reason=slot.invalidation or slot.wal_status,
             )
-        else:
+        if lost:
             log.warning("topics lost records; publishing them again out of the table", partitions=lost)
         reason = "slot-lost" if slot is None or slot.lost else "records-lost"
     else:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncIterator, Iterable
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final, NamedTuple, Self
 
 import psycopg
@@ -31,6 +32,8 @@ _REST_OF_USER: Final = sql.SQL(
 )
 # What precedes the columns of a row: whether a topic has it, created_at in ms, and the key of the order.
 _LEADING: Final = 5
+_SURELY_BEFORE: Final = timedelta(days=1)
+"""A row created so long before a fill was laid out had been committed by then."""
 
 
 class Cursor(NamedTuple):
@@ -50,25 +53,37 @@ class FilledRow(NamedTuple):
 
 
 class TableReader:
-    """Reads what a fill takes: with `whole` every row of transactions below `xmin`, and the rows listed for it."""
+    """Reads what a fill takes: with `whole` every row of transactions below `xmin`, and the rows listed for it.
+
+    `started_at` is when the fill was laid out, µs since 1970.
+    """
 
     def __init__(
-        self, conn: psycopg.AsyncConnection[Any], fill: int, xmin: str, whole: bool, columns: list[Column]
+        self,
+        conn: psycopg.AsyncConnection[Any],
+        fill: int,
+        xmin: str,
+        started_at: int,
+        whole: bool,
+        columns: list[Column],
     ) -> None:
         self._conn = conn
         self._fill = fill
         self._xmin = xmin
+        self._old = datetime.fromtimestamp(started_at / 1e6, UTC) - _SURELY_BEFORE
         self._whole = whole
         self._columns = sql.SQL(", ").join(sql.SQL("c.{}").format(sql.Identifier(c.name)) for c in columns)
         self._codec = RowCodec(Relation(_RELATION_ID, "public", "sync_changes", "d", tuple(columns)))
         self._header = b"I%bN%b" % (_RELATION_ID.to_bytes(4, "big"), len(columns).to_bytes(2, "big"))
 
     @classmethod
-    async def open(cls, conn: psycopg.AsyncConnection[Any], fill: int, xmin: str, *, whole: bool) -> Self:
+    async def open(
+        cls, conn: psycopg.AsyncConnection[Any], fill: int, xmin: str, started_at: int, *, whole: bool
+    ) -> Self:
         """`conn` is for this reader alone. Raises TableShapeError."""
         await conn.execute("set datestyle = 'ISO'")
         found = await (await conn.execute(query("cdc/log_columns"))).fetchall()
-        return cls(conn, fill, xmin, whole, [Column(name, oid, -1, False) for name, oid in found])
+        return cls(conn, fill, xmin, started_at, whole, [Column(name, oid, -1, False) for name, oid in found])
 
     async def count(self, app: str | None, cursor: Cursor | None, whole_apps: Iterable[str]) -> int:
         """How many rows are left to publish: those of `app` after the cursor, and all of `whole_apps`."""
@@ -118,6 +133,7 @@ class TableReader:
         return {
             "fill": self._fill,
             "xmin": int(self._xmin),
+            "old": self._old,
             "app": app,
             "user": user_id,
             "created_at": created_at,

@@ -102,6 +102,17 @@ async def _topic_settings(client: AIOKafkaAdminClient, topics: list[str]) -> dic
     return result
 
 
+def _change(topic: str, settings: Settings) -> str:
+    return f"kafka-configs.sh {_brokers(settings)} --alter --entity-type topics --entity-name {topic} --add-config"
+
+
+def _brokers(settings: Settings) -> str:
+    """What the tools need to reach the cluster; how to log in there they read from a file of their own."""
+    words = f"--bootstrap-server {settings.kafka_bootstrap_servers}"
+    plain = settings.kafka_security_protocol == "PLAINTEXT"
+    return words if plain else f"{words} --command-config client.properties"
+
+
 def _judge(topic: str, partitions: int, values: dict[str, str], settings: Settings) -> Iterator[Finding]:
     if partitions != settings.topic_partitions:
         yield Finding(
@@ -110,7 +121,7 @@ def _judge(topic: str, partitions: int, values: dict[str, str], settings: Settin
             "a key must stay on its partition: with another count a user's changes lose their order",
             f"set PROJECTOR_TOPIC_PARTITIONS={partitions}",
         )
-    change = f"kafka-configs.sh --alter --entity-type topics --entity-name {topic} --add-config"
+    change = _change(topic, settings)
     for name in ("retention.ms", "retention.bytes"):
         value = values.get(name, _FOR_EVER)
         if value != _FOR_EVER:
@@ -151,14 +162,14 @@ def _judge_watermarks(topic: str, partitions: int, values: dict[str, str], setti
             "error",
             f"topic {topic} has {partitions} partitions instead of one",
             "the newest watermark must be the last record of one partition",
-            "delete it: the stream makes it anew",
+            f"kafka-topics.sh {_brokers(settings)} --delete --topic {topic}; the stream makes it anew",
         )
     if values.get("cleanup.policy") != "compact":
         yield Finding(
             "warning",
             f"topic {topic} has cleanup.policy={values.get('cleanup.policy')}",
             "it grows with every watermark, of which only the newest matters",
-            f"kafka-configs.sh --alter --entity-type topics --entity-name {topic} --add-config cleanup.policy=compact",
+            f"{_change(topic, settings)} cleanup.policy=compact",
         )
 
 

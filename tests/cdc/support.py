@@ -10,6 +10,7 @@ import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -100,6 +101,13 @@ async def killed(child: subprocess.Popen[bytes], timeout_s: float = 30) -> None:
         while child.poll() is None:
             await asyncio.sleep(0.02)
     assert child.returncode == -signal.SIGKILL
+
+
+def peak_mb(pid: int) -> float:
+    """The most memory that a process has had so far."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    (line,) = [line for line in status.splitlines() if line.startswith("VmHWM")]
+    return int(line.split()[1]) / 1024
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
 
 import psycopg
 import pytest
@@ -14,7 +13,7 @@ from projector.errors import TableShapeError, TopicSettingsError
 from projector.log.topics import Topics
 from projector.log.watermark import decode
 from streams import cdc
-from tests.cdc.support import insert, process, read, read_until, running, slot_in_use
+from tests.cdc.support import insert, peak_mb, process, read, read_until, running, slot_in_use
 from tests.fixtures.settings import drop_slot
 
 
@@ -104,12 +103,6 @@ async def test_a_hundred_thousand_rows_in_one_transaction_pass_in_bounded_memory
         assert peak_mb(child.pid) - before < 60
 
 
-def peak_mb(pid: int) -> float:
-    status = Path(f"/proc/{pid}/status").read_text()
-    (line,) = [line for line in status.splitlines() if line.startswith("VmHWM")]
-    return int(line.split()[1]) / 1024
-
-
 async def test_two_hundred_partitions_over_twelve_topics(settings, conn) -> None:
     apps = tuple(f"app{n}" for n in range(10))
     many = settings.model_copy(update={"apps": apps, "topic_partitions": 17})
@@ -157,3 +150,28 @@ async def test_a_topic_with_more_partitions_than_before_is_refused(settings, con
         await admin.close()
     with pytest.raises(TopicSettingsError, match="9 partitions"):
         await asyncio.wait_for(cdc.run(settings, asyncio.Event()), 20)
+
+
+async def test_rows_of_a_table_that_somebody_added_to_the_publication_are_passed_over(settings, conn) -> None:
+    conn.execute("create table elsewhere (id int primary key, sync_changes text)")
+    conn.execute(f"alter publication {settings.publication_name} add table elsewhere")
+    async with running(settings):
+        with conn.transaction():
+            conn.execute("insert into elsewhere values (1, 'x')")
+            ours = insert(conn)
+            conn.execute("delete from elsewhere")
+        conn.execute("truncate elsewhere")
+        after = insert(conn)
+        records = await read_until(settings, 2)
+    assert [r.json["id"] for r in records] == [ours, after]
+    assert [r.place.ord for r in records] == [1, 0]
+
+
+async def test_an_updated_row_of_the_log_is_told_as_one_to_read_again(settings, conn) -> None:
+    conn.execute(f"alter publication {settings.publication_name} set (publish = 'insert, update, delete, truncate')")
+    async with running(settings):
+        changed = insert(conn, data={"text": "x" * 10_000})
+        conn.execute("update sync_changes set origin = 'again'")  # its large value does not come with it
+        records = await read_until(settings, 2)
+    assert [r.headers["op"] for r in records] == [b"insert", b"erased"]
+    assert [r.json["id"] for r in records] == [changed, changed]

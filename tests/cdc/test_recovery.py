@@ -28,6 +28,7 @@ from tests.cdc.support import (
 POINTS = [
     "cdc.before_send:2",
     "cdc.before_send:7",
+    "cdc.after_send_before_ack:3",
     "cdc.after_ack_before_confirm:1",
     "cdc.after_ack_before_confirm:5",
     "cdc.after_confirm:1",

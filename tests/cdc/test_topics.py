@@ -47,4 +47,7 @@ async def test_a_topic_that_would_lose_records_is_refused_by_name(
         await ensure_topics(settings)
     findings = await check_topics(settings)
     assert any(match in finding.what and remedy in finding.remedy for finding in findings)
+    # The tools of Kafka do nothing without it.
+    commands = [finding.remedy for finding in findings if "kafka-" in finding.remedy]
+    assert all(f"--bootstrap-server {settings.kafka_bootstrap_servers}" in command for command in commands)
     assert caught.value.message == findings[0].what

@@ -265,6 +265,7 @@ UNDER_LOAD = (
     Point("cdc.after_append", passes=200),
     Point("cdc.mid_transaction", passes=150),
     Point("cdc.before_send", passes=60),
+    Point("cdc.after_send_before_ack", passes=60),
     Point("cdc.after_ack_before_confirm", passes=60),
     Point("cdc.after_confirm", passes=4),
     Point("cdc.before_tails", passes=2),

@@ -1,0 +1,67 @@
+"""What a fill may take: rows a second, memory, the size of a record."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import psycopg
+import pytest
+
+from projector.cdc.topics import ensure_topics
+from streams import cdc
+from tests.cdc.support import insert, peak_mb, process, read, read_until, running, slot_in_use
+
+
+@pytest.fixture
+def conn(settings):
+    with psycopg.connect(settings.admin_url, autocommit=True) as conn:
+        yield conn
+
+
+async def test_a_throttled_fill_keeps_to_its_rate_and_how_far_it_came_and_ends_when_asked(settings, conn) -> None:
+    settings = settings.model_copy(update={"fill_rows_per_s": 20})
+    for number in range(200):
+        insert(conn, record_id=str(number))
+    stop = asyncio.Event()
+    began = time.monotonic()
+    stream = asyncio.create_task(cdc.run(settings, stop))
+    records = await read_until(settings, 60)
+    assert len(records) <= 20 * (time.monotonic() - began) + 20
+    row = conn.execute("select rows from mana_ai.cdc_fills where rows > 0").fetchone()
+    assert row is not None, "nothing was kept of how far it came"
+    stop.set()
+    await asyncio.wait_for(stream, 5)
+    assert len(await read(settings)) < 200
+
+
+async def test_a_large_table_is_filled_in_bounded_memory(settings, conn) -> None:
+    await ensure_topics(settings)
+    small = settings.model_copy(update={"apps": ("notes",)})
+    with process(small) as child:
+        await slot_in_use(small)
+        insert(conn, app_id="notes")
+        await read_until(small, 1)
+        before = peak_mb(child.pid)
+    conn.execute(
+        "insert into sync_changes (app_id, table_name, record_id, user_id, op, data, client_id)"
+        " select 'ai', 'notes', i::text, 'user-' || i % 50, 'insert', jsonb_build_object('x', repeat('y', 2000)), 'c'"
+        " from generate_series(1, 40000) i"
+    )
+    with process(settings) as child:
+        await slot_in_use(settings)
+        filled = peak_mb(child.pid)
+    assert len(await read(settings)) == 40_001
+    assert filled - before < 60
+
+
+async def test_a_record_of_a_fill_above_the_limit_becomes_a_dead_letter_and_the_fill_goes_on(settings, conn) -> None:
+    settings = settings.model_copy(update={"max_message_bytes": 256 * 1024})
+    before = insert(conn)
+    large = insert(conn, data={"text": "x" * 300_000})
+    after = insert(conn)
+    async with running(settings):
+        records = await read_until(settings, 2)
+    assert [r.json["id"] for r in records] == [before, after]
+    letters = conn.execute("select change_id, user_id, reason from mana_ai.cdc_dead_letters").fetchall()
+    assert letters == [(large, "anna", "too-large")]
