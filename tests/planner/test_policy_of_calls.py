@@ -119,7 +119,7 @@ def test_the_owners_auto_lets_a_destructive_tool_through():
 
 
 def test_the_owners_auto_for_another_tool_lets_no_destructive_one_through():
-    with pytest.raises(RejectedCall, match="notes.delete not allowed: destructive-not-allowed"):
+    with pytest.raises(RejectedCall, match=r"notes\.delete not allowed: destructive-not-allowed"):
         Guard("enforce").judge(
             "u", {"tools": {"habits.delete": "auto"}}, Tool("notes.delete", "notes", "d", effect="destructive"), {}
         )
