@@ -7,7 +7,7 @@ import asyncio
 from projector.api import tick
 from projector.config import Settings
 from projector.health.parts import at_work, expect
-from projector.planner.retention import Retention
+from projector.planner.retention import RETENTION, Retention
 from projector.planner.scheduler import DUE, WAITING, Scheduler
 from projector.sql.connection import pool
 from streams.app import make_app, prerequisites, serve
@@ -15,7 +15,7 @@ from streams.app import make_app, prerequisites, serve
 
 async def run(settings: Settings, stop: asyncio.Event) -> None:
     """Keeps time until `stop`. Any number of these may run at once."""
-    expect(DUE, WAITING)
+    expect(DUE, WAITING, RETENTION)
     if not await prerequisites(settings, stop):
         return
     async with pool(settings, "projector_planner", size=3) as connections:
@@ -34,6 +34,7 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
         with (
             at_work(DUE, patience_s=settings.due_interval_s, lag_s=scheduler.lag_s),
             at_work(WAITING, patience_s=settings.reannounce_interval_s),
+            at_work(RETENTION, patience_s=settings.retention_interval_s),
             tick.offered(scheduler.tick),
         ):
             await serve(app, stop, scheduler.run(stop))

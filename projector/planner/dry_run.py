@@ -35,7 +35,7 @@ async def plan_only(planning: Planning, pool: Pool, user_id: str, mission_id: st
     now = datetime.now(UTC)
     run = ClaimedRun(uuid4(), user_id, mission_id, "", now, 1, uuid4(), now, now, None, None)
     situation = (await planning.ledger.look(run)).situation
-    verdict = judge_mission(situation, situation.next_run_at or now)
+    verdict = judge_mission(situation, situation.next_run_at or now, now)
     if verdict is not None and verdict.decision != "mission-rescheduled":
         raise NothingPlannedError(verdict.reason)
     mission, agent = situation.mission, situation.agent

@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Literal
 
 from projector.planner.agent import Agent
+from projector.planner.foreground import runs_in_foreground
 from projector.planner.mission import Mission
 
 Decision = Literal[
@@ -15,6 +16,8 @@ Decision = Literal[
     "mission-inactive",
     "mission-rescheduled",
     "skipped-encrypted",
+    "skipped-malformed",
+    "skipped-foreground",
     "skipped-failing",
     "skipped-no-agent",
     "skipped-archived",
@@ -70,7 +73,7 @@ class Verdict:
     reason: str = ""
 
 
-def judge_mission(situation: Situation, due_at: datetime) -> Verdict | None:
+def judge_mission(situation: Situation, due_at: datetime, now: datetime) -> Verdict | None:
     """What stands against the run whatever the agent has in hand; None when nothing does."""
     mission, agent = situation.mission, situation.agent
     if mission is None:
@@ -79,8 +82,14 @@ def judge_mission(situation: Situation, due_at: datetime) -> Verdict | None:
         return Verdict("cancel", "mission-inactive", f"the mission is {mission.state[:40] or 'without a state'}")
     if situation.next_run_at is None or situation.next_run_at > due_at:
         return Verdict("cancel", "mission-rescheduled", "the mission was run or moved by a device")
+    if runs_in_foreground(mission, now):
+        return Verdict("hold", "skipped-foreground", "a device runs the mission itself at this moment")
     if field := mission.encrypted_field:
         return Verdict("hold", "skipped-encrypted", f"only its owner's devices can read the mission's {field}")
+    if mission.mistyped is not None:
+        return Verdict("hold", "skipped-malformed", f"the mission's {mission.mistyped} is no text")
+    if mission.says_nothing:
+        return Verdict("hold", "skipped-malformed", "the mission has neither title, nor concept, nor objective")
     if agent is None:
         return Verdict("hold", "skipped-no-agent", "the mission's agent is unknown or deleted")
     if agent.state == "archived":

@@ -12,6 +12,9 @@ DEFAULT_AGENT = "legacy:ai-default"
 """The id of every user's default agent; a mission that names none belongs to it."""
 
 
+TEXTS = ("title", "conceptMarkdown", "objective")
+
+
 @dataclass(frozen=True, slots=True)
 class Mission:
     """Texts are '' where the record has none; `iterations` holds only the elements that are objects.
@@ -27,12 +30,21 @@ class Mission:
     agent_id: str
     iterations: tuple[Mapping[str, Any], ...]
     inputs: Any = None
+    mistyped: str | None = None
+    """The first field of the mission's text that holds something else."""
 
     @property
     def encrypted_field(self) -> str | None:
         """The first field of the mission's text that only its owner's devices can read."""
-        fields = {"title": self.title, "conceptMarkdown": self.concept, "objective": self.objective}
-        return next((name for name, text in fields.items() if is_ciphertext(text)), None)
+        return next((name for name, text in zip(TEXTS, self.texts, strict=True) if is_ciphertext(text)), None)
+
+    @property
+    def texts(self) -> tuple[str, str, str]:
+        return self.title, self.concept, self.objective
+
+    @property
+    def says_nothing(self) -> bool:
+        return not any(text.strip() for text in self.texts)
 
 
 def text(value: object) -> str:
@@ -57,4 +69,9 @@ def mission_of(record: Mapping[str, Any]) -> Mission:
         agent_id=agent_id if isinstance(agent_id, str) and agent_id else DEFAULT_AGENT,
         iterations=tuple(i for i in iterations if isinstance(i, Mapping)) if isinstance(iterations, list) else (),
         inputs=record.get("inputs"),
+        mistyped=next((name for name in TEXTS if not _is_text(record.get(name))), None),
     )
+
+
+def _is_text(value: object) -> bool:
+    return value is None or isinstance(value, str) or text(value) != ""

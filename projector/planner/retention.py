@@ -10,8 +10,9 @@ from typing import Any, Final, Literal, LiteralString
 
 import psycopg
 
-from projector import metrics
+from projector import freeze, metrics
 from projector.config import Settings
+from projector.health.parts import moved
 from projector.logging import get
 from projector.planner.ledger import Pool
 from projector.sql import query
@@ -22,6 +23,8 @@ BATCH: Final[Mapping[Kind, int]] = {"runs": 200, "steps": 100, "usage": 5000, "r
 """Most rows that one transaction takes: of `runs` with their steps, and for `steps` the runs emptied."""
 BATCHES = 50
 """Most transactions of one pass for each kind. What is left then waits for the next pass."""
+RETENTION = "retention"
+"""The part of the timers that must move: one pass, batch by batch."""
 PAUSE_S = 0.05
 """Between two of them: others come first."""
 
@@ -90,11 +93,14 @@ class Retention:
         """Deletes what is due for it, up to BATCHES of each kind; a database that is away is logged and counted."""
         deleted: Counter[str] = Counter()
         more: list[str] = []
+        moved(RETENTION)
+        await freeze.point("timers.retention")
         try:
             async with self._pool.connection() as conn:
                 for kind, before in cutoffs(self._settings).items():
                     for _ in range(BATCHES):
                         rows = await prune_batch(conn, kind, before)
+                        moved(RETENTION)
                         deleted[kind] += rows
                         if rows < BATCH[kind]:
                             break

@@ -66,9 +66,10 @@ async def carry_out(run: ClaimedRun, planning: Planning) -> Result:
         return await _fail(run, planning, _VANISHED, _VANISHED.message)
     known = await planning.ledger.look(run)
     situation = known.situation
-    verdict = judge_mission(situation, run.due_at)
+    verdict = judge_mission(situation, run.due_at, datetime.now(UTC))
     if verdict is not None:
-        return await _turn_away(run, planning, verdict)
+        soon = planning.pace.hold_for_place_s if verdict.decision == "skipped-foreground" else None
+        return await _turn_away(run, planning, verdict, wait_s=soon)
     rest = held(known.failures, datetime.now(UTC), planning.pace, changed_at=situation.changed_at)
     if rest is not None and run.decision not in PASSED:
         return await _turn_away(run, planning, Verdict("hold", "skipped-failing", rest.reason), wait_s=rest.wait_s)

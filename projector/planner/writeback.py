@@ -21,6 +21,7 @@ from projector.log.ids import iteration_change_id
 from projector.logging import get
 from projector.planner.backoff import rest_s, rewrite_s
 from projector.planner.cadence import InvalidCadence, next_run
+from projector.planner.foreground import ran_in_foreground
 from projector.planner.history import capped
 from projector.planner.iteration import iteration_of
 from projector.planner.ledger import Connection
@@ -148,7 +149,7 @@ async def _read(conn: Connection, locked: Sequence[tuple[UUID, str, StoredPlan]]
 async def _write(conn: Connection, one: _Writing, zone: ZoneInfo, pace: Pace) -> None:
     run, now = one.run, one.now
     record = derive(now.state)
-    refusal = _refusal(record, run.agent_id) if now.in_log else _ERASED
+    refusal = _refusal(record, run) if now.in_log else _ERASED
     if refusal is not None:
         one.decision, one.refused = refusal.decision, True
         await conn.execute(
@@ -201,7 +202,7 @@ async def unwritten(conn: Connection, *, limit: int = SWEEP_BATCH) -> list[tuple
     return [(run_id, user_id) for run_id, user_id in await cursor.fetchall()]
 
 
-def _refusal(record: Record, agent_id: str) -> Refusal | None:
+def _refusal(record: Record, run: StoredPlan) -> Refusal | None:
     mission = mission_of(record.fields)
     if record.deleted or not record.complete:
         return Refusal("mission-gone", "the mission was deleted while it was planned")
@@ -209,9 +210,17 @@ def _refusal(record: Record, agent_id: str) -> Refusal | None:
         return Refusal(
             "mission-inactive", f"the mission became {mission.state[:40] or 'stateless'} while it was planned"
         )
-    if mission.agent_id != agent_id:
+    if mission.agent_id != run.agent_id:
         return Refusal("mission-reassigned", "the mission was given to another agent while it was planned")
+    if ran_in_foreground(mission, run.due_at, _shown_time(record)):
+        return Refusal("mission-rescheduled", "a device ran the mission itself while it was planned")
     return None
+
+
+def _shown_time(record: Record) -> datetime | None:
+    shown = record.fields.get("nextRunAt")
+    shown_us = parse_instant(shown) if isinstance(shown, str) else None
+    return None if shown_us is None else to_datetime(shown_us)
 
 
 def _row(
@@ -251,11 +260,10 @@ def _is(iteration: object, iteration_id: UUID) -> bool:
 
 def _following(record: Record, due_at: datetime, now: datetime, zone: ZoneInfo, *, rest: timedelta) -> Following:
     """The mission's next time, `rest` away at least."""
-    shown = record.fields.get("nextRunAt")
-    shown_us = parse_instant(shown) if isinstance(shown, str) else None
-    if shown_us is not None and to_datetime(shown_us) > max(now, due_at):
+    shown = _shown_time(record)
+    if shown is not None and shown > max(now, due_at):
         # A device has moved the mission on while it was planned.
-        return Following(format_instant(shown_us))
+        return Following(format_instant(from_datetime(shown)))
     try:
         following = next_run(record.fields.get("cadence"), max(now, due_at) + rest, zone, slot=due_at)
     except InvalidCadence as error:

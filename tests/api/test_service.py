@@ -68,6 +68,20 @@ async def test_a_tick_is_a_pass_of_the_scheduler_for_who_knows_the_key(timers: O
         assert body == {"dueMissionCount": 2, "runsWoken": 0, "runsAnnouncedAgain": 0, "errors": []}
         assert len(world.runs(state="due")) == 2
         assert (await asked(client, "POST", "/internal/tick", headers=good))[1]["dueMissionCount"] == 0
+        held, late = await world.ledger().claim(2, per_user=2)
+        await world.ledger().settle(held, "held", decision="skipped-paused", reason="r", wait_s=900, counts=False)
+        await world.edit(mission=held.mission_id, title="anders")
+        world.shift_clock_past(late.run_id)
+        body = (await asked(client, "POST", "/internal/tick", headers=good))[1]
+        assert {name: body[name] for name in ("dueMissionCount", "runsWoken", "runsAnnouncedAgain", "errors")} == {
+            "dueMissionCount": 0,
+            "runsWoken": 1,
+            "runsAnnouncedAgain": 1,
+            "errors": [],
+        }
+        assert [
+            run["mission_id"] for run in world.runs(state="held") if run["next_attempt_at"] <= run["updated_at"]
+        ] == [held.mission_id]
 
 
 async def test_ticks_at_once_are_one_pass_and_the_others_are_told_so(timers: Observed, world: World):

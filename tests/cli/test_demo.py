@@ -44,8 +44,10 @@ def test_the_demo_shows_every_stage_proves_the_views_and_leaves_nothing_behind(t
     # The topic is watched beside the others, so it may be seen a moment after the row.
     waited_for = [ms for name, ms in stages if name != "topic"]
     assert waited_for == sorted(waited_for)
-    held = [entry["decision"] for entry in told if entry.get("name") == "held"]
-    assert held == ["skipped-paused", "skipped-budget"]
+    held = [(entry["decision"], entry["reason"]) for entry in told if entry.get("name") == "held"]
+    assert [decision for decision, _ in held] == ["skipped-paused", "skipped-budget"]
+    assert held[0][1] == "the agent is paused"
+    assert "tokens in 24 hours" in held[1][1]
     facts = [(entry["name"], entry["detail"]) for entry in told if entry["event"] == "fact"]
     (_, won), (_, lost), (as_of, before) = facts[[name for name, _ in facts].index("explain") :][:3]
     assert won.startswith("title: “Balkon gießen, abends” of ")

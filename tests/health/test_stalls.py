@@ -1,5 +1,9 @@
-"""Every loop of every stream stands still once, in a process of its own, all at the same time; others must not be
-taken for it: idle ones, one that was paused, and streams whose database does not answer any more."""
+"""Loops of every stream stand still, in a process of their own, all at the same time; others must not be taken for it:
+idle ones, one that was paused, and streams whose database does not answer any more.
+
+Without a process of their own: acknowledgements and the fill of cdc, and the planner's announcements, whose loop is
+that of the sink.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +38,8 @@ FROZEN = {
     "planner.run": ("planner", {"oldest run"}),
     "workflow.announcement": ("sink", {"announcements"}),
     "sink.sweep": ("sink", {"writer"}),
-    "timers.due,timers.overdue": ("timers", {"due", "waiting runs"}),
+    "views.letters": ("views", {"dead letters"}),
+    "timers.due,timers.overdue,timers.retention": ("timers", {"due", "waiting runs", "retention"}),
     "timers.block": ("timers", {"event loop"}),
 }
 """By freeze points: the stream, and the parts that stand still then."""
@@ -86,6 +91,7 @@ class Fleet:
                 "lease_s": 1.0,
                 "due_interval_s": 0.2,
                 "reannounce_interval_s": 0.2,
+                "retention_interval_s": 0.2,
                 "service_key": "k",
             }
         )

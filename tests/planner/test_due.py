@@ -43,6 +43,13 @@ async def test_a_mission_that_is_not_due_gets_no_run(world: World, fields):
     assert await world.open() == 0
 
 
+async def test_a_mission_that_was_deleted_outright_is_not_due(world: World):
+    await world.mission()
+    world.change("u1", "aiMissions", "m1", "delete", {})
+    await world.catch_up()
+    assert await world.open() == 0
+
+
 async def test_a_mission_known_by_updates_alone_is_never_due(world: World):
     await world.edit(state="active", nextRunAt=iso_ms(datetime.now(UTC) - HOUR))
     assert await world.open() == 0

@@ -118,6 +118,13 @@ def test_the_owners_auto_lets_a_destructive_tool_through():
     assert Guard("enforce").judge("u", policy, DELETE, CLEAN) == ""
 
 
+def test_the_owners_auto_for_another_tool_lets_no_destructive_one_through():
+    with pytest.raises(RejectedCall, match=r"notes\.delete not allowed: destructive-not-allowed"):
+        Guard("enforce").judge(
+            "u", {"tools": {"habits.delete": "auto"}}, Tool("notes.delete", "notes", "d", effect="destructive"), {}
+        )
+
+
 def test_off_looks_at_nothing():
     before = counted(decision="flagged", reason="injection-marker", mode="off")
     assert Guard("off").judge("u", None, CREATE, INJECTION) == ""

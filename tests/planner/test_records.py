@@ -59,7 +59,7 @@ def test_an_agents_encrypted_texts_are_not_read():
 
 
 def test_nothing_stands_against_a_due_mission_of_an_active_agent():
-    assert judge_mission(situation(), NOON) is None
+    assert judge_mission(situation(), NOON, NOON) is None
 
 
 @pytest.mark.parametrize(
@@ -71,6 +71,9 @@ def test_nothing_stands_against_a_due_mission_of_an_active_agent():
         (situation(next_run_at=None), "cancel", "mission-rescheduled"),
         (situation(next_run_at=NOON.replace(hour=13)), "cancel", "mission-rescheduled"),
         (situation({"objective": "enc:1:aa.bb"}), "hold", "skipped-encrypted"),
+        (situation({"objective": {"a": 1}}), "hold", "skipped-malformed"),
+        (situation({"conceptMarkdown": True}), "hold", "skipped-malformed"),
+        (situation({"title": " ", "objective": None}), "hold", "skipped-malformed"),
         (Situation(situation().mission, NOON, None), "hold", "skipped-no-agent"),
         (situation(agent={"state": "archived"}), "hold", "skipped-archived"),
         (situation(agent={"state": "paused"}), "hold", "skipped-paused"),
@@ -78,7 +81,7 @@ def test_nothing_stands_against_a_due_mission_of_an_active_agent():
     ],
 )
 def test_gates_of_mission_and_agent(found, action, decision):
-    verdict = judge_mission(found, NOON)
+    verdict = judge_mission(found, NOON, NOON)
     assert (verdict and verdict.action, verdict and verdict.decision) == (action, decision)
     assert verdict is None or verdict.reason
 

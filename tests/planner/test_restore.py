@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from prometheus_client import REGISTRY
 
 from projector.planner.effects import start_effects, stop_effects
 from projector.planner.history import KEPT
@@ -37,20 +38,29 @@ async def written(world: World, writer: Writer) -> str:
     return str(run.iteration_id)
 
 
+def restored() -> float:
+    return REGISTRY.get_sample_value("mana_ai_iterations_restored_total") or 0.0
+
+
 def shown(world: World) -> list[Any]:
     record = world.admin.execute("select record from mana_ai.mission_snapshots").fetchone()
     assert record is not None
     return record[0]["iterations"]
 
 
-async def test_an_iteration_that_a_device_dropped_comes_back_with_its_feedback(world: World, writer: Writer):
+async def test_an_iteration_that_a_device_dropped_comes_back_with_its_feedback(
+    world: World, writer: Writer, capsys: pytest.CaptureFixture[str]
+):
     await world.mission(iterations=[{"id": "own", "startedAt": "2000-01-01T00:00:00.000Z"}])
     lost = await written(world, writer)
     (own, ours) = shown(world)
     await world.edit(iterations=[own, ours | {"userFeedback": FEEDBACK, "overallStatus": "approved"}])
     later = {"id": "browser", "startedAt": "2999-01-01T00:00:00.000Z"}
     await world.edit(iterations=[own, later])
+    before = restored()
     assert await writer.restore_dropped() == 1
+    assert restored() == before + 1
+    assert "iterations restored that a device had dropped" in "".join(capsys.readouterr())
     row = world.ours()[-1]
     assert [i["id"] for i in row["data"]["iterations"]] == ["own", lost, "browser"]
     assert row["data"].keys() == row["field_meta"].keys() == {"iterations"}

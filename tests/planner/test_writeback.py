@@ -182,6 +182,26 @@ async def test_a_device_that_writes_while_the_sink_does_neither_loses_nor_is_los
     assert [i["id"] for i in record["iterations"]] == [str(run["iteration_id"])]
 
 
+async def test_it_waits_for_other_writers_of_the_mission_and_never_for_the_view(world: World):
+    await world.mission()
+    run = await planned(world)
+    with world.admin.transaction():
+        # As an engine that is at work on the row, and waits for what the sink holds.
+        world.admin.execute("select from mana_ai.mission_snapshots_1 for update")
+        with psycopg.connect(world.database.admin_url) as other:
+            other.execute(query("planner/lock_mission"), {"user_id": "u1", "mission_id": "m1"})
+            writing = asyncio.create_task(write(world, run))
+            waits = (
+                "select from pg_locks l join pg_database d on d.oid = l.database"
+                " where d.datname = current_database() and l.locktype = 'advisory' and not l.granted"
+            )
+            async with asyncio.timeout(10):
+                while not world.admin.execute(waits).rowcount:
+                    assert not writing.done()
+                    await asyncio.sleep(0.02)
+        assert await asyncio.wait_for(writing, 10) == "written"
+
+
 @pytest.mark.parametrize(
     ("change", "decision"),
     [

@@ -37,7 +37,7 @@ async def turn_away(
             run, _ = await until("held", HELD_LIMIT_S, partial(one_row, conn, HELD, mission_id))
             if run[0] != decision:
                 raise DifferencesError(f"“{fields['title']}” was held as {run[0]}, not {decision}")
-            show.fact("held", f"“{fields['title']}”: {run[0]}, {run[1]}", decision=run[0])
+            show.fact("held", f"“{fields['title']}”: {run[0]}, {run[1]}", decision=run[0], reason=run[1])
         if await one_row(conn, ANSWERS) != asked:
             raise DifferencesError("the model was asked for a run that its agent may not do")
 

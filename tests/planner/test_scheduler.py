@@ -1,0 +1,53 @@
+"""When a scheduler looks: as soon as something is due, however rarely it looks by itself."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+
+from projector.planner.iteration import iso_ms
+from projector.planner.scheduler import Scheduler
+from tests.planner.world import HOUR, World
+
+
+@asynccontextmanager
+async def scheduling(world: World) -> AsyncIterator[Scheduler]:
+    """One that looks by itself every ten minutes."""
+    stop = asyncio.Event()
+    scheduler = Scheduler(world.settings.model_copy(update={"due_interval_s": 600.0}), world.pool)
+    running = asyncio.create_task(scheduler.run(stop))
+    try:
+        yield scheduler
+    finally:
+        stop.set()
+        await asyncio.wait_for(running, 10)
+
+
+async def opened(world: World) -> datetime:
+    """When the one run was."""
+    async with asyncio.timeout(20):
+        while not world.runs():
+            await asyncio.sleep(0.02)
+    created = world.run()["created_at"]
+    assert isinstance(created, datetime)
+    return created
+
+
+async def test_a_mission_that_is_edited_to_now_runs_now(world: World):
+    await world.mission(nextRunAt=iso_ms(datetime.now(UTC) + 5 * HOUR))
+    async with scheduling(world) as scheduler:
+        await scheduler.open_due_runs()
+        await asyncio.sleep(0.5)  # nothing is to come of the time that it had
+        assert world.runs() == []
+        await world.edit(nextRunAt=iso_ms(datetime.now(UTC)))
+        await opened(world)
+
+
+async def test_a_mission_runs_when_its_time_comes_and_not_before(world: World):
+    due = datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=3)
+    async with scheduling(world):
+        await world.mission(nextRunAt=iso_ms(due))
+        assert world.runs() == []
+        assert timedelta(0) <= await opened(world) - due < timedelta(seconds=5)
