@@ -75,6 +75,10 @@ class ReplicationError(ProjectorError):
     """The stream reconnects by itself; when it goes on failing, read the server's log at that time."""
 
 
+class PublicationMissedError(ProjectorError):
+    """`projector migrate`, then `projector slot drop --yes`, and start the stream: the rows come out of the table."""
+
+
 class MalformedMessageError(ReplicationError):
     """The server sent bytes that are no pgoutput version 1 message: is it PostgreSQL 15 to 18?"""
 

@@ -24,7 +24,10 @@ log = get("cdc")
 
 
 class Published(NamedTuple):
-    """A publication as the catalogue has it. `row_filter` is None when every row passes."""
+    """A publication as the catalogue has it. `row_filter` is None when every row passes.
+
+    One that was dropped and made anew has another `oid`.
+    """
 
     row_filter: str | None
     inserts: bool
@@ -32,6 +35,7 @@ class Published(NamedTuple):
     truncations: bool
     updates: bool
     tables: int
+    oid: int
 
 
 def filter_expression(apps: tuple[str, ...]) -> sql.Composable:
@@ -71,8 +75,8 @@ def read_publication(conn: psycopg.Connection[Any], name: str) -> Published | No
     return None if row is None else Published(*row)
 
 
-async def require_publication(conn: psycopg.AsyncConnection[Any], settings: Settings) -> None:
-    """Raises NotMigratedError unless the publication exists and lets every configured app through.
+async def require_publication(conn: psycopg.AsyncConnection[Any], settings: Settings) -> Published:
+    """The publication; raises NotMigratedError unless it exists and lets every configured app through.
 
     Rows of an app that it leaves out would be missing in the topics without a sign.
     """
@@ -88,6 +92,7 @@ async def require_publication(conn: psycopg.AsyncConnection[Any], settings: Sett
         raise NotMigratedError(
             f"publication {settings.publication_name} leaves out apps of PROJECTOR_APPS: {', '.join(left_out)}"
         )
+    return present
 
 
 def _ensure_identity(conn: psycopg.Connection[Any]) -> None:

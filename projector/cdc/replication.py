@@ -14,7 +14,7 @@ from psycopg.pq import ExecStatus
 
 from projector.cdc.wire import KEEPALIVE, XLOG_DATA, XLOG_HEADER, Keepalive, parse_keepalive, standby_status
 from projector.config import Settings
-from projector.errors import MalformedMessageError, ReplicationError
+from projector.errors import MalformedMessageError, PublicationMissedError, ReplicationError
 from projector.metrics import CDC_STATUS_UPDATES
 from projector.sql.connection import CONNECT_TIMEOUT_S, explain_failure
 
@@ -94,7 +94,7 @@ class Replication:
         """Hands over what has arrived, up to about `budget` bytes; returns how many there were.
 
         Raises psycopg.OperationalError when the connection is gone, ReplicationError when the server ended the
-        stream, MalformedMessageError for a frame of an unknown kind.
+        stream, MalformedMessageError for a frame of an unknown kind, PublicationMissedError.
         """
         pgconn = self._pgconn
         get_copy_data = pgconn.get_copy_data
@@ -123,7 +123,14 @@ class Replication:
     def _ended(self) -> None:
         result = self._pgconn.get_result()
         if result is not None and result.status == ExecStatus.FATAL_ERROR:
-            raise errors.error_from_result(result, encoding="utf-8")
+            error = errors.error_from_result(result, encoding="utf-8")
+            if isinstance(error, errors.UndefinedObject):
+                # Of the publication as it was when the change was written: what the slot holds stays so.
+                reason = error.diag.message_primary
+                raise PublicationMissedError(
+                    f"before PostgreSQL 18 nothing can be decoded that was written without it: {reason}"
+                ) from error
+            raise error
         raise ReplicationError("the server ended the stream")
 
     def confirm(self, received: int, flushed: int, *, reply_wanted: bool) -> None:

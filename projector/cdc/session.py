@@ -14,7 +14,7 @@ from projector.cdc.guardian import Guardian
 from projector.cdc.heartbeat import Heartbeat
 from projector.cdc.producer import start_producer, stop_producer
 from projector.cdc.progress import Progress
-from projector.cdc.publication import require_publication
+from projector.cdc.publication import Published, require_publication
 from projector.cdc.publisher import Publisher
 from projector.cdc.pump import Pump
 from projector.cdc.replication import Replication
@@ -26,7 +26,7 @@ from projector.cdc.topics import ensure_topics
 from projector.cdc.translate import Translator
 from projector.cdc.writer import Writer
 from projector.config import Settings
-from projector.errors import ProjectorError, ReplicationError
+from projector.errors import NotMigratedError, ProjectorError, ReplicationError
 from projector.log.place import lsn_text
 from projector.log.topics import Topics
 from projector.logging import get
@@ -97,6 +97,7 @@ async def _write(
     stack: AsyncExitStack,
 ) -> None:
     conn = writer.conn
+    published = await require_publication(conn, settings)
     replication = await Replication.connect(settings)
     stack.push_async_callback(replication.close)
     source = await ensure_source(conn, replication, settings, await read_tails(settings), adopt=adopt)
@@ -109,15 +110,27 @@ async def _write(
     pump, heartbeat = await _assemble(settings, writer, side, replication, producer, source)
     CDC_STREAMING.set(1)
     try:
-        await _alongside(_until_asked(side, source), _alongside(heartbeat.run(), pump.run(stop)))
+        await _alongside(_until_asked(settings, side, source, published), _alongside(heartbeat.run(), pump.run(stop)))
     finally:
         CDC_STREAMING.set(0)
 
 
-async def _until_asked(side: Connection, source: Source) -> None:
-    """Ends the session when apps are to be published again: the next one lays out their fill."""
+async def _until_asked(settings: Settings, side: Connection, source: Source, published: Published) -> None:
+    """Ends the session when apps are to be published again: the next one lays out their fill.
+
+    It asks for that itself when the publication is another or away: what commits meanwhile is decoded as nothing, and
+    confirmed. Raises NotMigratedError when it is away still, or leaves apps out.
+    """
     while not (asked := await republish.asked(side, source.generation, source.apps)):
-        await asyncio.sleep(_ASKED_S)
+        try:
+            found = await require_publication(side, settings)
+        except NotMigratedError:
+            await republish.ask(side, source.apps)
+            raise
+        if found.oid == published.oid:
+            await asyncio.sleep(_ASKED_S)
+        else:
+            await republish.ask(side, source.apps)
     raise ReplicationError(f"asked to publish again what topics lack, apps: {', '.join(asked)}")
 
 

@@ -12,8 +12,9 @@ from aiokafka import TopicPartition
 from aiokafka.admin import RecordsToDelete
 from psycopg import sql
 
+from projector.cdc.publication import prepare_source
 from projector.cli.cdc import republish
-from projector.errors import ConfigError
+from projector.errors import ConfigError, NotMigratedError, PublicationMissedError
 from projector.kafka import admin
 from projector.log.topics import Topics, partition_of
 from tests.cdc.support import insert, read, read_until, running
@@ -68,6 +69,34 @@ async def test_changes_that_were_deleted_without_a_word_are_told_as_erased(setti
             assert (done.status, done.error, done.lines[-1]) == (0, "", "done")
         told = [(r.headers["op"].decode(), r.headers["id"].decode()) for r in await read(settings)]
     assert told == [("insert", gone), ("insert", kept), ("erased", gone)]
+
+
+async def test_what_commits_while_the_publication_is_away_comes_once_it_is_back(settings, conn) -> None:
+    drop = sql.SQL("drop publication {}").format(sql.Identifier(settings.publication_name))
+    passed_over = conn.info.server_version >= 180_000
+    written = Counter()
+
+    async def drop_under_the_stream() -> None:
+        async with running(settings) as stream:
+            written[insert(conn, record_id="before")] += 1
+            await read_until(settings, 1)
+            conn.execute(drop)
+            written[insert(conn, record_id="while it is away")] += 1
+            await asyncio.wait((stream,), timeout=30)
+
+    with pytest.raises(NotMigratedError if passed_over else PublicationMissedError):
+        await drop_under_the_stream()
+    prepare_source(conn, settings)
+    if not passed_over:  # the slot can never get past it
+        assert (await projector(settings, "slot", "drop", "--yes")).status == 0
+    async with running(settings):
+        assert ids(await read_until(settings, 2)) == written
+        if passed_over:
+            conn.execute(drop)
+            written[insert(conn, record_id="while it is away for a moment")] += 1
+            prepare_source(conn, settings)
+        written[insert(conn, record_id="after")] += 1
+        assert ids(await read_until(settings, len(written))) == written
 
 
 async def test_what_cannot_be_asked_for_is_refused(settings, monkeypatch) -> None:
