@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from structlog.testing import capture_logs
 
 from projector.cli import main
 from projector.config import Settings
@@ -14,9 +15,9 @@ def read(settings: Settings, capsys: pytest.CaptureFixture[str], *words: str, st
         for name, value in settings.environment().items():
             patch.setenv(name, value)
         patch.setattr("sys.argv", ["projector", *words])
-        # It would bind this process's log to the stderr of this test, which ends with it.
+        # It would bind this process's log to the stderr of this test, which ends with it. Unbound it goes to stdout.
         patch.setattr("projector.cli.configure_command", lambda: None)
-        with pytest.raises(SystemExit) as ended:
+        with capture_logs(), pytest.raises(SystemExit) as ended:
             main()
     shown = capsys.readouterr()
     assert ended.value.code == status, shown.err
