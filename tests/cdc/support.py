@@ -56,9 +56,9 @@ async def running(settings: Settings) -> AsyncIterator[asyncio.Task[None]]:
         await task
 
 
-async def slot_in_use(settings: Settings, task: asyncio.Task[None] | None = None) -> int:
+async def slot_in_use(settings: Settings, task: asyncio.Task[None] | None = None, *, within_s: float = 30) -> int:
     """Waits until some session streams from the slot; returns the server's process id of it."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(within_s):
         while task is None or not task.done():
             if (pid := reader(settings)) is not None:
                 return pid

@@ -49,7 +49,7 @@ async def test_a_large_table_is_filled_in_bounded_memory(settings, conn) -> None
         " from generate_series(1, 40000) i"
     )
     with process(settings) as child:
-        await slot_in_use(settings)
+        await slot_in_use(settings, within_s=120)
         filled = peak_mb(child.pid)
     assert len(await read(settings)) == 40_001
     assert filled - before < 60
