@@ -54,23 +54,23 @@ async def keep_up(name: str, session: Callable[[], Awaitable[None]], stop: async
         started = loop.time()
         try:
             await session()
-        except HOPELESS as error:
-            log.exception("view stopped", view=name)
-            failed(name, error)
-            return error
-        except TRANSIENT as error:
+        except Exception as error:
+            if not passes(error):
+                if isinstance(error, ProjectorError):
+                    log.error("view stopped", view=name, error=error.message, remedy=error.remedy)
+                else:
+                    log.exception("view stopped", view=name)
+                failed(name, error)
+                return error
             if loop.time() - started > LONGEST_PAUSE_S:
                 pause = FIRST_PAUSE_S
             metrics.VIEW_RESTARTS.labels(name).inc()
             log.warning("view begins again", view=name, error=str(error), pause_s=pause)
             await waiting.pause(pause, stop)
             pause = min(2 * pause, LONGEST_PAUSE_S)
-        except ProjectorError as error:
-            log.error("view stopped", view=name, error=error.message, remedy=error.remedy)
-            failed(name, error)
-            return error
-        except Exception as error:
-            log.exception("view stopped", view=name)
-            failed(name, error)
-            return error
     return None
+
+
+def passes(error: Exception) -> bool:
+    """Whether trying again may help: a server that is away comes back, what can never be stored does not change."""
+    return isinstance(error, TRANSIENT) and not isinstance(error, HOPELESS)

@@ -37,6 +37,10 @@ Decision = Literal[
 
 WAITING_FOR_OTHERS = ("skipped-concurrency", "skipped-reserved")
 """Decisions that the end of another run of the agent may turn."""
+LOOKED_AT_SOON = (*WAITING_FOR_OTHERS, "skipped-foreground", "skipped-version")
+"""These, and others that pass without a change of mission or agent: a browser ends its run, and while a new version is
+rolled out, workers that can go on with a run are about.
+"""
 
 
 @dataclass(frozen=True, slots=True)

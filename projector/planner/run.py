@@ -15,7 +15,7 @@ from projector.planner.agent import Agent
 from projector.planner.backoff import held, retry_s
 from projector.planner.brief import asked, brief_of, may_go_on
 from projector.planner.catalogue import PLANNABLE
-from projector.planner.gates import WAITING_FOR_OTHERS, Verdict, judge_mission
+from projector.planner.gates import LOOKED_AT_SOON, WAITING_FOR_OTHERS, Verdict, judge_mission
 from projector.planner.gathering import gathered_before
 from projector.planner.guardrails import judge_input
 from projector.planner.inputs.resolve import Inputs
@@ -68,8 +68,7 @@ async def carry_out(run: ClaimedRun, planning: Planning) -> Result:
     situation = known.situation
     verdict = judge_mission(situation, run.due_at, datetime.now(UTC))
     if verdict is not None:
-        soon = planning.pace.hold_for_place_s if verdict.decision == "skipped-foreground" else None
-        return await _turn_away(run, planning, verdict, wait_s=soon)
+        return await _turn_away(run, planning, verdict)
     rest = held(known.failures, datetime.now(UTC), planning.pace, changed_at=situation.changed_at)
     if rest is not None and run.decision not in PASSED:
         return await _turn_away(run, planning, Verdict("hold", "skipped-failing", rest.reason), wait_s=rest.wait_s)
@@ -79,8 +78,7 @@ async def carry_out(run: ClaimedRun, planning: Planning) -> Result:
     asked_before = run.brief if known.steps else None
     verdict = versions.judge_steps(asked_before)
     if verdict is not None:
-        # Not for long: while a new version is rolled out, workers that can go on with it are about.
-        return await _turn_away(run, planning, verdict, wait_s=planning.pace.hold_for_place_s)
+        return await _turn_away(run, planning, verdict)
     allowed = allowed_tools((*PLANNABLE, TASK), agent.policy)
     if asked_before is not None and may_go_on(asked_before, agent, allowed):
         brief = asked_before
@@ -169,7 +167,7 @@ async def _turn_away(run: ClaimedRun, planning: Planning, verdict: Verdict, *, w
         )
         return "cancelled"
     if wait_s is None:
-        wait_s = pace.hold_for_place_s if verdict.decision in WAITING_FOR_OTHERS else pace.hold_s
+        wait_s = pace.hold_for_place_s if verdict.decision in LOOKED_AT_SOON else pace.hold_s
     await planning.ledger.settle(
         run, "held", decision=verdict.decision, reason=verdict.reason, wait_s=wait_s, counts=False
     )

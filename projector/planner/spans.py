@@ -164,16 +164,10 @@ def _of_failures(run: Listed, whole: Whole, root: int) -> Iterator[Span]:
     """Calls that the run did not go on with."""
     for failed in whole.failed_calls:
         ended = datetime.fromisoformat(failed["at"])
-        route = tuple(attempt[:_LONGEST_NAME] for attempt in failed["route"])
         attributes: dict[str, Value | None] = {
-            "gen_ai.operation.name": "chat",
             "gen_ai.conversation.id": str(run.run_id),
-            "gen_ai.provider.name": _provider(route),
             "gen_ai.usage.input_tokens": failed["prompt_tokens"],
             "gen_ai.usage.output_tokens": failed["completion_tokens"],
-            "projector.llm.cost_usd": failed["cost"],
-            "projector.llm.route": route or None,
-            "projector.llm.attempts": len(route) or None,
         }
         yield Span(
             "chat",
@@ -181,32 +175,34 @@ def _of_failures(run: Listed, whole: Whole, root: int) -> Iterator[Span]:
             root,
             ended - timedelta(milliseconds=failed["ms"]),
             ended,
-            _known(attributes),
+            _known(attributes | _of_attempts(failed)),
             calls_out=True,
             error=failed["error"],
         )
 
 
-def _provider(route: Sequence[str]) -> str:
-    # Where one endpoint is all there is, who stands behind it is not known: it speaks the format of this one.
-    return route[-1].partition("/")[0] if route else "openai"
+def _of_attempts(evidence: Mapping[str, Any]) -> dict[str, Value | None]:
+    """What there is to tell of a call however it ended."""
+    route = tuple(attempt[:_LONGEST_NAME] for attempt in evidence.get("route", ()))
+    return {
+        "gen_ai.operation.name": "chat",
+        # Where one endpoint is all there is, who stands behind it is not known: it speaks the format of this one.
+        "gen_ai.provider.name": route[-1].partition("/")[0] if route else "openai",
+        "projector.llm.cost_usd": evidence.get("cost"),
+        "projector.llm.route": route or None,
+        "projector.llm.attempts": len(route) or None,
+    }
 
 
 def _of_call(step: StoredStep, response: dict[str, Any], alias: str | None) -> dict[str, Value | None]:
     evidence = step.evidence or {}
-    route = tuple(attempt[:_LONGEST_NAME] for attempt in evidence.get("route", ()))
     finish = response.get("finishReason")
-    return {
-        "gen_ai.operation.name": "chat",
-        "gen_ai.provider.name": _provider(route),
+    return _of_attempts(evidence) | {
         "gen_ai.request.model": alias,
         "gen_ai.response.model": evidence.get("model", "")[:_LONGEST_NAME] or None,
         "gen_ai.response.finish_reasons": None if finish is None else (finish if finish in _FINISHED else "unknown",),
         "gen_ai.usage.input_tokens": step.prompt_tokens,
         "gen_ai.usage.output_tokens": step.completion_tokens,
-        "projector.llm.cost_usd": evidence.get("cost"),
-        "projector.llm.route": route or None,
-        "projector.llm.attempts": len(route) or None,
         "projector.llm.calls": len(response["toolCalls"]) if "toolCalls" in response else None,
     }
 

@@ -15,7 +15,7 @@ from projector.config import Settings
 from projector.embedded.servers import Servers
 from projector.log.topics import Topics
 from projector.views.kafka import cluster_id
-from tests.cdc.support import insert, killed, process, read, read_until, running, slot_in_use
+from tests.cdc.support import ids, insert, killed, process, read, read_until, running, slot_in_use
 from tests.fixtures.clusters import prepared_database, second_server
 from tests.fixtures.settings import drop_slot, settings_for
 
@@ -24,10 +24,6 @@ from tests.fixtures.settings import drop_slot, settings_for
 def conn(settings):
     with psycopg.connect(settings.admin_url, autocommit=True) as conn:
         yield conn
-
-
-def ids(records) -> Counter[str]:
-    return Counter(r.headers["id"].decode() for r in records)
 
 
 async def drop_topic(settings: Settings, topic: str) -> None:

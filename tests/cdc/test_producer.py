@@ -10,7 +10,7 @@ from aiokafka import AIOKafkaProducer, TopicPartition
 
 from projector.cdc import session
 from projector.log.topics import Topics
-from tests.cdc.support import insert, read_until, running
+from tests.cdc.support import ids, insert, read_until, running
 
 
 @pytest.fixture
@@ -57,4 +57,4 @@ async def test_a_producer_that_cannot_go_on_is_replaced_and_each_row_published_o
         written += [insert(conn, user_id=f"user-{n}") for n in range(20)]
         records = await read_until(settings, 40)
     assert len(producers) > 1
-    assert Counter(r.headers["id"].decode() for r in records) == Counter(written)
+    assert ids(records) == Counter(written)

@@ -17,7 +17,7 @@ from projector.cli.cdc import republish
 from projector.errors import ConfigError, NotMigratedError, PublicationMissedError
 from projector.kafka import admin
 from projector.log.topics import Topics, partition_of
-from tests.cdc.support import insert, read, read_until, running
+from tests.cdc.support import ids, insert, read, read_until, running
 from tests.cli.test_wait import projector
 
 
@@ -25,10 +25,6 @@ from tests.cli.test_wait import projector
 def conn(settings):
     with psycopg.connect(settings.admin_url, autocommit=True) as conn:
         yield conn
-
-
-def ids(records) -> Counter[str]:
-    return Counter(record.headers["id"].decode() for record in records)
 
 
 async def test_exactly_the_missing_changes_come_back(settings, conn) -> None:

@@ -27,8 +27,7 @@ from tests.faults.proxy import Proxy
 from tests.fixtures.settings import Template, settings_for
 from tests.health.observe import Observed, start, until
 
-STALL_S = 10.0
-HEALTHY_STALL_S, PAUSE_S = 10.0, 12.0
+STALL_S, PAUSE_S = 10.0, 12.0
 FROZEN = {
     "cdc.step,cdc.heartbeat": ("cdc", {"cdc", "heartbeat"}),
     "cdc.read": ("cdc", {"replication stream"}),
@@ -103,7 +102,6 @@ class Fleet:
 
     async def run(self) -> None:
         shared, whole = self.settings(), self.settings()
-        whole = whole.model_copy(update={"stall_after_s": HEALTHY_STALL_S})
         upstream = {"port": int(conninfo.conninfo_to_dict(whole.admin_url)["port"])}
         through = Proxy(lambda: upstream["port"])
         self._resources.callback(through.close)
