@@ -140,20 +140,29 @@ def _server_settings(facts: _Facts) -> Iterator[Finding]:
         )
 
 
-def check_clock(conn: psycopg.Connection[Any], clock: Callable[[], float] = time.time) -> Iterator[Finding]:
+def check_clock(conn: psycopg.Connection[Any], clock: Callable[[], float] = time.time) -> list[Finding]:
     """Compares this machine's clock with the database's, as exactly as the time of one query allows."""
     asked = clock()
     row = conn.execute("select extract(epoch from clock_timestamp())::float8").fetchone()
     answered = clock()
     assert row is not None
-    ahead = row[0] - (asked + answered) / 2
-    if abs(ahead) - (answered - asked) / 2 > CLOCK_LIMIT_S:
-        yield Finding(
+    return judge_clock("the database", row[0], asked, answered)
+
+
+def judge_clock(whose: str, told: float, asked: float, answered: float) -> list[Finding]:
+    """Compares what `whose` clock told with this machine's before and after; all in seconds since 1970."""
+    ahead = told - (asked + answered) / 2
+    if abs(ahead) - (answered - asked) / 2 <= CLOCK_LIMIT_S:
+        return []
+    return [
+        Finding(
             "warning",
-            f"this machine's clock is {abs(ahead):.1f} s {'behind' if ahead > 0 else 'ahead of'} the database's",
-            "metrics that subtract a commit's time from now are wrong by as much; positions and staleness are not",
+            f"this machine's clock is {abs(ahead):.1f} s {'behind' if ahead > 0 else 'ahead of'} {whose}'s",
+            "metrics that subtract a commit's time from now are wrong by as much, and lines of the logs do not line up;"
+            " positions and staleness are right",
             "let NTP set both clocks: timedatectl set-ntp true",
         )
+    ]
 
 
 def _replication(settings: Settings, facts: _Facts, *, slot_exists: bool) -> Iterator[Finding]:

@@ -100,7 +100,7 @@ async def _write(
     published = await require_publication(conn, settings)
     replication = await Replication.connect(settings)
     stack.push_async_callback(replication.close)
-    source = await ensure_source(conn, replication, settings, await read_tails(settings), adopt=adopt)
+    source = await ensure_source(conn, replication, settings, published, await read_tails(settings), adopt=adopt)
     producer = await start_producer(settings)
     stack.push_async_callback(stop_producer, producer)
     if not await fill.run_all(settings, source.generation, producer, writer, stop):
@@ -118,8 +118,8 @@ async def _write(
 async def _until_asked(settings: Settings, side: Connection, source: Source, published: Published) -> None:
     """Ends the session when apps are to be published again: the next one lays out their fill.
 
-    It asks for that itself when the publication is another or away: what commits meanwhile is decoded as nothing, and
-    confirmed. Raises NotMigratedError when it is away still, or leaves apps out.
+    It asks for that itself when the publication is away or leaves apps out, and raises NotMigratedError then: what
+    commits meanwhile is decoded as nothing, and confirmed. That it was made anew, the next session sees as well.
     """
     while not (asked := await republish.asked(side, source.generation, source.apps)):
         try:
@@ -127,10 +127,9 @@ async def _until_asked(settings: Settings, side: Connection, source: Source, pub
         except NotMigratedError:
             await republish.ask(side, source.apps)
             raise
-        if found.oid == published.oid:
-            await asyncio.sleep(_ASKED_S)
-        else:
-            await republish.ask(side, source.apps)
+        if found.oid != published.oid:
+            raise ReplicationError("the publication was made anew")
+        await asyncio.sleep(_ASKED_S)
     raise ReplicationError(f"asked to publish again what topics lack, apps: {', '.join(asked)}")
 
 

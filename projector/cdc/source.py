@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from projector.cdc import fill
+from projector.cdc import fill, republish
 from projector.cdc.horizon import choose_horizon, lost_records
+from projector.cdc.publication import Published
 from projector.cdc.replication import Replication
 from projector.cdc.server import PLUGIN, Connection, Server, Slot, read_server, read_slot
 from projector.cdc.slot import add_apps, create_slot
@@ -42,23 +43,31 @@ class Known(NamedTuple):
     slot_ready: bool
     timeline: int | None
     beat: int
+    publication_oid: int | None
 
 
 async def read_known(conn: Connection) -> Known | None:
     row = await (await conn.execute(query("cdc/sources"))).fetchone()
     if row is None:
         return None
-    generation, system_identifier, slot_name, consistent_lsn, slot_ready, timeline, beat = row
+    generation, system_identifier, slot_name, consistent_lsn, slot_ready, timeline, beat, oid = row
     lsn = parse_lsn(consistent_lsn) if consistent_lsn else None
-    return Known(generation, system_identifier, slot_name, lsn, slot_ready, timeline, beat)
+    return Known(generation, system_identifier, slot_name, lsn, slot_ready, timeline, beat, oid)
 
 
 async def ensure_source(
-    conn: Connection, replication: Replication, settings: Settings, tails: Tails, *, adopt: bool = False
+    conn: Connection,
+    replication: Replication,
+    settings: Settings,
+    published: Published,
+    tails: Tails,
+    *,
+    adopt: bool = False,
 ) -> Source:
     """The generation in force, with a slot that is sound and a fill laid out for whatever the slot does not bring.
 
-    `conn` is a session in projector_cdc that holds the writer's lock, `replication` one that may replicate. Raises
+    `conn` is a session in projector_cdc that holds the writer's lock, `replication` one that may replicate; the stream
+    is about to read through `published`. Raises
     ConfigError, PrivilegeError, HiddenRowsError, and ForeignSourceError for a server that is not the one whose log the
     topics hold; with `adopt` such a server is taken as the next generation.
     """
@@ -87,9 +96,12 @@ async def ensure_source(
             f"set PROJECTOR_SLOT_NAME={known.slot_name}",
         )
     await _ensure_sound_slot(conn, replication, settings, tails, known, slot)
+    if known.publication_oid not in (None, published.oid):
+        log.warning("publication was made anew; publishing what topics lack out of the table", apps=settings.apps)
+        await republish.ask(conn, settings.apps)
     await _fill_new_apps(conn, replication, settings, tails, known.generation)
     newest_beat = tails.watermark.beat if tails.watermark and tails.watermark.source == known.generation else None
-    await conn.execute(query("cdc/seen_timeline"), [timeline, newest_beat or 0, known.generation])
+    await conn.execute(query("cdc/seen_source"), [timeline, published.oid, newest_beat or 0, known.generation])
     return Source(known.generation, await _apps(conn, known.generation))
 
 
@@ -146,7 +158,7 @@ async def _require_same_log(
 
 async def _add_generation(conn: Connection, settings: Settings, server: Server, generation: int) -> Known:
     await conn.execute(query("cdc/add_source"), [generation, server.system_identifier, settings.slot_name])
-    return Known(generation, server.system_identifier, settings.slot_name, None, False, None, 0)
+    return Known(generation, server.system_identifier, settings.slot_name, None, False, None, 0, None)
 
 
 async def _next_generation(

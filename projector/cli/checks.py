@@ -12,6 +12,7 @@ from aiokafka.errors import KafkaError
 from aiokafka.protocol.admin import ApiVersionRequest
 from psycopg import sql
 
+from projector.cdc.broker_trial import try_broker
 from projector.cdc.checks import check_recorded, check_source
 from projector.cdc.guardian import Guardian
 from projector.cdc.health import sample
@@ -39,6 +40,7 @@ async def check_all(settings: Settings) -> list[Finding]:
             findings += await _check_growth(settings)
         findings += await check_broker(settings)
         findings += await check_topics(settings)
+        findings += await try_broker(settings)
         if database_is_fit:
             brokers = await read_brokers(settings)
             ends = {(p.topic, p.partition): end for p, end in brokers.ends.items()}

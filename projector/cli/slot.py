@@ -117,10 +117,10 @@ async def _create(settings: Settings) -> int:
 
     await ensure_topics(settings)
     async with _as_the_writer(settings) as conn:
-        await require_publication(conn, settings)
+        published = await require_publication(conn, settings)
         replication = await Replication.connect(settings)
         try:
-            source = await ensure_source(conn, replication, settings, await read_tails(settings))
+            source = await ensure_source(conn, replication, settings, published, await read_tails(settings))
         finally:
             await replication.close()
     return source.generation

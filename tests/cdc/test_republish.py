@@ -95,6 +95,23 @@ async def test_what_commits_while_the_publication_is_away_comes_once_it_is_back(
         assert ids(await read_until(settings, len(written))) == written
 
 
+async def test_what_committed_without_a_publication_comes_although_no_stream_saw_that(settings, conn) -> None:
+    async with running(settings):
+        written = Counter([insert(conn, record_id="before")])
+        await read_until(settings, 1)
+    conn.execute(sql.SQL("drop publication {}").format(sql.Identifier(settings.publication_name)))
+    written[insert(conn, record_id="while it is away")] += 1
+    prepare_source(conn, settings)
+    if conn.info.server_version < 180_000:
+        with pytest.raises(PublicationMissedError):
+            async with running(settings) as stream:
+                await asyncio.wait((stream,), timeout=30)
+        assert (await projector(settings, "slot", "drop", "--yes")).status == 0
+    async with running(settings):
+        written[insert(conn, record_id="after")] += 1
+        assert ids(await read_until(settings, 3)) == written
+
+
 async def test_what_cannot_be_asked_for_is_refused(settings, monkeypatch) -> None:
     for name, value in settings.environment().items():
         monkeypatch.setenv(name, value)

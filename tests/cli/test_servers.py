@@ -15,10 +15,12 @@ from psycopg import conninfo
 from psycopg.types.json import Jsonb
 from pydantic import SecretStr
 
+from projector.cdc.broker_trial import try_broker
 from projector.cdc.checks import check_clock
 from projector.cdc.topics import ensure_topics
 from projector.config import Settings
 from projector.embedded.servers import Servers
+from projector.kafka import admin
 from projector.log.topics import Topics
 from projector.views.kafka import cluster_id
 from tests.fixtures.settings import Template
@@ -258,6 +260,16 @@ def test_clocks_that_differ_are_told_with_the_direction(settings: Settings) -> N
         [early] = check_clock(conn, lambda: time.time() + 60)
     assert "60.0 s behind the database's" in late.what
     assert "60.0 s ahead of the database's" in early.what
+
+
+async def test_the_broker_is_tried_and_its_clock_read_and_nothing_is_left_of_it(settings: Settings) -> None:
+    assert await try_broker(settings) == []
+    [late] = await try_broker(settings, lambda: time.time() - 60)
+    assert "60.0 s behind the broker's" in late.what
+    [refused] = await try_broker(settings.model_copy(update={"topic_replication_factor": 9}))
+    assert (refused.severity, "replication factor" in refused.what.lower()) == ("warning", True)
+    async with admin(settings) as client:
+        assert not [topic for topic in await client.list_topics() if ".doctor." in topic]
 
 
 async def test_a_topic_with_other_partitions_stops_doctor_and_stream(settings: Settings) -> None:

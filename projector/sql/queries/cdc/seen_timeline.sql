@@ -1,1 +1,0 @@
-update mana_ai.cdc_sources set timeline = %s, beat = greatest(beat, %s) where generation = %s
