@@ -212,13 +212,13 @@ class _Template:
 class _Table:
     """A kind with its templates and the items that its arrays are made of."""
 
-    def __init__(self, kind: Kind) -> None:
+    def __init__(self, kind: Kind, items: int) -> None:
         self.app, self.name = kind.app.encode(), kind.table.encode()
         self.insert = _Template(kind.fields, kind.arrays, b'"id": "%%b", %b, "createdAt": "%%b", "updatedAt": "%%b"')
         self.edits = tuple(_Template(edit, kind.arrays) for edit in kind.edits)
         self.restore = _Template({"deletedAt": _just(b"null")}, kind.arrays)
         self.arrays = tuple(
-            ([template % number if b"%d" in template else template for number in range(50)], most)
+            ([template % number if b"%d" in template else template for number in range(items)], most)
             for template, most in kind.arrays.values()
         )
 
@@ -241,14 +241,23 @@ class History:
     """Changes of `records` records of `users` users, one after another without an end: take as many as are wanted."""
 
     def __init__(
-        self, records: int, users: int = 2_000, seed: int = SEED, kinds: tuple[Kind, ...] = KINDS, later: int = 0
+        self,
+        records: int,
+        users: int = 2_000,
+        seed: int = SEED,
+        kinds: tuple[Kind, ...] = KINDS,
+        later: int = 0,
+        items: int = 50,
     ) -> None:
-        """With `later` the same records, each inserted before, some years on: another part for every number."""
+        """With `later` the same records, each inserted before, some years on: another part for every number.
+
+        Every array of a record is made of `items` different ones, so a record has met all of them after a while.
+        """
         rng = random.Random(seed)
         self._now_us = START_US + later * YEAR_US
         self._second = b""
         self._second_us = -1
-        tables = rng.choices([_Table(kind) for kind in kinds], [kind.share for kind in kinds], k=records)
+        tables = rng.choices([_Table(kind, items) for kind in kinds], [kind.share for kind in kinds], k=records)
         self._records = [
             _Record(table, number, int(rng.random() * users), rng.random() < LATE_INSERT)
             for number, table in enumerate(tables)

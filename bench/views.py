@@ -37,7 +37,8 @@ from projector.views.declared import VIEWS
 NAME = "views"
 CHANGES, RECORDS, RUNS = 1_000_000, 20_000, 3
 WORKERS = 2
-HISTORIES, FLAT_BATCH, FLAT_RECORDS = (10_000, 1_000_000), 20_000, 1_000
+HISTORIES, FLAT_BATCH, FLAT_RECORDS, FLAT_ITEMS = (10_000, 1_000_000), 20_000, 1_000, 3
+"""With few items the records hold as much after the short history as after the long one: only that differs then."""
 IDLE_MISSIONS, IDLE_S = 20_000, 20.0
 TIMEOUT_S = 1800.0
 
@@ -83,12 +84,13 @@ def _flat(report: Report, settings: Settings, conn: psycopg.Connection[Any], div
     for length in (HISTORIES[0], HISTORIES[1] // divisor):
         settings = settings.model_copy(update={"topic_prefix": f"flat{length}"})
         clear(conn)
-        ends, _ = publish_history(report, settings, History(FLAT_RECORDS), length)
+        ends, _ = publish_history(report, settings, History(FLAT_RECORDS, items=FLAT_ITEMS), length)
         with running(settings, conn) as work:
             work.catch_up(ends)
         runs = []
         for number in range(RUNS):
-            ends, _ = publish_history(report, settings, History(FLAT_RECORDS, later=number + 1), batch)
+            more = History(FLAT_RECORDS, later=number + 1, items=FLAT_ITEMS)
+            ends, _ = publish_history(report, settings, more, batch)
             with running(settings, conn) as work:
                 runs.append(work.catch_up(ends))
         told = {"history": length, "changes": batch, "records": FLAT_RECORDS, "runs": RUNS}

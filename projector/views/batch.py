@@ -10,6 +10,9 @@ from projector.views.declared import Identity, View
 from projector.views.held import Held, Row
 from projector.views.inbox import DeadLetter, Truncation
 from projector.views.positions import Partition
+from projector.views.store import SMALL_BATCH
+
+SMALL_OCTETS = 4 * 1024 * 1024
 
 
 @dataclass(slots=True)
@@ -24,12 +27,19 @@ class Batch:
     noticed: Counters = field(default_factory=Counters)
     changes: int = 0
     octets: int = 0
-    """Of the values folded and of the states they went into: what the batch takes in memory, in proportion."""
+    """Of the values taken and of the states they went into: what the batch takes in memory, in proportion."""
     newest_commit_us: int | None = None
 
     @property
     def is_empty(self) -> bool:
         return not self.held and not self.letters and not self.truncated
+
+    @property
+    def is_small(self) -> bool:
+        """Whether a single statement can carry it: a few rows, or none, and nothing else."""
+        if self.letters or self.erased or self.truncated or self.octets > SMALL_OCTETS:
+            return False
+        return len(self.held) <= SMALL_BATCH and None not in self.held.values()
 
     @property
     def kept(self) -> Iterator[tuple[Identity, Held]]:

@@ -29,6 +29,9 @@ POLL_MS = 500
 """How late an idle view notices that it is to stop."""
 FETCH_RECORDS = 2_000
 """At most so many records are folded before the group's heartbeat may have its turn."""
+GATHER_S = 0.005
+"""The shortest time from one fetch to the next. It bounds what fetches cost when changes come one by one without a
+pause; a change that comes alone never waits for it."""
 BEHIND_RECORDS = 2_000
 BATCH_BYTES = 96 * 1024 * 1024
 BATCH_S = 10.0
@@ -117,6 +120,8 @@ async def consume(settings: Settings, view: View, staleness: Staleness, stop: as
         await connect(settings, "projector_engine") as reading,
         kafka.consumer(settings, f"{settings.topic_prefix}.views.{view.name}") as consumer,
     ):
+        # A row that a crash of the server takes back goes with its position, and is folded again.
+        await conn.execute("set synchronous_commit = off")
         engine = Engine(view, positions, conn, widths_of(await kafka.partitions_of(settings, topics)), reading=reading)
         listener = Rebalance(settings, view, engine, consumer, reading, staleness)
         consumer.subscribe(topics, listener=listener)
@@ -132,10 +137,17 @@ async def _loop(
     engine: Engine, listener: Rebalance, consumer: AIOKafkaConsumer, staleness: Staleness, stop: asyncio.Event
 ) -> None:
     applied_to: dict[Partition, int] = {}
+    behind = False
     told_at = committed_at = time.monotonic()
     while not stop.is_set():
         await freeze.point("views.consume")
+        asked_at = time.monotonic()
+        consumer.resume(*consumer.paused())
         fetched = await consumer.getmany(timeout_ms=POLL_MS, max_records=FETCH_RECORDS)
+        if not behind:
+            # The next fetch is sent when it is wanted: its answer would lie here while these are written, and what
+            # comes meanwhile would have to wait for yet another.
+            consumer.pause(*consumer.assignment())
         listener.raise_failure()
         async with listener.lock:
             applied = Applied(seek=await engine.take(fetched))
@@ -156,7 +168,7 @@ async def _loop(
             applied_to.clear()
             told_at = now
         # Records that wait in the consumer are handed out without a pause: heartbeats need one.
-        await asyncio.sleep(0)
+        await asyncio.sleep(0 if behind else max(0.0, asked_at + GATHER_S - time.monotonic()))
     async with listener.lock:
         applied_to.update((await engine.commit(flush=True)).committed)
     await _tell_group(consumer, applied_to)

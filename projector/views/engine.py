@@ -10,7 +10,6 @@ import asyncio
 import time
 from asyncio import Task, create_task
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from itertools import islice
 from typing import Any
@@ -27,9 +26,9 @@ from projector.views.cache import CACHE_BYTES, Cache
 from projector.views.declared import Identity, View
 from projector.views.held import Row, nothing
 from projector.views.inbox import DeadLetter, Fold, Message, Reload, Truncation, sort
-from projector.views.positions import Partition, Position, Positions, SwapLostError
+from projector.views.positions import LOST, Partition, Position, Positions
 from projector.views.reload import reload
-from projector.views.store import SMALL_BATCH, Store
+from projector.views.store import Store
 from projector.views.truncate import reload_partition
 
 ROWS_AT_ONCE = 500
@@ -200,7 +199,7 @@ class Engine:
         batch, ahead = self._writing.batch, self._writing.ahead
         try:
             await self._writing.task
-        except (SwapLostError, psycopg.errors.DeadlockDetected):
+        except (LOST, psycopg.errors.DeadlockDetected):
             metrics.VIEW_SWAPS_LOST.labels(self._view.name).inc()
             self._writing, self._batch = None, Batch()
             # What was taken since is void as well.
@@ -239,11 +238,11 @@ class Engine:
             if isinstance(event, Truncation):
                 batch.truncated[partition] = event
                 continue
+            batch.octets += len(message.value or b"")
             if isinstance(event, DeadLetter):
                 batch.letters.append(event)
                 continue
             batch.changes += 1
-            batch.octets += len(message.value or b"")
             batch.partition_of[event.identity] = partition
             events.setdefault(event.identity, []).append(event)
             if isinstance(event, Fold) and not event.filled:
@@ -291,31 +290,30 @@ class Engine:
     async def _commit(self, batch: Batch, rows: Iterable[Row], ahead: Mapping[Partition, int]) -> None:
         assert self._store is not None, "nothing is ahead of its position before `open`"
         known = {partition: self._owned[partition].position for partition in ahead}
-        gone = batch.gone
-        count = len(batch.held) - len(gone)
-        # What fits into statements is sent at once, and the server is waited for twice instead of once for each.
-        at_once = count <= SMALL_BATCH and not self._empty and not batch.truncated
-        async with self._conn.pipeline() if at_once else nullcontext() as pipeline, self._conn.transaction():
-            # First, because it makes rivals wait before they touch a row.
-            swap = await self._positions.swap(self._conn, known, ahead)
-            if pipeline is None:
-                swap.check()
-            crash.point("views.swapped")
-            await self._store.write(self._conn, rows, count, new=self._empty)
-            await self._store.delete(self._conn, gone)
-            if batch.letters and self._keep_letters:
-                await deadletters.insert(self._conn, self._positions.name, self._positions.cluster, batch.letters)
-            # After that, because the row of a letter may have been erased in the same batch.
-            if batch.erased:
-                await deadletters.erase(self._conn, self._positions.name, batch.erased)
-            # What followed in the same batch is in the log by now, so it is reloaded too.
-            for partition, truncation in batch.truncated.items():
-                await self._truncate(self._store, partition, truncation)
-            if pipeline is not None:
-                await pipeline.sync()
-                swap.check()
+        if batch.is_small and not self._empty:
             crash.point("views.before_commit")
+            await self._store.swap_and_write(self._conn, rows, self._positions.swapping(known, ahead))
+        else:
+            async with self._conn.transaction():
+                # First, because it makes rivals wait before they touch a row.
+                await self._positions.swap(self._conn, known, ahead)
+                crash.point("views.swapped")
+                await self._write(self._store, batch, rows)
+                crash.point("views.before_commit")
         crash.point("views.after_commit")
+
+    async def _write(self, store: Store, batch: Batch, rows: Iterable[Row]) -> None:
+        gone = batch.gone
+        await store.write(self._conn, rows, len(batch.held) - len(gone), new=self._empty)
+        await store.delete(self._conn, gone)
+        if batch.letters and self._keep_letters:
+            await deadletters.insert(self._conn, self._positions.name, self._positions.cluster, batch.letters)
+        # After that, because the row of a letter may have been erased in the same batch.
+        if batch.erased:
+            await deadletters.erase(self._conn, self._positions.name, batch.erased)
+        # What followed in the same batch is in the log by now, so it is reloaded too.
+        for partition, truncation in batch.truncated.items():
+            await self._truncate(store, partition, truncation)
 
     async def _truncate(self, store: Store, partition: Partition, truncation: Truncation) -> None:
         name, cluster = self._positions.name, self._positions.cluster

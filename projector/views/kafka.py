@@ -17,9 +17,8 @@ from projector.views.declared import View
 from projector.views.positions import Partition
 from projector.waiting import pause
 
-# A broker answers a fetch as soon as there is anything. This only bounds how long a partition that was drained
-# meanwhile has to wait for the fetch of the others.
-FETCH_MAX_WAIT_MS = 200
+FETCH_MAX_WAIT_MS = 500
+"""A broker answers a fetch as soon as there is anything."""
 FETCH_PARTITION_BYTES = 1024 * 1024
 TOPIC_POLL_S = 0.25
 # How long the partitions of a killed worker stay without one; the shortest that brokers accept by default.

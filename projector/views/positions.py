@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 import psycopg
+from psycopg import sql
 
 from projector.errors import FoldVersionError, ForeignClusterError, NotMigratedError, TopicRecreatedError
 from projector.fold import FOLD_VERSION
@@ -30,29 +31,16 @@ def widths_of(partitions: Iterable[Partition]) -> dict[str, int]:
     return Counter(partition.topic for partition in partitions)
 
 
+LOST = psycopg.errors.SerializationFailure
+"""What the server raises when a swap is lost (migration 0028)."""
+
+
 @dataclass(frozen=True, slots=True)
 class Position:
     """`next_offset` is the first offset not applied; `revision` counts the writes made beside the engine."""
 
     next_offset: int
     revision: int
-
-
-class SwapLostError(Exception):
-    """Somebody else moved one of these positions: what was folded on top of it is void."""
-
-
-@dataclass(frozen=True, slots=True)
-class Swap:
-    """A swap that was asked for; in a pipeline its outcome is there after the next sync."""
-
-    cursor: psycopg.AsyncCursor[Any]
-    positions: int
-
-    def check(self) -> None:
-        """Raises SwapLostError unless every position was moved; the transaction must not commit then."""
-        if self.cursor.rowcount != self.positions:
-            raise SwapLostError
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,16 +121,24 @@ class Positions:
         conn: psycopg.AsyncConnection[Any],
         known: Mapping[Partition, Position],
         next_offsets: Mapping[Partition, int],
-    ) -> Swap:
-        """Moves the positions to `next_offsets` as far as they are still as `known`; `check` what is returned."""
+    ) -> None:
+        """Moves the positions to `next_offsets`, all of them, if they are still as `known`; first in a transaction.
+
+        Raises LOST when somebody else has moved one: what was folded on top of it is void.
+        """
+        swap = sql.SQL(query("views/position_swap")) + sql.SQL("select held from swapped")
+        await conn.execute(swap, self.swapping(known, next_offsets))
+
+    def swapping(self, known: Mapping[Partition, Position], next_offsets: Mapping[Partition, int]) -> dict[str, Any]:
+        """The parameters of `views/position_swap`, for a statement that does more than the swap."""
         # Always in the same order, so that two workers never wait for each other.
         moved = sorted(next_offsets)
-        parameters = self._parameters(moved) | {
+        return self._parameters(moved) | {
             "expected": [known[partition].next_offset for partition in moved],
             "revisions": [known[partition].revision for partition in moved],
             "next_offsets": [next_offsets[partition] for partition in moved],
+            "wanted": len(moved),
         }
-        return Swap(await conn.execute(query("views/position_swap"), parameters), len(moved))
 
     async def bump(
         self, conn: psycopg.AsyncConnection[Any], partitions: Iterable[Partition] | None = None

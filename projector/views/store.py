@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+import orjson
 import psycopg
 from psycopg import sql
 
 from projector import crash
 from projector.log.place import parse_lsn
+from projector.sql import query
 from projector.views.declared import Identity, View
 from projector.views.held import Held, Row, restore
 
 SCHEMA = "mana_ai"
 SMALL_BATCH = 50
-"""Up to so many rows travel as arrays in the statement itself: a temporary table costs more than it saves there."""
+"""Up to so many rows travel in the statement itself: a temporary table costs more than it saves there."""
 
 
 class Store:
@@ -28,9 +30,12 @@ class Store:
         self.target = target
         keys = _comma(map(sql.Identifier, view.key_columns))
         every = _comma(map(sql.Identifier, view.all_columns))
-        arrays = _comma(sql.SQL("%s::{}[]").format(sql.SQL(kind)) for kind in view.all_columns.values())
+        cast = _comma(
+            sql.SQL("{}::{}").format(sql.Identifier(name), sql.SQL(kind)) for name, kind in view.all_columns.items()
+        )
+        told = _comma(sql.SQL("{} text").format(sql.Identifier(name)) for name in view.all_columns)
         wanted = sql.SQL("unnest({}) as wanted ({})").format(
-            _comma([sql.SQL("%s::text[]")] * len(view.key_columns)), keys
+            _comma([sql.SQL("%b::text[]")] * len(view.key_columns)), keys
         )
         replaced = _comma(
             sql.SQL("{0} = excluded.{0}").format(sql.Identifier(column))
@@ -46,20 +51,19 @@ class Store:
         self._prepare = sql.SQL("create temporary table if not exists {} (like {}) on commit delete rows").format(
             incoming, target
         )
-        self._load = sql.SQL("select {}, state::text, source, source_lsn::text from {} join {} using ({})").format(
-            keys, target, wanted, keys
-        )
+        load = sql.SQL("select {}, state::text, source, source_lsn::text from {} join {} using ({})")
+        self._load = load.format(keys, target, wanted, keys).as_bytes()
         self._copy = sql.SQL("copy {} ({}) from stdin").format(incoming, every)
         self._fill = sql.SQL("copy {} ({}) from stdin").format(target, every)
         self._merge = upsert(sql.SQL("select {} from {}").format(every, incoming))
-        self._put = upsert(sql.SQL("select * from unnest({})").format(arrays))
-        self._delete = sql.SQL("delete from {} as kept using {} where {}").format(
-            target,
-            wanted,
-            sql.SQL(" and ").join(
-                sql.SQL("kept.{0} = wanted.{0}").format(sql.Identifier(column)) for column in view.key_columns
-            ),
+        in_text = sql.SQL("select {} from json_to_recordset(%(rows)s::json) as told ({})").format(cast, told)
+        self._put = upsert(in_text).as_bytes()
+        swap_first = upsert(in_text + sql.SQL(" where (select held from swapped)"))
+        self._swap_and_put = (sql.SQL(query("views/position_swap")) + swap_first).as_bytes()
+        same = sql.SQL(" and ").join(
+            sql.SQL("kept.{0} = wanted.{0}").format(sql.Identifier(column)) for column in view.key_columns
         )
+        self._delete = sql.SQL("delete from {} as kept using {} where {}").format(target, wanted, same).as_bytes()
 
     async def prepare(self, conn: psycopg.AsyncConnection[Any]) -> None:
         """Makes this session's temporary table; once for each connection, before `write`."""
@@ -89,7 +93,7 @@ class Store:
             return
         if count <= SMALL_BATCH and not new:
             crash.point("views.mid_copy")
-            await conn.execute(self._put, _columns(rows))
+            await conn.execute(self._put, {"rows": self._told(rows)})
             return
         async with conn.cursor() as cursor:
             async with cursor.copy(self._fill if new else self._copy) as copy:
@@ -99,6 +103,19 @@ class Store:
                     await copy.write_row(row)
             if not new:
                 await cursor.execute(self._merge)
+
+    async def swap_and_write(
+        self, conn: psycopg.AsyncConnection[Any], rows: Iterable[Row], swap: Mapping[str, Any]
+    ) -> None:
+        """The same for up to SMALL_BATCH rows, and `Positions.swap` with the parameters `swap`, as one statement.
+
+        Raises LOST, and nothing is written then.
+        """
+        await conn.execute(self._swap_and_put, {**swap, "rows": self._told(rows)})
+
+    def _told(self, rows: Iterable[Row]) -> str:
+        """Each value as the text that its column reads, as in a COPY. Arrays take psycopg many times as long."""
+        return orjson.dumps([dict(zip(self.view.all_columns, row, strict=True)) for row in rows]).decode()
 
     async def delete(self, conn: psycopg.AsyncConnection[Any], identities: Iterable[Identity]) -> None:
         """Removes the rows of records of which the log holds nothing any more."""
