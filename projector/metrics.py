@@ -169,7 +169,9 @@ COMPACTED_TURNS = Histogram(
     "mana_ai_compacted_turns", "Messages folded at a time", buckets=(1, 2, 4, 8, 16, 32, 64, 128)
 )
 MISSIONS_WITHOUT_TIMES = Gauge(
-    "mana_ai_missions_without_times", "Active missions whose cron expression names no time: they never run"
+    "mana_ai_missions_without_times",
+    "Active missions that never run, because their nextRunAt or their cron expression is no time",
+    ["cause"],
 )
 ITERATIONS_RESTORED = Counter(
     "mana_ai_iterations_restored_total", "Iterations put back that a device had dropped from its mission"

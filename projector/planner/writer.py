@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
 from typing import Any, TypeVar
@@ -17,10 +18,10 @@ from projector.config import Settings
 from projector.errors import PlanVersionError, RowSecurityError
 from projector.health.parts import at_work, moved
 from projector.logging import get
-from projector.planner.cadence import names_times
 from projector.planner.effects import are_stopped
 from projector.planner.first_time import PAGE, timeless, write_first_time
 from projector.planner.ledger import Connection, Pool
+from projector.planner.never_due import CAUSES, Cause, cause_of
 from projector.planner.pace import Pace
 from projector.planner.restore import BATCH, missions_with_dropped, restore
 from projector.planner.together import Together
@@ -146,15 +147,18 @@ class Writer:
 
         No more than a page of them at once: the next pass finds the others.
         """
-        given = unable = 0
+        given = 0
+        never: Counter[Cause] = Counter()
         after = ("", "")
         while given < PAGE:
             page = await self._found(partial(timeless, after=after))
-            able = [(user_id, mission_id) for user_id, mission_id, cadence in page if names_times(cadence)]
-            unable += len(page) - len(able)
+            causes = [cause_of(mission) for mission in page]
+            never.update(cause for cause in causes if cause is not None)
+            able = [mission[:2] for mission, cause in zip(page, causes, strict=True) if cause is None]
             given += await self._each(able, partial(write_first_time, zone=self._zone))
             if len(page) < PAGE:
-                metrics.MISSIONS_WITHOUT_TIMES.set(unable)
+                for cause in CAUSES:
+                    metrics.MISSIONS_WITHOUT_TIMES.labels(cause=cause).set(never[cause])
                 break
             after = page[-1][:2]
         if given:
