@@ -64,13 +64,18 @@ class Writer:
         self._places = asyncio.Semaphore(ANNOUNCED_AT_ONCE)
         self._announced: set[asyncio.Task[None]] = set()
         self._broken: BaseException | None = None
+        self._stop = asyncio.Event()
 
     async def announced(self, run_id: UUID, user_id: str) -> None:
         """Begins to write one plan, and waits only while too many are under way.
 
-        An announcement is a wake-up: one that is forgotten in a crash leaves its plan to `sweep`.
+        An announcement is a wake-up: one that is forgotten in a crash, or once this is to stop, leaves its plan to
+        `sweep`.
         """
         await self._places.acquire()
+        if self._stop.is_set():
+            self._places.release()
+            return
         task = asyncio.create_task(self.write(run_id, user_id))
         self._announced.add(task)
         task.add_done_callback(self._done)
@@ -132,6 +137,8 @@ class Writer:
             log.warning("cannot look for unwritten plans", error=str(error))
             return 0
         for begin in range(0, len(waiting), WRITTEN_AT_ONCE):
+            if self._stop.is_set():
+                return begin
             group = waiting[begin : begin + WRITTEN_AT_ONCE]
             await asyncio.gather(*(self._sweep_one(run_id, user_id) for run_id, user_id in group))
             crash.point("sink.mid_sweep")
@@ -184,9 +191,11 @@ class Writer:
     async def _each(
         self, missions: Iterable[tuple[str, str]], write: Callable[[Connection, str, str], Awaitable[int]]
     ) -> int:
-        """The sum of what `write` returns for each mission, until effects are stopped. None is in another's way."""
+        """The sum of what `write` returns for each mission, until effects or this stops. None is in another's way."""
         written = 0
         for user_id, mission_id in missions:
+            if self._stop.is_set():
+                break
             try:
                 if await are_stopped(self._ledger, self._day_cap):
                     break
@@ -205,7 +214,8 @@ class Writer:
         return written
 
     async def sweep_for_ever(self, stop: asyncio.Event) -> None:
-        """Sweeps, restores and gives first times until `stop`, with a pause between."""
+        """Sweeps, restores and gives first times until `stop`, with a pause between; then ends what is under way."""
+        self._stop = stop
         restored_at = timed_at = time.monotonic()
         with at_work(WRITER) as part:
             while not stop.is_set():
