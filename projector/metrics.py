@@ -121,6 +121,12 @@ EFFECTS_STOPPED = Gauge(
     "mana_ai_effects_stopped", "1 while neither the model is asked nor a plan written, by what stops it", ["cause"]
 )
 PLANNER_RUNS = Counter("mana_ai_planner_runs_total", "Attempts of runs by how they ended", ["result"])
+PLANS_PRODUCED = Counter("mana_ai_plans_produced_total", "Conversations with the model that ended in a stored plan")
+PLANS_WRITTEN_BACK = Counter("mana_ai_plans_written_back_total", "Plans written into the log, without failures")
+PARSE_FAILURES = Counter(
+    "mana_ai_parse_failures_total", "Attempts whose conversation with the model ended without a plan, for any reason"
+)
+MISSION_ERRORS = Counter("mana_ai_mission_errors_total", "Attempts that a fault of ours ended")
 PLANNER_RUNNING = Gauge("mana_ai_planner_running", "Runs that this worker carries out now.")
 PLANNER_ROUNDS = Histogram("mana_ai_planner_rounds", "Rounds of a planned run", buckets=(1, 2, 3, 4, 5))
 PLANNER_DATABASE_ERRORS = Counter(
@@ -169,7 +175,9 @@ COMPACTED_TURNS = Histogram(
     "mana_ai_compacted_turns", "Messages folded at a time", buckets=(1, 2, 4, 8, 16, 32, 64, 128)
 )
 MISSIONS_WITHOUT_TIMES = Gauge(
-    "mana_ai_missions_without_times", "Active missions whose cron expression names no time: they never run"
+    "mana_ai_missions_without_times",
+    "Active missions that never run, because their nextRunAt or their cron expression is no time",
+    ["cause"],
 )
 ITERATIONS_RESTORED = Counter(
     "mana_ai_iterations_restored_total", "Iterations put back that a device had dropped from its mission"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from projector.planner.effects import Effects
     from projector.planner.ledger import Connection
 
+T = TypeVar("T")
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object.")]
 
 
@@ -52,17 +53,26 @@ def show(as_json: AsJson = False) -> None:
 
 async def effects_of(settings: Settings, change: Callable[[Connection], Awaitable[None]] | None = None) -> Effects:
     """How effects stand, after `change`. Raises DatabaseUnavailableError or NotMigratedError."""
+    from projector.planner.effects import read_effects
+
+    async def ask(conn: Connection) -> Effects:
+        if change is not None:
+            await change(conn)
+        return await read_effects(conn, settings.max_tokens_per_day)
+
+    return await asked_as_planner(settings, ask)
+
+
+async def asked_as_planner(settings: Settings, question: Callable[[Connection], Awaitable[T]]) -> T:
+    """Asks the database as projector_planner. Raises DatabaseUnavailableError or NotMigratedError."""
     import psycopg
 
     from projector.errors import NotMigratedError
-    from projector.planner.effects import read_effects
     from projector.sql.connection import connect
 
     async with await connect(settings, "projector_planner") as conn:
         try:
-            if change is not None:
-                await change(conn)
-            return await read_effects(conn, settings.max_tokens_per_day)
+            return await question(conn)
         except (psycopg.errors.UndefinedTable, psycopg.errors.InsufficientPrivilege) as error:
             raise NotMigratedError(f"the database is not up to date: {error.diag.message_primary}") from error
 

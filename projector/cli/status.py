@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import Awaitable, Iterator
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from projector.cli.effects import effects_of, effects_text
+from projector.cli.effects import asked_as_planner, effects_of, effects_text
+from projector.cli.letters import inline
 from projector.cli.output import console, json_line
 from projector.config import Settings, load_settings
 from projector.errors import CheckFailedError, ProjectorError
 
 if TYPE_CHECKING:
     from projector.cdc.health import Health
-    from projector.planner.effects import Effects
+    from projector.planner.never_due import NeverDue
     from projector.views.status import Answer, Fill, Mark, Source, Status, ViewStatus
 
 WATCH_S = 2.0
+
+T = TypeVar("T")
 
 Line = tuple[str, str, dict[str, Any]]
 """Stage, the same for people, and the fields for scripts."""
@@ -53,27 +56,35 @@ async def _show(settings: Settings, *, watch: bool, as_json: bool) -> list[str]:
     previous: Health | None = None
     while True:
         found = await read_status(settings, previous)
-        effects = await _effects(settings)
-        for stage, text, fields in (*lines(found), _line("effects", effects, effects_text)):
+        never_due, effects = await _answer(never_due_of(settings)), await _answer(effects_of(settings))
+        ours = _line("never due", never_due, _never_due), _line("effects", effects, effects_text)
+        for stage, text, fields in (*lines(found), *ours):
             if as_json:
                 json_line(stage=stage, **fields)
             else:
                 console().print(f"{stage:<14} {text}", markup=False, soft_wrap=True)
         if not watch:
-            return list(dict.fromkeys([*found.problems, *([effects.problem] if effects.problem else [])]))
+            return list(dict.fromkeys([*found.problems, *(a.problem for a in (never_due, effects) if a.problem)]))
         previous = found.source.value.health if found.source.value else None
         if not as_json:
             console().print()
         await asyncio.sleep(WATCH_S)
 
 
-async def _effects(settings: Settings) -> Answer[Effects]:
+async def _answer(question: Awaitable[T]) -> Answer[T]:
     from projector.views.status import Answer
 
     try:
-        return Answer(await effects_of(settings))
+        return Answer(await question)
     except ProjectorError as error:
         return Answer(problem=error.message)
+
+
+async def never_due_of(settings: Settings) -> NeverDue:
+    """Missions that never run although they should. Raises DatabaseUnavailableError or NotMigratedError."""
+    from projector.planner.never_due import read_never_due
+
+    return await asked_as_planner(settings, read_never_due)
 
 
 def lines(status: Status) -> Iterator[Line]:
@@ -164,6 +175,17 @@ def _view(view: ViewStatus) -> tuple[str, dict[str, Any]]:
 def _counts(counts: dict[str, int]) -> tuple[str, dict[str, Any]]:
     text = ", ".join(f"{count:,} {kind}" for kind, count in counts.items())
     return text or "none", {"counts": counts}
+
+
+def _never_due(found: NeverDue) -> tuple[str, dict[str, Any]]:
+    from projector.planner.never_due import CAUSES
+
+    kinds = [f"{count:,} with {CAUSES[cause]}" for cause, count in found.counts.items()]
+    named = [f"{inline(user)}/{inline(mission)}" for user, mission, _ in found.examples]
+    more = ", …" if found.counts.total() > len(named) else ""
+    text = f"{', '.join(kinds)}: {', '.join(named)}{more}" if kinds else "none"
+    missions = [{"user_id": user, "mission_id": mission, "cause": cause} for user, mission, cause in found.examples]
+    return text, {"counts": dict(found.counts), "missions": missions}
 
 
 def seconds(value: float | None) -> str:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from psycopg import sql
+
 from projector import crash
 from projector.log.clock import from_datetime
 from projector.log.ids import iteration_id, run_id
-from projector.planner.ledger import Connection
-from projector.planner.mission import DEFAULT_AGENT
+from projector.planner.ledger import CHANGED_AT, Connection
+from projector.planner.mission import DEFAULT_AGENT, MAX_AGENT_ID
 from projector.sql import query
 
+_WAKE_CHANGED = sql.SQL(query("planner/wake_changed")).format(changed_at=CHANGED_AT)
 BATCH = 500
 ANNOUNCED_AGAIN = 100
 
@@ -20,7 +23,9 @@ async def open_due_runs(conn: Connection, *, limit: int = BATCH) -> int:
     `conn` is an autocommit connection of projector_planner.
     """
     async with conn.transaction():
-        cursor = await conn.execute(query("planner/find_due"), {"limit": limit, "default_agent": DEFAULT_AGENT})
+        cursor = await conn.execute(
+            query("planner/find_due"), {"limit": limit, "default_agent": DEFAULT_AGENT, "longest_agent": MAX_AGENT_ID}
+        )
         due = await cursor.fetchall()
         if not due:
             return 0
@@ -57,5 +62,5 @@ async def reannounce(conn: Connection, *, late_s: float, limit: int = ANNOUNCED_
 
 
 async def wake_changed(conn: Connection) -> int:
-    """Lets held runs whose mission or agent has changed be looked at again now."""
-    return (await conn.execute(query("planner/wake_changed"))).rowcount
+    """Lets held runs whose mission or agent others than ourselves have changed be looked at again now."""
+    return (await conn.execute(_WAKE_CHANGED)).rowcount

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo
 
 from psycopg.types.json import Jsonb
@@ -20,16 +20,24 @@ from projector.sql import query
 PAGE = 500
 
 
-async def timeless(
-    conn: Connection, after: tuple[str, str] = ("", ""), *, limit: int = PAGE
-) -> list[tuple[str, str, Any]]:
-    """User, mission and cadence of active missions with a cron expression and no time: those that follow the user and
-    mission `after`. `conn` is one of projector_planner.
+class Timeless(NamedTuple):
+    """An active mission that has no time. `unusable`: its nextRunAt is something else; no cron expression is needed."""
+
+    user_id: str
+    mission_id: str
+    cadence: Any
+    unusable: bool
+
+
+async def timeless(conn: Connection, after: tuple[str, str] = ("", ""), *, limit: int = PAGE) -> list[Timeless]:
+    """Active missions that should have a time and have none: those that follow the user and mission `after`.
+
+    `conn` is one of projector_planner.
     """
     cursor = await conn.execute(
         query("planner/timeless"), {"after_user": after[0], "after_mission": after[1], "limit": limit}
     )
-    return [(user_id, mission_id, cadence) for user_id, mission_id, cadence in await cursor.fetchall()]
+    return [Timeless(*row) for row in await cursor.fetchall()]
 
 
 async def write_first_time(conn: Connection, user_id: str, mission_id: str, *, zone: ZoneInfo) -> bool:

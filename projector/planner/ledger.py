@@ -19,7 +19,7 @@ from projector.errors import ChatError, LeaseLostError, NotMigratedError
 from projector.planner.agent import agent_of
 from projector.planner.backoff import Failures
 from projector.planner.gates import WAITING_FOR_OTHERS, Situation
-from projector.planner.mission import DEFAULT_AGENT, mission_of
+from projector.planner.mission import DEFAULT_AGENT, MAX_AGENT_ID, mission_of
 from projector.planner.steps import Step, StepKind, evidence_of_failure
 from projector.planner.together import Together
 from projector.sql import query
@@ -29,7 +29,9 @@ from projector.sql.migrate import migrations
 Connection = AsyncConnection[tuple[Any, ...]]
 FAILURES = sql.SQL(query("planner/failures"))
 """The failures of the mission `wanted`, for the `{failures}` of a query."""
-SITUATION = sql.SQL(query("planner/situation")).format(failures=FAILURES)
+CHANGED_AT = sql.SQL(query("planner/changed_at"))
+"""When others last changed the mission `m`, for the `{changed_at}` of a query."""
+SITUATION = sql.SQL(query("planner/situation")).format(failures=FAILURES, changed_at=CHANGED_AT)
 MINE = sql.SQL(query("planner/mine"))
 """The runs named that the worker holds, for the `{mine}` of a query."""
 _WOKEN = sql.SQL(query("planner/woken"))
@@ -282,5 +284,6 @@ def _situation(
     record: Any, present: bool | None, next_run_at: datetime | None, agent: Any, shown: bool | None, changed_at: Any
 ) -> Situation:
     mission = mission_of(record) if present else None
-    found = agent_of(mission.agent_id, agent) if mission is not None and shown else None
+    named = mission is not None and shown and len(mission.agent_id) <= MAX_AGENT_ID
+    found = agent_of(mission.agent_id, agent) if mission is not None and named else None
     return Situation(mission, next_run_at, found, changed_at)

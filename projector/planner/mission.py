@@ -10,6 +10,8 @@ from projector.planner.ciphertext import is_ciphertext
 
 DEFAULT_AGENT = "legacy:ai-default"
 """The id of every user's default agent; a mission that names none belongs to it."""
+MAX_AGENT_ID = 256
+"""Characters. The ledger keeps no more of an id, as index entries have an end: an agent with a longer one is none."""
 
 
 TEXTS = ("title", "conceptMarkdown", "objective")

@@ -12,6 +12,7 @@ from psycopg.types.json import Jsonb
 from projector import crash, metrics
 from projector.fold import derive, following_stamp, format_instant
 from projector.log.actor import MISSION_RUNNER, origin_from_actor
+from projector.log.clock import to_datetime
 from projector.log.ids import restored_change_id
 from projector.logging import get
 from projector.planner.ledger import Connection
@@ -30,6 +31,7 @@ class Dropped:
     """A written iteration that the mission's newest array lacks; as the view of iterations has it."""
 
     run_id: UUID
+    restores: int
     iteration: dict[str, Any]
 
 
@@ -71,18 +73,28 @@ async def restore(conn: Connection, user_id: str, mission_id: str, *, rest_s: fl
         if not dropped:
             return 0
         stamp = format_instant(following_stamp(now.clock_us, now.state.newest_instant([("iterations",)])))
-        cursor = await conn.execute(query("planner/count_restores"), {"run_ids": [d.run_id for d in dropped]})
-        restores = max(count for (count,) in await cursor.fetchall())
-        await conn.execute(
+        run_ids = [d.run_id for d in dropped]
+        restores = 1 + max(d.restores for d in dropped)
+        cursor = await conn.execute(
             query("planner/write_mission"),
             {
-                "id": restored_change_id([d.run_id for d in dropped], restores),
+                "id": restored_change_id(run_ids, restores),
                 "user_id": user_id,
                 "mission_id": mission_id,
                 "data": Jsonb({"iterations": merged(shown, [d.iteration for d in dropped])}),
                 "field_meta": Jsonb({"iterations": stamp}),
                 "actor": Jsonb(MISSION_RUNNER.to_json()),
                 "origin": origin_from_actor(MISSION_RUNNER),
+            },
+        )
+        row = await cursor.fetchone()
+        await conn.execute(
+            query("planner/count_restores"),
+            {
+                "run_ids": run_ids,
+                # A ledger that is older than the log finds the change there.
+                "restored_at": None if row is None else row[0],
+                "over": None if now.state.newest_us is None else to_datetime(now.state.newest_us),
             },
         )
         crash.point("sink.restore_before_commit")

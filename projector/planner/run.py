@@ -107,12 +107,14 @@ async def carry_out(run: ClaimedRun, planning: Planning) -> Result:
     except ChatError as error:
         await steps.store_failure(error)
         crash.point("planner.after_failure_stored")
+        metrics.PARSE_FAILURES.inc()
         if not error.transient:
             return await _fail(run, planning, _REFUSED, error.message)
         asked_s = error.retry_after_s if isinstance(error, ChatUnavailableError) else None
         return await _try_later(run, planning, _UNAVAILABLE, error.message, asked_s)
     if outcome.stopped is not None:
         if outcome.stopped.action == "fail" and not outcome.calls:
+            metrics.PARSE_FAILURES.inc()
             cause = _NO_PLAN if outcome.stopped.decision == "no-plan" else _TOO_LARGE
             return await _fail(run, planning, cause, outcome.stopped.reason)
         if outcome.stopped.decision not in ("stopped-budget", "stopped-time") or not outcome.calls:
@@ -122,6 +124,7 @@ async def carry_out(run: ClaimedRun, planning: Planning) -> Result:
     plan = plan_of(outcome, {"id": agent.id, "name": agent.name})
     await planning.ledger.store_plan(run, plan, sweep_after_s=planning.pace.sweep_after_s)
     crash.point("planner.after_plan_stored")
+    metrics.PLANS_PRODUCED.inc()
     metrics.PLANNER_ROUNDS.observe(outcome.rounds)
     log.info("planned", run=str(run.run_id), steps=len(outcome.calls), stop=outcome.stop_reason)
     return "planned"
@@ -129,6 +132,7 @@ async def carry_out(run: ClaimedRun, planning: Planning) -> Result:
 
 async def give_up_attempt(run: ClaimedRun, planning: Planning, error: Exception) -> Result:
     """Settles an attempt that ended in a fault of ours: tried again like any other, and counted."""
+    metrics.MISSION_ERRORS.inc()
     return await _try_later(run, planning, _FAULT, f"internal fault: {type(error).__name__}")
 
 

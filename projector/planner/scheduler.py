@@ -52,12 +52,14 @@ class Scheduler:
         self._late_s = settings.reannounce_interval_s
         self._day_cap = settings.max_tokens_per_day
         self._opening = False
+        self._stop = asyncio.Event()
         self._passed_at = time.monotonic()
 
     async def run(self, stop: asyncio.Event) -> None:
         """Opens due runs until `stop`: when a mission's row says that it is due now, when the next one's time has
-        come, and every `due_interval_s` in any case.
+        come, and every `due_interval_s` in any case. What is due beyond the batch in hand is left to others then.
         """
+        self._stop = stop
         while not stop.is_set():
             try:
                 async with await connect(self._settings, "projector_planner") as listening:
@@ -151,7 +153,7 @@ class Scheduler:
                     done.opened += now_opened
                     metrics.RUNS_OPENED.inc(now_opened)
                     moved(DUE)
-                    if now_opened < BATCH:
+                    if now_opened < BATCH or self._stop.is_set():
                         break
         except psycopg.OperationalError as error:
             _away(error, done)

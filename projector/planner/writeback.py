@@ -115,6 +115,8 @@ async def write_back(
         results[plan] = PlanVersionError(refusal)
     for one in writing:
         metrics.AGENT_DECISIONS.labels(decision=one.decision).inc()
+        if one.decision == "ran":
+            metrics.PLANS_WRITTEN_BACK.inc()
         log.info("plan refused" if one.refused else "written", run=str(one.run_id), decision=one.decision)
         results[one.run_id, one.user_id] = "refused" if one.refused else "written"
     return [results.get(plan, "nothing-to-do") for plan in plans]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
 from typing import Any, TypeVar
@@ -17,10 +18,10 @@ from projector.config import Settings
 from projector.errors import PlanVersionError, RowSecurityError
 from projector.health.parts import at_work, moved
 from projector.logging import get
-from projector.planner.cadence import names_times
 from projector.planner.effects import are_stopped
 from projector.planner.first_time import PAGE, timeless, write_first_time
 from projector.planner.ledger import Connection, Pool
+from projector.planner.never_due import CAUSES, Cause, cause_of
 from projector.planner.pace import Pace
 from projector.planner.restore import BATCH, missions_with_dropped, restore
 from projector.planner.together import Together
@@ -63,13 +64,18 @@ class Writer:
         self._places = asyncio.Semaphore(ANNOUNCED_AT_ONCE)
         self._announced: set[asyncio.Task[None]] = set()
         self._broken: BaseException | None = None
+        self._stop = asyncio.Event()
 
     async def announced(self, run_id: UUID, user_id: str) -> None:
         """Begins to write one plan, and waits only while too many are under way.
 
-        An announcement is a wake-up: one that is forgotten in a crash leaves its plan to `sweep`.
+        An announcement is a wake-up: one that is forgotten in a crash, or once this is to stop, leaves its plan to
+        `sweep`.
         """
         await self._places.acquire()
+        if self._stop.is_set():
+            self._places.release()
+            return
         task = asyncio.create_task(self.write(run_id, user_id))
         self._announced.add(task)
         task.add_done_callback(self._done)
@@ -131,6 +137,8 @@ class Writer:
             log.warning("cannot look for unwritten plans", error=str(error))
             return 0
         for begin in range(0, len(waiting), WRITTEN_AT_ONCE):
+            if self._stop.is_set():
+                return begin
             group = waiting[begin : begin + WRITTEN_AT_ONCE]
             await asyncio.gather(*(self._sweep_one(run_id, user_id) for run_id, user_id in group))
             crash.point("sink.mid_sweep")
@@ -146,15 +154,18 @@ class Writer:
 
         No more than a page of them at once: the next pass finds the others.
         """
-        given = unable = 0
+        given = 0
+        never: Counter[Cause] = Counter()
         after = ("", "")
         while given < PAGE:
             page = await self._found(partial(timeless, after=after))
-            able = [(user_id, mission_id) for user_id, mission_id, cadence in page if names_times(cadence)]
-            unable += len(page) - len(able)
+            causes = [cause_of(mission) for mission in page]
+            never.update(cause for cause in causes if cause is not None)
+            able = [mission[:2] for mission, cause in zip(page, causes, strict=True) if cause is None]
             given += await self._each(able, partial(write_first_time, zone=self._zone))
             if len(page) < PAGE:
-                metrics.MISSIONS_WITHOUT_TIMES.set(unable)
+                for cause in CAUSES:
+                    metrics.MISSIONS_WITHOUT_TIMES.labels(cause=cause).set(never[cause])
                 break
             after = page[-1][:2]
         if given:
@@ -180,9 +191,11 @@ class Writer:
     async def _each(
         self, missions: Iterable[tuple[str, str]], write: Callable[[Connection, str, str], Awaitable[int]]
     ) -> int:
-        """The sum of what `write` returns for each mission, until effects are stopped. None is in another's way."""
+        """The sum of what `write` returns for each mission, until effects or this stops. None is in another's way."""
         written = 0
         for user_id, mission_id in missions:
+            if self._stop.is_set():
+                break
             try:
                 if await are_stopped(self._ledger, self._day_cap):
                     break
@@ -201,7 +214,8 @@ class Writer:
         return written
 
     async def sweep_for_ever(self, stop: asyncio.Event) -> None:
-        """Sweeps, restores and gives first times until `stop`, with a pause between."""
+        """Sweeps, restores and gives first times until `stop`, with a pause between; then ends what is under way."""
+        self._stop = stop
         restored_at = timed_at = time.monotonic()
         with at_work(WRITER) as part:
             while not stop.is_set():

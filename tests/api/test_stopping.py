@@ -1,4 +1,4 @@
-"""SIGTERM in the middle of a run: it is handed back at once, and what was paid for is not paid for again."""
+"""SIGTERM in the middle of work: what is in hand is ended or handed back, nothing more is begun, nothing done twice."""
 
 from __future__ import annotations
 
@@ -6,9 +6,14 @@ import asyncio
 import signal
 from pathlib import Path
 
+from pydantic import SecretStr
+
 from projector.cdc.topics import ensure_topics
+from projector.planner.due import BATCH
+from projector.planner.writer import WRITTEN_AT_ONCE
 from tests.health.observe import start, until
 from tests.llm.double import Double, Reply, calls, text
+from tests.planner.test_writeback import PLAN
 from tests.planner.world import World
 
 TASK = ("create_task", {"title": "Gießen"})
@@ -50,3 +55,93 @@ async def test_a_planner_that_is_told_to_stop_hands_its_run_back_and_is_not_read
     assert double.requests[1] == double.requests[2]
     paid = "select count(*), sum(prompt_tokens) from mana_ai.run_steps where kind = 'llm'"
     assert world.admin.execute(paid).fetchone() == (2, 200)
+
+
+async def test_timers_that_are_told_to_stop_commit_the_batch_in_hand_and_leave_the_rest(world: World, tmp_path: Path):
+    missions = BATCH + 100
+    world.admin.execute(
+        "insert into mana_ai.mission_snapshots_1 (user_id, mission_id, status, next_run_at, deleted, complete, source,"
+        " source_lsn, last_applied_at, record, state)"
+        " select 'u1', 'm' || n, 'active', now() - interval '1 hour', false, true, 1, '0/1', now(), '{}', '{}'"
+        " from generate_series(1, %s) as n",
+        [missions],
+    )
+    world.watch_messages()
+    settings = world.settings.model_copy(update={"due_interval_s": 0.2, "service_key": SecretStr("a key")})
+    first = start(settings, tmp_path, "timers")
+    following: asyncio.Task[None] | None = None
+    try:
+        with world.admin.transaction():
+            world.admin.execute("lock table mana_ai.mission_runs in exclusive mode")
+            following = asyncio.create_task(first.follow())
+            await until(lambda: first.ready() and waits(world, "relation"), "a batch waits to be opened")
+            first.stream.send(signal.SIGTERM)
+            await until(lambda: first.answers["/health/ready"][1].get("reason") == "stopping", "it is not ready")
+            assert first.stream.exit_code is None
+        assert await asyncio.to_thread(first.stream.joined, 20) == 0
+    finally:
+        first.stream.kill()
+        if following is not None:
+            await following
+    assert first.not_live is None
+    assert len(world.runs()) == BATCH
+    second = start(settings, tmp_path, "timers")
+    try:
+        await until(lambda: len(world.runs()) == missions, "another one opens the rest")
+        await asyncio.to_thread(second.stream.stop)
+    finally:
+        second.stream.kill()
+    announced = [message["run_id"] for _, message in world.messages()]
+    assert sorted(announced) == sorted(str(run["run_id"]) for run in world.runs(state="due"))
+
+
+async def test_a_sink_that_is_told_to_stop_writes_what_it_has_in_hand_and_takes_no_more(world: World, tmp_path: Path):
+    missions = WRITTEN_AT_ONCE + 3
+    await ensure_topics(world.settings)
+    await plan(world, missions)
+    first = start(world.settings, tmp_path, "sink")
+    following: asyncio.Task[None] | None = None
+    try:
+        with world.admin.transaction():
+            # Those that have waited longest are written together.
+            world.admin.execute("select pg_advisory_xact_lock(hashtextextended('u1' || chr(31) || 'm0', 2))")
+            following = asyncio.create_task(first.follow())
+            await until(lambda: first.ready() and waits(world, "advisory"), "plans wait to be written")
+            first.stream.send(signal.SIGTERM)
+            await until(lambda: first.answers["/health/ready"][1].get("reason") == "stopping", "it is not ready")
+            assert first.stream.exit_code is None
+        assert await asyncio.to_thread(first.stream.joined, 20) == 0
+    finally:
+        first.stream.kill()
+        if following is not None:
+            await following
+    assert first.not_live is None
+    assert {run["mission_id"] for run in world.runs(state="written")} == {f"m{n}" for n in range(WRITTEN_AT_ONCE)}
+    assert len(world.ours()) == WRITTEN_AT_ONCE
+    second = start(world.settings, tmp_path, "sink")
+    try:
+        await until(lambda: len(world.runs(state="written")) == missions, "another one writes what is left")
+        await asyncio.to_thread(second.stream.stop)
+    finally:
+        second.stream.kill()
+    assert sorted(row["record_id"] for row in world.ours()) == sorted(f"m{n}" for n in range(missions))
+
+
+async def plan(world: World, missions: int) -> None:
+    """So many runs whose plans wait to be written, one after the other."""
+    for number in range(missions):
+        await world.mission(mission=f"m{number}", seen=False)
+    await world.catch_up()
+    await world.open()
+    runs = {run.mission_id: run for run in await world.ledger().claim(missions, per_user=missions)}
+    for number in range(missions):
+        await world.ledger().store_plan(runs[f"m{number}"], PLAN, sweep_after_s=0)
+
+
+def waits(world: World, kind: str) -> bool:
+    """Whether somebody waits for a lock of this kind in the world's database."""
+    asked = (
+        "select from pg_locks l join pg_database d on d.oid = l.database"
+        " where d.datname = current_database() and l.locktype = %s and not l.granted"
+    )
+    return world.admin.execute(asked, [kind]).rowcount > 0

@@ -185,6 +185,27 @@ async def test_dead_letters_and_runs_are_counted_by_kind(world: World) -> None:
     assert shown["runs"]["counts"] == {"due": 3}
 
 
+async def test_missions_that_are_never_due_are_counted_by_cause_and_the_first_of_them_named(world: World) -> None:
+    assert stages(world.settings)["never due"] == {"counts": {}, "missions": []}
+    for number in range(7):
+        mission = {"state": "active", "nextRunAt": "soon", "cadence": {"kind": "daily"}}
+        if number == 6:
+            mission |= {"nextRunAt": None, "cadence": {"kind": "cron", "expression": "0 0 30 2 *"}}
+        world.admin.execute(
+            "insert into mana_ai.mission_snapshots_1 (user_id, mission_id, status, deleted, complete, source,"
+            " source_lsn, last_applied_at, record, state)"
+            " values ('u', %s, 'active', false, true, 1, '0/1', now(), %s, '{}')",
+            [f"m{number}\x1b", Jsonb(mission)],
+        )
+    shown = stages(world.settings)["never due"]
+    assert shown["counts"] == {"next-run-at": 6, "cron": 1}
+    assert shown["missions"][0] == {"user_id": "u", "mission_id": "m0\x1b", "cause": "next-run-at"}
+    assert len(shown["missions"]) == 5
+    (line,) = (line for line in run(world.settings, "status").stdout.splitlines() if line.startswith("never due"))
+    assert "6 with a nextRunAt that is no time, 1 with a cron expression that names no time: u/m0\\x1b, u/m1" in line
+    assert line.endswith(", …")
+
+
 async def test_without_kafka_the_database_still_tells_how_stale_the_views_are(world: World) -> None:
     world.mark(60, {world.ai: [2, 0, 0, 0]})
     world.position("missions", 2, 0, 0, 0)
@@ -198,9 +219,8 @@ async def test_without_kafka_the_database_still_tells_how_stale_the_views_are(wo
 async def test_without_the_database_every_stage_says_so_and_the_exit_status_is_one(settings: Settings) -> None:
     away = settings.model_copy(update={"database_url": SecretStr("postgresql://nobody@127.0.0.1:1/x")})
     shown = stages(away, expected=1)
-    assert {"source", "fill", "topics", "dead letters", "runs", "effects", *(f"view {name}" for name in VIEWS)} == set(
-        shown
-    )
+    parts = {"source", "fill", "topics", "dead letters", "runs", "never due", "effects"}
+    assert set(shown) == parts | {f"view {name}" for name in VIEWS}
     assert "cannot connect to PostgreSQL" in shown["source"]["problem"]
     done = run(away, "status")
     assert done.stderr.startswith("error: cannot connect to PostgreSQL")

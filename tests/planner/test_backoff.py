@@ -202,6 +202,18 @@ async def test_a_held_mission_is_tried_as_soon_as_it_or_its_agent_is_changed(wor
         assert len(double.requests) == 1
 
 
+async def test_an_iteration_that_we_put_back_is_nobodys_change_to_a_mission_that_keeps_failing(world: World):
+    await keep_failing(world)
+    changed = "update mana_ai.mission_runs set restores = 1, restored_at = m.last_applied_at, restored_over = %s"
+    changed += " from mana_ai.mission_snapshots m where due_at = (select max(due_at) from mana_ai.mission_runs r"
+    changed += " where r.state = 'written')"
+    await world.edit(objective="Anders")
+    world.admin.execute(changed, [datetime.now(UTC) - HOUR])
+    async with Double(text("nie")) as double, working(world, double):
+        await settled(world, "held")
+        assert (world.run(state="held")["decision"], double.requests) == ("skipped-failing", [])
+
+
 async def test_a_held_mission_gets_one_trial_once_the_cap_has_passed(world: World):
     await keep_failing(world)
     world.admin.execute("update mana_ai.mission_runs set written_at = written_at - interval '6 hours'")

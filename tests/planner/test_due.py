@@ -10,6 +10,7 @@ from projector.log.clock import from_datetime
 from projector.log.ids import iteration_id, run_id
 from projector.planner.due import open_due_runs, reannounce, wake_changed
 from projector.planner.iteration import iso_ms
+from projector.sql import query
 from projector.sql.connection import connect
 from tests.planner.world import HOUR, World, prefixes
 
@@ -79,6 +80,13 @@ async def test_schedulers_at_once_open_one_run_for_each_mission(world: World):
     assert sum(opened) == 30
     assert len(world.runs(state="due")) == 30
     assert len(world.messages()) == 30
+
+
+async def test_looking_for_what_is_due_goes_through_an_index_that_holds_nothing_else(world: World):
+    world.admin.execute("set enable_seqscan = off")
+    parameters = {"limit": 1, "default_agent": "a", "longest_agent": 9}
+    plan = world.admin.execute("explain " + query("planner/find_due"), parameters).fetchall()
+    assert "Index Scan using mission_snapshots_due on mission_snapshots_1" in str(plan)
 
 
 async def test_a_batch_is_bounded_and_the_oldest_come_first(world: World):

@@ -189,3 +189,7 @@ async def test_an_operator_stops_them_sees_it_everywhere_and_starts_them(world: 
         "tokens_today": 1000,
         "max_tokens_per_day": 1000,
     }
+    line = next(one for one in command(settings, "status").stdout.splitlines() if one.startswith("effects"))
+    assert line.split(maxsplit=1)[1] == (
+        "stopped until the day ends (UTC): 1000 of 1000 tokens are spent; 1,000 tokens spent today (UTC), of 1,000"
+    )

@@ -13,6 +13,7 @@ from prometheus_client import REGISTRY
 from projector.config import Settings
 from projector.log.actor import MISSION_RUNNER, normalize_actor
 from projector.planner.first_time import timeless
+from projector.planner.never_due import CAUSES, read_never_due
 from projector.planner.pace import Pace
 from projector.planner.writer import Writer
 from projector.planner.zones import set_zone
@@ -20,6 +21,10 @@ from projector.sql.connection import pool
 from tests.planner.world import World
 
 NINE = {"kind": "cron", "expression": "0 9 * * *"}
+
+
+def never_due() -> dict[str, float | None]:
+    return {cause: REGISTRY.get_sample_value("mana_ai_missions_without_times", {"cause": cause}) for cause in CAUSES}
 
 
 @pytest.fixture
@@ -79,7 +84,24 @@ async def test_nothing_is_given_to_others_nor_to_an_expression_that_never_fires(
     assert await writer.give_first_times() == 0
     assert world.ours() == []
     never_fires = fields["cadence"]["kind"] == "cron" and fields["cadence"] != NINE
-    assert REGISTRY.get_sample_value("mana_ai_missions_without_times") == never_fires
+    assert never_due() == {"next-run-at": 0, "cron": never_fires}
+
+
+@pytest.mark.parametrize("shown", ["soon", "", "2026-13-01T00:00:00.000Z", 1_790_000_000, {"at": "9"}, [], False])
+@pytest.mark.parametrize("cadence", [NINE, {"kind": "interval", "everyMinutes": 5}])
+async def test_a_time_that_is_none_is_counted_and_left_to_its_owner(world: World, writer: Writer, shown, cadence):
+    await world.mission(mission="bad", cadence=cadence, nextRunAt=shown)
+    await world.mission(mission="paused", cadence=cadence, nextRunAt=shown, state="paused")
+    await world.mission(mission="good")
+    assert await writer.give_first_times() == 0
+    assert never_due() == {"next-run-at": 1, "cron": 0}
+    async with world.pool.connection() as conn:
+        assert (await read_never_due(conn)).examples == [("u1", "bad", "next-run-at")]
+    assert await world.open() == 1
+    assert world.run()["mission_id"] == "good"
+    await world.edit(mission="bad", nextRunAt="2099-01-01T00:00:00.000Z")
+    await writer.give_first_times()
+    assert never_due() == {"next-run-at": 0, "cron": 0}
 
 
 async def test_the_sink_looks_for_them_by_itself(world: World, settings: Settings):
@@ -119,7 +141,7 @@ async def test_all_of_them_are_found_page_by_page_through_an_index(world: World)
     async with world.pool.connection() as conn:
         found: list[tuple[str, str]] = []
         while page := await timeless(conn, found[-1] if found else ("", ""), limit=2):
-            found += [(user, mission) for user, mission, _ in page]
+            found += [mission[:2] for mission in page]
     assert found == sorted((f"u{number % 2}", f"m{number}") for number in range(5))
     indexes = "select count(*) from pg_indexes where schemaname = 'mana_ai' and indexname like 'mission%timeless'"
     assert world.admin.execute(indexes).fetchone() == (2,)

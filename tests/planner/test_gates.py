@@ -6,6 +6,7 @@ import pytest
 
 from projector.planner.agent import agent_of
 from projector.planner.gates import Load, judge_load, judge_round
+from projector.planner.mission import MAX_AGENT_ID
 from tests.llm.double import Double, text
 from tests.planner.test_worker import worked
 from tests.planner.world import World
@@ -27,6 +28,15 @@ async def test_the_first_gate_that_says_no_names_the_reason(world: World, agent,
         run = await worked(world, double, "held")
     assert run["decision"] == decision
     assert double.requests == []
+
+
+async def test_an_agent_whose_id_no_ledger_keeps_is_none(world: World):
+    endless = "a" * (MAX_AGENT_ID + 1)
+    await world.agent(agent=endless)
+    await world.mission(agentId=endless)
+    async with Double(text("nie")) as double:
+        run = await worked(world, double, "held")
+    assert (run["decision"], run["agent_id"], double.requests) == ("skipped-no-agent", endless[:-1], [])
 
 
 async def test_a_negative_cap_is_none(world: World):

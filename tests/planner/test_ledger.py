@@ -36,6 +36,7 @@ IMPOSSIBLE = [
     "refused_writes = -1",
     "prompt_tokens = -1",
     "user_id = ''",
+    "agent_id = repeat('a', 257)",
     "next_attempt_at = null",
 ]
 

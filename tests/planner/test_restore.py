@@ -5,13 +5,18 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 from prometheus_client import REGISTRY
+from psycopg import sql
 
+from projector.planner.due import wake_changed
 from projector.planner.effects import start_effects, stop_effects
 from projector.planner.history import KEPT
+from projector.planner.iteration import iso_ms
+from projector.planner.ledger import CHANGED_AT
 from projector.planner.pace import Pace
 from projector.planner.restore import MOST_RESTORES, merged, missions_with_dropped
 from projector.planner.writer import Writer
@@ -121,6 +126,51 @@ async def test_a_device_that_drops_it_again_and_again_prevails(world: World, wri
         assert world.run()["restores"] == times + 1
     await world.edit(iterations=[])
     assert await writer.restore_dropped() == 0
+
+
+async def held(world: World) -> None:
+    """A run of the mission, which a gate keeps for long."""
+    await world.edit(nextRunAt=iso_ms(datetime.now(UTC)))
+    run = await world.claimed()
+    await world.ledger().settle(run, "held", decision="skipped-paused", reason="r", wait_s=900, counts=False)
+
+
+async def test_what_we_put_back_ourselves_is_no_change_that_wakes_a_held_run(world: World, writer: Writer):
+    await world.mission()
+    await written(world, writer)
+    await world.edit(nextRunAt=iso_ms(datetime.now(UTC)))
+    second = await written(world, writer)
+    await world.edit(iterations=[])
+    await held(world)
+    later = "update mana_ai.mission_runs set written_at = written_at + %s where iteration_id = %s"
+    world.admin.execute(later, [timedelta(hours=1), second])
+    for rest in (timedelta(), -timedelta(hours=1)):
+        # The second time, what is newest in the mission is a restore already.
+        world.admin.execute(later, [rest, second])
+        assert await writer.restore_dropped() == 1
+        await world.catch_up()
+        async with world.pool.connection() as conn:
+            assert await wake_changed(conn) == 0
+    await world.edit(title="Kakteen")
+    async with world.pool.connection() as conn:
+        assert await wake_changed(conn) == 1
+
+
+async def test_an_edit_that_only_a_restore_came_after_still_wakes_a_held_run(world: World, writer: Writer):
+    await world.mission()
+    await written(world, writer)
+    await held(world)
+    await world.edit(iterations=[])
+    assert await writer.restore_dropped() == 1
+    await world.catch_up()
+    async with world.pool.connection() as conn:
+        assert await wake_changed(conn) == 1
+
+
+async def test_whether_a_change_is_ours_is_asked_of_restored_runs_alone(world: World):
+    world.admin.execute("set enable_seqscan = off")
+    asked = sql.SQL("explain select {} from mana_ai.mission_snapshots m").format(sql.SQL("({})").format(CHANGED_AT))
+    assert "mission_runs_restored" in str(world.admin.execute(asked).fetchall())
 
 
 async def test_several_sinks_bring_it_back_once(world: World, writer: Writer):

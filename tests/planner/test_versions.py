@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import psycopg
 import pytest
@@ -23,6 +24,7 @@ from projector.embedded.servers import Servers
 from projector.planner import gathering, versions
 from projector.planner import run as run_module
 from projector.planner.catalogue import PLANNABLE
+from projector.planner.ledger import Ledger
 from projector.planner.writer import Writer
 from projector.sql import migrate as migrating
 from projector.sql.connection import pool
@@ -136,6 +138,23 @@ async def test_a_ledger_of_the_present_code_can_be_saved_and_gone_on_with(
     file = LEDGERS / f"{release}.json" if release else tmp_path / "ledger.json"
     save(world.admin, file)
     await goes_on(read(file), stack, template)
+
+
+async def test_runs_with_an_agent_that_no_index_can_hold_are_claimed_after_the_migration(
+    stack: Servers, template: Template
+):
+    saved = read(RELEASES[0])
+    (run,) = (run for run in saved["mana_ai.mission_runs"] if run["mission_id"] == STOPPED)
+    endless = "".join(secrets.token_hex(32) for _ in range(100))
+    due = dict.fromkeys(("lease_owner", "lease_until", "admitted_at", "brief", "started_at"))
+    due |= {"state": "due", "next_attempt_at": run["due_at"], "agent_id": endless, "mission_id": "endless"}
+    due |= {"run_id": str(uuid4()), "iteration_id": str(uuid4())}
+    saved["mana_ai.mission_runs"].append(run | due)
+    with database_of(saved, stack, template) as database:
+        settings = settings_for(stack, database)
+        async with pool(settings, "projector_planner", size=1) as connections:
+            claimed = await Ledger(connections, "w1", 60.0).claim(9, per_user=9)
+    assert {run.mission_id: run.agent_id for run in claimed} == {STOPPED: run["agent_id"], "endless": endless[:256]}
 
 
 async def test_every_version_that_is_listed_has_a_ledger_that_holds_it():

@@ -48,6 +48,29 @@ def test_twice_applies_once(conn):
     assert applied(conn) == (expected, rows)
 
 
+def test_agents_of_runs_are_cut_by_an_owner_who_is_under_row_security_himself(conn, monkeypatch):
+    every = migrations()
+    of_ours(monkeypatch, [migration for migration in every if migration.number < 25])
+    migrate(conn)
+    conn.execute(
+        "insert into mana_ai.mission_runs (run_id, iteration_id, user_id, mission_id, due_at, agent_id)"
+        " select gen_random_uuid(), gen_random_uuid(), 'u', length(name)::text, now(), name"
+        " from (values (repeat('x', 256)), (repeat('ä', 257))) as agents (name)"
+    )
+    (cutting,) = (migration for migration in every if migration.number == 25)
+    with conn.transaction(force_rollback=True):
+        conn.execute("create role plain_owner; grant usage, create on schema mana_ai to plain_owner")
+        conn.execute("alter table mana_ai.mission_runs owner to plain_owner; set local role plain_owner")
+        conn.execute(cutting.text)
+        conn.execute("reset role")
+        agents = conn.execute("select agent_id from mana_ai.mission_runs order by mission_id").fetchall()
+        forced = conn.execute(
+            "select relforcerowsecurity from pg_class where oid = 'mana_ai.mission_runs'::regclass"
+        ).fetchone()
+    assert agents == [("x" * 256,), ("ä" * 256,)]
+    assert forced == (True,)
+
+
 def _in_a_process(url, start, outcomes):
     try:
         with psycopg.connect(url, autocommit=True) as conn:

@@ -1,5 +1,5 @@
 -- The iterations of ours that a mission's newest array lacks, as all its rows together have them.
-select r.run_id, i.value -> 'iteration' as iteration
+select r.run_id, r.restores, i.value -> 'iteration' as iteration
 from mana_ai.mission_iterations m
 cross join lateral jsonb_array_elements(m.record -> 'iterations') as i
 join mana_ai.mission_runs r

@@ -1,7 +1,7 @@
 -- Missions that are due and have no run for it. The cost follows the number that are due: a partial index holds them.
 -- No agent has a name as long as a device may write: cut, it still names none, and fits into the indexes of the ledger,
 -- where one row that does not would keep every worker from claiming anything.
-select m.user_id, m.mission_id, left(coalesce(nullif(m.agent_id, ''), %(default_agent)s), 256) as agent_id, m.next_run_at
+select m.user_id, m.mission_id, left(coalesce(nullif(m.agent_id, ''), %(default_agent)s), %(longest_agent)s) as agent_id, m.next_run_at
 from mana_ai.mission_snapshots m
 where m.status = 'active'
   and m.complete

@@ -1,5 +1,7 @@
 -- Opens a run for each mission given and announces those opened here. Two schedulers may do this at once:
 -- the order of rows keeps them from waiting for each other in a circle.
+-- A run that is opened again asks what its mission wants by now, and loses a plan that was refused; its stored answers
+-- stay, and give that plan again where the question is still the same.
 with given as (
     select *
     from unnest(%(run_ids)s::uuid[], %(iteration_ids)s::uuid[], %(users)s::text[], %(missions)s::text[],

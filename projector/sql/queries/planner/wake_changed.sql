@@ -6,4 +6,5 @@ where r.state = 'held'
   and (exists (select from mana_ai.agent_snapshots a
                where a.user_id = r.user_id and a.agent_id = r.agent_id and a.last_applied_at > r.updated_at)
        or exists (select from mana_ai.mission_snapshots m
-                  where m.user_id = r.user_id and m.mission_id = r.mission_id and m.last_applied_at > r.updated_at))
+                  where m.user_id = r.user_id and m.mission_id = r.mission_id and m.last_applied_at > r.updated_at
+                    and ({changed_at}) > r.updated_at))

@@ -6,3 +6,4 @@ values
     (%(id)s, 'ai', 'aiMissions', %(mission_id)s, %(user_id)s, 'update', %(data)s, %(field_meta)s, 'mana-ai-runner', 1,
      %(actor)s, %(origin)s, null, clock_timestamp())
 on conflict (id) do nothing
+returning created_at
