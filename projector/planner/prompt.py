@@ -141,6 +141,11 @@ def line(content: str) -> str:
     return flat if len(flat) <= MAX_LINE else flat[:MAX_LINE] + "…"
 
 
+def quoted(content: str) -> str:
+    """The same between tags, to stand in the middle of a sentence of ours."""
+    return f"<user_data>{line(content)}</user_data>"
+
+
 def _clean(content: str, most: int = MAX_FIELD) -> str:
     safe: str = scrub(storable(content))
     cut = safe if len(safe) <= most else safe[:most] + "…"
