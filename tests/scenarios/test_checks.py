@@ -19,10 +19,13 @@ from projector.api.tick import HEADER
 from projector.devices import AGENTS, NOTES, Replica, Review
 from projector.embedded.servers import Servers
 from projector.log import actor
+from projector.log.place import parse_lsn
 from projector.planner.catalogue import CATALOGUE
+from projector.planner.runs import Whole, read_whole
+from projector.sql.connection import connect
 from tests.fixtures.settings import Template
 from tests.llm.double import calls, error, text
-from tests.scenarios.stage import DEFAULT_AGENT, GOALS, SERVICE_KEY, Stage, staged
+from tests.scenarios.stage import DEFAULT_AGENT, GOALS, LIMIT_S, SERVICE_KEY, Stage, staged
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -85,6 +88,26 @@ async def test_e2_two_calls_of_one_round_are_two_steps_to_review(stage: Stage) -
     assert iteration["overallStatus"] == "awaiting-review"
     assert len(stage.model.asked["E2"]) == 2
     await stage.until(lambda: of_two_rounds() == before + 1)
+
+
+async def test_the_run_tells_where_its_iteration_is_in_the_log(stage: Stage) -> None:
+    phone = stage.user("position")
+    mission_id = stage.mission(phone, "position", text("fertig"))
+    run = await stage.ended(phone, mission_id)
+    await stage.iteration(phone, mission_id)
+
+    async def shown() -> Whole:
+        async with await connect(stage.pipeline.settings, "projector_planner") as conn:
+            whole, _ = await read_whole(conn, run["run_id"])
+            return whole
+
+    async with asyncio.timeout(LIMIT_S):
+        while (whole := await shown()).seen_lsn is None:
+            await asyncio.sleep(0.05)
+    assert whole.written_lsn is not None
+    # Nothing came to the mission since: the view has come to the very commit.
+    assert 0 < parse_lsn(whole.seen_lsn) - parse_lsn(whole.written_lsn) < 100_000
+    assert whole.seen_source == 1
 
 
 async def test_e3_a_model_that_never_stops_calling_is_stopped_after_five_rounds(stage: Stage) -> None:
