@@ -11,6 +11,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
+import psycopg
 import pytest
 from prometheus_client import REGISTRY
 from pydantic import SecretStr
@@ -21,11 +22,13 @@ from projector.planner.research.jobs import Jobs
 from projector.planner.research.seek import MAX_FAILURES
 from projector.planner.research.services import ResearchServices
 from projector.planner.retention import prune_batch
+from projector.sql import query
 from projector.sql.connection import connect
 from tests.cli.in_process import read
 from tests.llm.double import Double, calls, error, text
 from tests.planner.research_double import DROP, ResearchDouble
-from tests.planner.test_inputs import NOTE_REF, section
+from tests.planner.test_inputs import GOAL, GOAL_REF, NOTE_REF, section
+from tests.planner.test_inputs import count as inputs_counted
 from tests.planner.test_replay import command
 from tests.planner.test_tracing import told
 from tests.planner.test_worker import FAST, settled, worked, working
@@ -200,13 +203,41 @@ async def test_a_day_has_no_more_deep_jobs_than_the_setting_says_and_the_rest_ge
 
 async def test_workers_that_begin_jobs_at_once_keep_to_the_days_number(world: World):
     await world.agent(maxConcurrentMissions=9)
-    for number in range(8):
-        await world.mission(mission=f"m{number}", **DEEP)
+    for mission in ("m1", "m2"):
+        await world.mission(mission=mission, **DEEP)
     await world.open()
-    runs = await world.ledger().claim(8, per_user=10)
+    first, second = await world.ledger().claim(2, per_user=10)
     begun = Jobs(world.pool, "w1")
-    found = await asyncio.gather(*(begun.intend(run, "p", "q", most_a_day=3) for run in runs))
-    assert sum(job is not None for job in found) == len(jobs(world)) == 3
+    with psycopg.connect(world.database.admin_url) as another:
+        # Another worker at the moment between its count and its commit.
+        another.execute(query("planner/lock_research"))
+        another.execute("update mana_ai.mission_runs set research_at = now() where run_id = %s", [first.run_id])
+        asked = asyncio.create_task(begun.intend(second, "p", "q", most_a_day=1))
+        done, _ = await asyncio.wait({asked}, timeout=0.3)
+        assert not done
+        another.commit()
+        assert await asyncio.wait_for(asked, 10) is None
+    assert jobs(world) == []
+    assert await begun.intend(second, "p", "q", most_a_day=2) is not None
+
+
+async def test_a_run_that_waits_for_a_job_reads_no_record_until_that_is_done(world: World):
+    await world.record("companion", "companionGoals", "g1", **GOAL)
+    await ready(world, inputs=[GOAL_REF], **DEEP)
+    read_before = inputs_counted("goals", "told")
+    async with ResearchDouble(statuses=["running", "running", "completed"]) as research, Double(text("ja")) as double:
+        run = await worked(world, double, "held", pace=SLOW, **research.settings)
+        for polls in (1, 2):
+            world.shift_clock_past(run["run_id"])
+            async with working(world, double, SLOW, **research.settings), asyncio.timeout(15):
+                while jobs(world)[0]["polls"] <= polls or world.run()["state"] == "running":
+                    await asyncio.sleep(0.02)
+        assert inputs_counted("goals", "told") == read_before + 1  # before the job was begun
+        world.shift_clock_past(run["run_id"])
+        async with working(world, double, SLOW, **research.settings):
+            await settled(world, "planned")
+    assert inputs_counted("goals", "told") == read_before + 2
+    assert "Laufen" in inputs_told(double)
 
 
 async def test_a_waiting_run_takes_no_place_from_its_agents_other_missions(world: World):

@@ -8,6 +8,7 @@ docs/compatibility.md says so under the number.
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -191,7 +192,8 @@ async def test_e9_malformed_arguments_are_refused_and_the_model_is_told(stage: S
     mission_id = stage.mission(phone, "E9", calls(("create_task", '{"title": ')), text("lieber nicht"))
     assert (await stage.iteration(phone, mission_id))["plan"] == []
     [refusal] = results(stage.model.asked["E9"][1])
-    assert "error" in refusal.lower() or "JSON" in refusal
+    told = json.loads(refusal)
+    assert (told["success"], told["message"][:33]) == (False, "Arguments must be one JSON object")
 
 
 async def test_e10_a_denied_tool_is_not_offered_and_a_call_of_it_refused(stage: Stage) -> None:
@@ -201,7 +203,9 @@ async def test_e10_a_denied_tool_is_not_offered_and_a_call_of_it_refused(stage: 
     first, second = stage.model.asked["E10"]
     assert len(offered(first)) == 64
     assert "create_task" not in offered(first)
-    assert len(results(second)) == 1
+    [refusal] = results(second)
+    told = json.loads(refusal)
+    assert (told["success"], told["message"][:25]) == (False, "Unknown tool: create_task")
 
 
 async def test_e11_a_denied_module_takes_its_tools_along(stage: Stage) -> None:
@@ -212,7 +216,8 @@ async def test_e11_a_denied_module_takes_its_tools_along(stage: Stage) -> None:
     await stage.iteration(everything, stage.mission(everything, "E11 all", text("fertig")))
     [request], [full] = stage.model.asked["E11"], stage.model.asked["E11 all"]
     todo = {tool.name for tool in CATALOGUE if tool.module == "todo"}
-    assert offered(full) - offered(request) == offered(full) & todo != set()
+    assert offered(full) - offered(request) == offered(full) & todo
+    assert (len(offered(full)), len(offered(request))) == (65, 62)
 
 
 async def test_e12_all_denied_but_one_module_leaves_that_module(stage: Stage) -> None:
