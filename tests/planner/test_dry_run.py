@@ -60,6 +60,16 @@ async def test_what_stands_against_a_run_stands_against_this(world: World):
     assert double.requests == []
 
 
+async def test_a_mission_with_too_much_to_tell_is_not_asked_about(world: World, monkeypatch):
+    monkeypatch.setattr("projector.planner.guardrails.MAX_INPUT_UNITS", 100)
+    await world.agent()
+    await world.mission(nextRunAt=FAR)
+    async with Double(text("nie")) as double:
+        with pytest.raises(NothingPlannedError, match="the mission tells"):
+            await tried(world, double)
+    assert double.requests == []
+
+
 async def test_it_spends_no_more_than_a_run_and_stops_with_effects(world: World):
     await world.agent()
     await world.mission(nextRunAt=FAR)

@@ -347,6 +347,39 @@ async def test_a_result_outlives_a_planner_that_fails_and_is_used_by_the_mission
     assert [inputs_told(double, n) for n in (0, 1)] == [DEEP_BLOCK] * 2
 
 
+@pytest.mark.parametrize("change", ["another question", "an old answer"])
+async def test_an_answer_of_an_earlier_run_is_used_only_if_it_is_one_to_this_question_and_new(world: World, change):
+    await ready(world, **DEEP)
+    async with ResearchDouble() as research, Double(error(401)) as double:
+        await worked(world, double, "planned", pace=QUICK, **research.settings)
+        await write(world)
+        await world.catch_up()
+        objective = DEEP["objective"]
+        if change == "another question":
+            objective = "Ein Deep Dive zu Gurken"
+        else:
+            world.admin.execute("update mana_ai.mission_research_jobs set intended_at = now() - interval '8 days'")
+        await world.edit(nextRunAt="2026-01-01T00:00:00.000Z", objective=objective)
+        await world.open()
+        double.replies = [text("ja")]
+        async with working(world, double, QUICK, **research.settings):
+            await settled(world, "planned")
+    assert [task.query for task in research.tasks.values()] == [DEEP["objective"], objective]
+
+
+async def test_a_job_that_an_earlier_run_intended_is_submitted_under_that_ones_key(world: World):
+    await ready(world, **DEEP)
+    async with ResearchDouble(failing={"submit": [503]}) as research, Double(text("ja")) as double:
+        first = await worked(world, double, "held", pace=SLOW, **research.settings)
+        world.admin.execute("update mana_ai.mission_runs set state = 'cancelled', reason = 'r', next_attempt_at = null")
+        await world.edit(nextRunAt="2026-01-01T00:00:00.000Z")
+        await world.open()
+        async with working(world, double, QUICK, **research.settings):
+            await settled(world, "planned")
+    assert {asked["headers"]["idempotency-key"] for asked in research.asked["submit"]} == {str(first["run_id"])}
+    assert len(research.asked["submit"]) == 2
+
+
 async def test_pruning_a_run_takes_the_job_that_it_began(world: World):
     await ready(world, **DEEP)
     async with ResearchDouble() as research, Double(error(401)) as double:

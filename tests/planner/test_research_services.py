@@ -102,6 +102,12 @@ def test_a_query_is_no_longer_than_the_service_takes():
     assert query_of(mission_of({"objective": "  "})) == ""
 
 
+def test_no_ciphertext_of_an_answer_is_kept():
+    secret = "enc:1:aXY=.Y3Q="
+    told = answer_input(f"q {secret}", {"answer": f"a {secret}", "citations": [{"url": "https://x", "title": secret}]})
+    assert "enc:1:" not in f"{told} {news_input(secret, News(1, (Article(secret, 'https://x', secret, secret),)))}"
+
+
 def test_what_is_told_of_research_is_bounded_and_stays_on_its_lines():
     long = "x\n" * 50_000
     citation = {"title": long, "url": "https://a.example/" + "y" * 5000, "snippet": long}
