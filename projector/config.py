@@ -137,6 +137,8 @@ class Settings(BaseSettings):
     )
     research_max_age_s: float = Field(7200.0, gt=0)
     """How long a deep research job may take before its mission goes on without it."""
+    max_research_per_day: int = Field(0, ge=0)
+    """Deep research jobs that the whole installation begins in a day (UTC), after which research is shallow; 0: any."""
     lease_s: float = Field(60.0, ge=1)
     due_interval_s: float = Field(1.0, ge=0.05, le=600)
     reannounce_interval_s: float = Field(10.0, ge=0.1)

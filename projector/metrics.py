@@ -193,6 +193,12 @@ RESEARCH_FAILED = Counter(
 RESEARCH_PENDING_SKIPS = Counter(
     "mana_ai_research_jobs_pending_skips_total", "Times that a run was put off because its deep research goes on"
 )
+RESEARCH_CREDITS = Counter(
+    "mana_ai_research_credits_total", "What services said that the submitted jobs cost", ["provider"]
+)
+RESEARCH_CAPPED = Counter(
+    "mana_ai_research_capped_total", "Times that shallow research stood in, because the day's deep jobs were used up"
+)
 RESEARCH_SHALLOW = Counter("mana_ai_research_shallow_total", "Shallow research by its end", ["result"])
 WRITEBACK_REFUSED = Counter("mana_ai_writeback_refused_total", "Plans and first times that the database refused")
 

@@ -43,11 +43,13 @@ def details(run: Listed, whole: Whole, steps: Sequence[StoredStep], *, content: 
     yield f"  agent     {inline(run.agent_id)}"
     yield f"  opened    {_at(run.created_at)}, started {_at(whole.started_at)}, planned {_at(whole.planned_at)}"
     yield f"  written   {_at(whole.written_at)}, iteration {whole.iteration_id}, change {whole.change_id or '-'}"
+    yield f"  position  {_position(whole)}"
     yield f"  lease     {_lease(run)}"
     yield f"  mission   {_mission(whole)}"
     yield f"  now       {outlook(run, whole)}"
     yield f"  gates     {_gates(whole.brief)}"
     yield f"  asked     {_text(brief_fields(whole.brief, content=content))}"
+    yield f"  research  {_research(whole)}"
     yield f"  plan      {_text(plan_fields(whole.plan, content=content))}"
     yield f"  steps     {len(steps)}, {run.prompt_tokens:,} + {run.completion_tokens:,} tokens"
     for step in steps:
@@ -206,6 +208,22 @@ def _gates(brief: dict[str, Any] | None) -> str:
         f"mission due, agent active, {found['running']} of {found['places']} runs at once, {found['spent']:,}{cap}"
         f" tokens spent in 24 hours, {found['reserved']:,} reserved by others"
     )
+
+
+def _position(whole: Whole) -> str:
+    """Where the change is in the log: between these two, and at the second unless the mission changed since."""
+    if whole.change_id is None:
+        return "-"
+    back = "not back from the log yet" if whole.seen_lsn is None else f"back by {whole.seen_source}:{whole.seen_lsn}"
+    return f"row below LSN {whole.written_lsn or '(not kept)'}, {back}"
+
+
+def _research(whole: Whole) -> str:
+    """The deep job that the run began or submitted."""
+    if whole.research_at is None and whole.research_credits is None:
+        return "-"
+    cost = "cost not told" if whole.research_credits is None else f"{whole.research_credits:,g} credits"
+    return f"deep, begun {_at(whole.research_at)}, {cost}"
 
 
 def _mission(whole: Whole) -> str:

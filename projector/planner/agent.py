@@ -20,6 +20,7 @@ class Agent:
 
     id: str
     name: str
+    role: str
     state: str
     persona: str
     memory: str
@@ -35,6 +36,7 @@ def agent_of(agent_id: str, record: Mapping[str, Any]) -> Agent:
     return Agent(
         id=agent_id,
         name=text(record.get("name")) or "Unnamed",
+        role=text(record.get("role")),
         state=text(record.get("state")) or "active",
         persona=_readable(record.get("systemPrompt")),
         memory=_readable(record.get("memory")),

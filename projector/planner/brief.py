@@ -20,7 +20,7 @@ from projector.planner.loop import Format, always, converse, unjudged
 from projector.planner.mission import Mission
 from projector.planner.outcome import Outcome
 from projector.planner.planning import Planning
-from projector.planner.prompt import Prompt, line, prompt_of
+from projector.planner.prompt import Prompt, prompt_of, quoted
 from projector.planner.reminders import Quota
 from projector.planner.steps import StepLog
 from projector.planner.subagent import TASK
@@ -93,7 +93,7 @@ def brief_of(
         "format": planning.form,
         "window": planning.folding.window,
         "foldingModel": planning.folding.alias,
-        "agentName": line(agent.name),
+        "agentName": quoted(agent.name),
         "dailyTokens": agent.daily_tokens,
         "system": prompt.system,
         "user": prompt.user,

@@ -40,6 +40,7 @@ CLOSING = "Gib jetzt nur den Block mit den vier Abschnitten aus."
 
 _HEADER = re.compile(rf"^##[ \t]*({'|'.join(HEADERS)})[ \t]*:?[ \t\r]*$", re.IGNORECASE | re.MULTILINE)
 _ANY_HEADER = re.compile(r"^##[ \t]", re.MULTILINE)
+_END = re.compile(r"<(\s*/\s*verlauf\b)", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +87,7 @@ def request_to_fold(messages: Sequence[Message], start: int) -> list[Message]:
         f"Auftrag:\n{user['content']}",
         "Verlauf:\n" + "\n".join(map(_told, middle)),
     ]
-    verlauf = "\n\n".join(told).replace("</verlauf", "&lt;/verlauf")
+    verlauf = _END.sub(r"&lt;\1", "\n\n".join(told))
     return [
         {"role": "system", "content": PROMPT},
         {"role": "user", "content": f"<verlauf>\n{verlauf}\n</verlauf>\n\n{CLOSING}"},

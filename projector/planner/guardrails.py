@@ -6,6 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import orjson
+
 from projector import metrics
 from projector.planner.inputs.sizes import units
 from projector.planner.outcome import PlannedStep
@@ -14,10 +16,14 @@ from projector.planner.tools import RejectedCall, Tool
 MAX_INPUT_UNITS = 100_000
 """Of what is told of a mission, in UTF-16 units."""
 MAX_STEPS = 25
+MAX_PLAN_BYTES = 200_000
+"""Of the arguments of all its steps, as JSON: devices repeat them with each array of iterations that they write."""
 # A value that a device would take, and make a thing of that says nothing.
 REQUIRED_TEXT = {"create_task": "title", "save_news_article": "url"}
 
-Guardrail = Literal["input-size-limit", "plan-step-limit", "duplicate-destructive-tool", "empty-required-params"]
+Guardrail = Literal[
+    "input-size-limit", "plan-step-limit", "plan-size-limit", "duplicate-destructive-tool", "empty-required-params"
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +57,8 @@ def judge_step(tool: Tool, arguments: dict[str, Any], planned: Sequence[PlannedS
 def _findings(tool: Tool, arguments: dict[str, Any], planned: Sequence[PlannedStep]) -> Iterator[Finding]:
     if len(planned) >= MAX_STEPS:
         yield Finding("plan-step-limit", f"The plan is full: {MAX_STEPS} steps at most")
+    if sum(len(orjson.dumps(each)) for each in [arguments, *(step.arguments for step in planned)]) > MAX_PLAN_BYTES:
+        yield Finding("plan-size-limit", f"The plan is full: {MAX_PLAN_BYTES} bytes of arguments at most")
     field = REQUIRED_TEXT.get(tool.name)
     if field is not None and not str(arguments.get(field, "")).strip():
         yield Finding("empty-required-params", f"{tool.name} needs a {field} that is not empty")

@@ -9,6 +9,10 @@ from uuid import UUID
 
 from projector.fold import format_instant
 from projector.log.clock import from_datetime
+from projector.planner.inputs.sizes import cut
+
+MAX_SUMMARY, MAX_STEP_SUMMARY = 8_000, 500
+"""UTF-16 units. The ledger has all of it; every device repeats the iteration with each array that it writes."""
 
 
 def iso_ms(moment: datetime) -> str:
@@ -29,7 +33,7 @@ def iteration_of(
     steps = [
         {
             "id": f"{iteration_id}-{index}",
-            "summary": step["summary"],
+            "summary": cut(step["summary"], MAX_STEP_SUMMARY),
             "intent": {"kind": "toolCall", "toolName": step["toolName"], "params": step["params"]},
             "status": "planned",
         }
@@ -40,7 +44,7 @@ def iteration_of(
         "startedAt": iso_ms(started_at),
         "finishedAt": iso_ms(finished_at),
         "plan": steps,
-        "summary": plan["summary"],
+        "summary": cut(plan["summary"], MAX_SUMMARY),
         "overallStatus": "failed" if error else "awaiting-review" if steps else "approved",
         "source": "server",
     }

@@ -24,7 +24,10 @@ Severity = Literal["info", "warn", "escalate"]
 
 @dataclass(frozen=True, slots=True)
 class Quota:
-    """What the agent may spend in 24 hours (`cap` None: anything), and had spent when the run was first admitted."""
+    """What the agent may spend in 24 hours (`cap` None: anything), and had spent when the run was first admitted.
+
+    `agent`: its name as the model is told it, between tags; bare in briefs of releases that stored it so.
+    """
 
     agent: str
     cap: int | None

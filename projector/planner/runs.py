@@ -108,8 +108,17 @@ class Whole:
     admitted_at: datetime | None
     iteration_id: UUID
     change_id: UUID | None
+    written_lsn: str | None
+    """In the WAL past the change's row and before its commit; None too for runs of releases that did not keep it."""
+    seen_source: int | None
+    seen_lsn: str | None
+    """Generation and commit LSN of the mission's latest change in the view of iterations, once the run's is in it."""
     failed_calls: Sequence[dict[str, Any]]
     """The last that the run did not go on with: `at`, `error`, `ms`, tokens of both kinds, `cost` (US $), `route`."""
+    research_at: datetime | None
+    """When the run began a job of deep research."""
+    research_credits: float | None
+    """What the service said that the job costs which the run submitted. The service settles it, or gives it back."""
     brief: dict[str, Any] | None
     plan: dict[str, Any] | None
     mission_state: str | None

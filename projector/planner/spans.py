@@ -70,6 +70,7 @@ def spans_of(run: Listed, whole: Whole, steps: Sequence[StoredStep]) -> list[Spa
         "projector.run.state": run.state,
         "projector.run.decision": run.decision,
         "projector.run.attempts": run.attempts,
+        "projector.research.credits": whole.research_credits,
         **_of_plan(whole.plan),
     }
     return [
@@ -216,7 +217,13 @@ def _of_write_back(run: Listed, whole: Whole, root: int) -> Iterator[Span]:
         root,
         whole.planned_at,
         max(whole.planned_at, whole.written_at),
-        {"projector.iteration.id": str(whole.iteration_id), "projector.change.id": str(whole.change_id)},
+        _known(
+            {
+                "projector.iteration.id": str(whole.iteration_id),
+                "projector.change.id": str(whole.change_id),
+                "projector.change.lsn": whole.written_lsn,
+            }
+        ),
     )
 
 

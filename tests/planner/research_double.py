@@ -60,6 +60,7 @@ class ResearchDouble(Serving):
     answer: Any = field(default_factory=lambda: dict(ANSWER))
     feeds: Any = field(default_factory=lambda: list(FEEDS))
     articles: Any = field(default_factory=lambda: list(ARTICLES))
+    credits: Any = 500
     failing: dict[Call, list[int]] = field(default_factory=dict)
     tasks: dict[str, Task] = field(default_factory=dict)
     asked: dict[Call, list[dict[str, Any]]] = field(default_factory=lambda: defaultdict(list))
@@ -115,7 +116,7 @@ class ResearchDouble(Serving):
         known = next((i for i, task in self.tasks.items() if (task.user, task.key) == (user, key)), None)
         task_id = known or f"task/{len(self.tasks) + 1}"
         self.tasks.setdefault(task_id, Task(user, body["query"], body["provider"], key))
-        return 202, {"taskId": task_id, "status": "queued", "providerId": body["provider"], "costCredits": 500}
+        return 202, {"taskId": task_id, "status": "queued", "providerId": body["provider"], "costCredits": self.credits}
 
     def _poll(self, user: str, task_id: str) -> tuple[int, Any]:
         task = self.tasks.get(task_id)

@@ -19,11 +19,7 @@ from tests.planner.test_worker import TASK, worked
 from tests.planner.world import World
 
 FAR = "2099-01-01T00:00:00.000Z"
-KEPT = """
-    select (select count(*) from mana_ai.mission_runs), (select count(*) from mana_ai.run_steps),
-           (select count(*) from mana_ai.token_usage), (select count(*) from mana_ai.mission_research_jobs),
-           (select count(*) from sync_changes)
-"""
+DECODED = "select data from pg_logical_slot_get_changes('watch_' || current_database(), null, null)"
 
 
 async def tried(world: World, double: Double, **settings: Any) -> dict[str, Any]:
@@ -35,11 +31,13 @@ async def tried(world: World, double: Double, **settings: Any) -> dict[str, Any]
 async def test_the_plan_is_that_of_a_run_and_nothing_is_written(world: World):
     await world.agent()
     await world.mission(nextRunAt=FAR)
-    before = world.admin.execute(KEPT).fetchone()
+    world.watch_messages()
     async with Double(calls(TASK, ("rm_rf", {})), text("fertig")) as double:
         plan = await tried(world, double)
         asked = double.requests
-    assert world.admin.execute(KEPT).fetchone() == before
+    # Neither a row of any table nor a message.
+    written = [data for (data,) in world.admin.execute(DECODED) if not data.startswith(("BEGIN", "COMMIT"))]
+    assert written == []
     await world.edit(nextRunAt="2026-01-01T00:00:00.000Z")
     async with Double(calls(TASK, ("rm_rf", {})), text("fertig")) as double:
         run = await worked(world, double, "planned")
@@ -58,6 +56,16 @@ async def test_what_stands_against_a_run_stands_against_this(world: World):
         async with world.pool.connection() as conn:
             await stop_effects(conn, "maintenance")
         with pytest.raises(EffectsStoppedError, match="maintenance"):
+            await tried(world, double)
+    assert double.requests == []
+
+
+async def test_a_mission_with_too_much_to_tell_is_not_asked_about(world: World, monkeypatch):
+    monkeypatch.setattr("projector.planner.guardrails.MAX_INPUT_UNITS", 100)
+    await world.agent()
+    await world.mission(nextRunAt=FAR)
+    async with Double(text("nie")) as double:
+        with pytest.raises(NothingPlannedError, match="the mission tells"):
             await tried(world, double)
     assert double.requests == []
 

@@ -8,8 +8,10 @@ from datetime import UTC, datetime
 
 import pytest
 
+from projector.log.place import parse_lsn
 from projector.planner.retention import prune
-from projector.sql.connection import connect
+from projector.planner.writer import Writer
+from projector.sql.connection import connect, pool
 from tests.cli.in_process import read
 from tests.llm.double import Double, error, text
 from tests.planner.test_inputs import GOAL, GOAL_REF, NOTE_REF, planned_with
@@ -76,3 +78,34 @@ async def test_of_calls_that_failed_the_last_twenty_are_kept(world: World):
         await planned_with(world, double, pace=replace(FAST, max_attempts=30))
     [(kept,)] = world.admin.execute("select failed_calls from mana_ai.mission_runs").fetchall()
     assert [one["error"] for one in kept] == ["ChatUnavailableError"] * 20
+
+
+async def test_a_written_run_shows_where_its_row_is_in_the_log_and_whether_that_has_come_back(
+    world: World, capsys: pytest.CaptureFixture[str]
+):
+    async with Double(text("fertig")) as double:
+        run = await planned_with(world, double)
+    [planned] = await command(world, capsys, "show", run["run_id"])
+    assert (planned["written_lsn"], planned["seen_lsn"]) == (None, None)
+    world.watch_messages()
+    async with pool(world.settings, "projector_sink", size=1) as connections:
+        await Writer(world.settings, connections, world.pool, FAST).write(run["run_id"], "u1")
+    decoded = world.admin.execute(
+        "select lsn::text, data from pg_logical_slot_get_changes('watch_' || current_database(), null, null)"
+    ).fetchall()
+    [row] = [lsn for lsn, data in decoded if data.startswith("table public.sync_changes: INSERT:")]
+    commit = [lsn for lsn, data in decoded if data.startswith("COMMIT")][-1]
+    [written] = await command(world, capsys, "show", run["run_id"])
+    assert parse_lsn(row) < parse_lsn(written["written_lsn"]) <= parse_lsn(commit)
+    assert (written["seen_source"], written["seen_lsn"]) == (None, None)
+    shown = await asyncio.to_thread(read, world.settings, capsys, "runs", "show", str(run["run_id"]))
+    assert f"row below LSN {written['written_lsn']}, not back from the log yet" in shown
+    await world.catch_up()
+    [back] = await command(world, capsys, "show", run["run_id"])
+    assert (back["written_lsn"], back["seen_source"], back["seen_lsn"]) == (written["written_lsn"], 1, "0/1")
+    shown = await asyncio.to_thread(read, world.settings, capsys, "runs", "show", str(run["run_id"]))
+    assert f"row below LSN {written['written_lsn']}, back by 1:0/1" in shown
+    # Another iteration that is back says nothing of this one.
+    world.admin.execute("update mana_ai.mission_runs set change_id = gen_random_uuid()")
+    [other] = await command(world, capsys, "show", run["run_id"])
+    assert other["seen_lsn"] is None

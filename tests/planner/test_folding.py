@@ -86,15 +86,22 @@ async def test_a_folding_that_failed_is_tried_again_in_the_next_round_and_what_i
 
 async def test_a_folding_is_asked_for_like_any_call_that_has_to_be_paid():
     asked: list[int] = []
+    last = 3
 
     async def may_ask(needed: int) -> Verdict | None:
         asked.append(needed)
-        return Verdict("hold", "stopped-budget", "no more") if len(asked) == 3 else None
+        return Verdict("hold", "stopped-budget", "no more") if len(asked) == last else None
 
     async with Double(sized(calls(*ROUND), 92_000), sized(calls(TASK), 95_000), text(SUMMARY)) as double:
         outcome = await talk(double, folding=WINDOW, may_ask=may_ask)
     assert asked == [1, 92_010, 95_010]
     assert (len(double.requests), outcome.stop_reason, outcome.rounds) == (2, "budget", 2)
+    last = 0
+    asked.clear()
+    replies = [sized(calls(*ROUND), 92_000), sized(calls(TASK), 95_000), text(SUMMARY), text("fertig")]
+    async with Double(*replies) as double:
+        await talk(double, folding=WINDOW, may_ask=may_ask)
+    assert asked == [1, 92_010, 95_010, 1]  # what follows is short again
 
 
 async def test_an_endpoint_that_tells_no_sizes_is_judged_by_bytes():

@@ -47,6 +47,14 @@ def test_a_plan_has_a_limit_of_steps():
         judged("create_task", {"title": "x"}, *full)
 
 
+def test_a_plan_has_a_limit_of_size():
+    note = {"content": "ö" * 30_000}
+    assert judged("create_note", note, note, note) == ""
+    with pytest.raises(RejectedCall, match=r"^Guardrail: The plan is full: 200000 bytes of arguments at most$"):
+        judged("create_note", note, note, note, note)
+    assert judged("create_task", {"title": "x"}, note, note, note) == ""
+
+
 @pytest.mark.parametrize(("name", "field"), [("create_task", "title"), ("save_news_article", "url")])
 def test_what_says_nothing_is_blocked(name, field):
     assert judged(name, {field: "x"}) == ""

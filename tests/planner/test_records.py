@@ -136,6 +136,14 @@ def test_a_plan_with_steps_awaits_review():
     }
 
 
+def test_what_is_long_in_a_plan_is_cut_visibly_in_the_iteration():
+    steps = [{"summary": "s" * 501, "toolName": "create_task", "params": {"title": "X" * 9_000}, "rationale": ""}]
+    made = iteration_of({"summary": "🌱" * 4_001, "steps": steps}, ITERATION, started_at=NOON, finished_at=NOON)
+    assert made["summary"] == "🌱" * 4_000 + "…"
+    assert made["plan"][0]["summary"] == "s" * 500 + "…"
+    assert made["plan"][0]["intent"]["params"] == {"title": "X" * 9_000}
+
+
 def test_a_plan_without_steps_needs_no_approval():
     iteration = iteration_of({"summary": "S", "steps": []}, ITERATION, started_at=NOON, finished_at=NOON)
     assert iteration["overallStatus"] == "approved"

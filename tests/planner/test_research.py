@@ -4,25 +4,33 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 import sys
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
+import psycopg
 import pytest
 from prometheus_client import REGISTRY
 from pydantic import SecretStr
 
 from projector.errors import ConfigError
 from projector.planner.pace import Pace
+from projector.planner.research.jobs import Jobs
 from projector.planner.research.seek import MAX_FAILURES
 from projector.planner.research.services import ResearchServices
 from projector.planner.retention import prune_batch
+from projector.sql import query
 from projector.sql.connection import connect
+from tests.cli.in_process import read
 from tests.llm.double import Double, calls, error, text
 from tests.planner.research_double import DROP, ResearchDouble
-from tests.planner.test_inputs import NOTE_REF, section
+from tests.planner.test_inputs import GOAL, GOAL_REF, NOTE_REF, section
+from tests.planner.test_inputs import count as inputs_counted
+from tests.planner.test_replay import command
+from tests.planner.test_tracing import told
 from tests.planner.test_worker import FAST, settled, worked, working
 from tests.planner.world import World
 from tests.planner.writing import write_back
@@ -130,7 +138,7 @@ async def test_no_ciphertext_reaches_a_research_service_or_comes_back_from_it(wo
 
 async def test_e15_a_deep_dive_is_submitted_waits_while_it_runs_and_is_told_when_it_is_done(world: World):
     before = {name: counted(f"jobs_{name}", provider="gemini-deep-research-max") for name in ("submitted", "completed")}
-    skips = counted("jobs_pending_skips")
+    skips, spent = counted("jobs_pending_skips"), counted("credits", provider="gemini-deep-research-max")
     await ready(world, **DEEP)
     async with ResearchDouble(statuses=["queued", "running", "completed"]) as research, Double(text("ja")) as double:
         run = await worked(world, double, "held", pace=SLOW, **research.settings)
@@ -154,8 +162,82 @@ async def test_e15_a_deep_dive_is_submitted_waits_while_it_runs_and_is_told_when
     assert sent == ["research-key", "u1", "mana-ai"]
     assert research.asked["poll"][0]["path"].endswith("/task%2F1")
     assert (world.run()["attempts"], counted("jobs_pending_skips")) == (1, skips + 3)
+    assert counted("credits", provider="gemini-deep-research-max") == spent + 500
     for name, value in before.items():
         assert counted(f"jobs_{name}", provider="gemini-deep-research-max") == value + 1
+
+
+async def test_what_a_job_costs_stays_with_its_run_when_the_job_is_gone(world: World, capsys):
+    await ready(world, **DEEP)
+    async with ResearchDouble() as research, Double(text("ja")) as double:
+        run = await worked(world, double, "planned", pace=QUICK, **research.settings)
+    await write(world)
+    assert jobs(world) == []
+    [shown] = await command(world, capsys, "show", run["run_id"])
+    assert (shown["research_credits"], shown["research_at"] is None) == (500.0, False)
+    told_of_it = await asyncio.to_thread(read, world.settings, capsys, "runs", "show", str(run["run_id"]))
+    assert re.search("research  deep, begun 2.*Z, 500 credits", told_of_it)
+    assert (await told(world, run))[0].attributes["projector.research.credits"] == 500.0
+
+
+async def test_a_day_has_no_more_deep_jobs_than_the_setting_says_and_the_rest_get_shallow_research(world: World):
+    capped = counted("capped")
+    await world.agent(maxConcurrentMissions=5)
+    for mission in ("m1", "m2", "m3"):
+        await world.mission(mission=mission, **DEEP)
+    await world.open()
+    async with ResearchDouble() as research, Double(text("ja")) as double:
+        terms = research.settings | {"max_research_per_day": 2}
+        async with working(world, double, QUICK, **terms):
+            await settled(world, "planned", count=3)
+        assert (len(research.tasks), len(jobs(world)), counted("capped")) == (2, 2, capped + 1)
+        assert sorted("Web-Research" in inputs_told(double, n) for n in range(3)) == [False, False, True]
+        # The next day is another one.
+        world.admin.execute("update mana_ai.mission_runs set research_at = research_at - interval '1 day'")
+        await world.mission(mission="m4", **DEEP)
+        await world.open()
+        async with working(world, double, QUICK, **terms):
+            await settled(world, "planned", count=4)
+    assert (len(research.tasks), counted("capped")) == (3, capped + 1)
+
+
+async def test_workers_that_begin_jobs_at_once_keep_to_the_days_number(world: World):
+    await world.agent(maxConcurrentMissions=9)
+    for mission in ("m1", "m2"):
+        await world.mission(mission=mission, **DEEP)
+    await world.open()
+    first, second = await world.ledger().claim(2, per_user=10)
+    begun = Jobs(world.pool, "w1")
+    with psycopg.connect(world.database.admin_url) as another:
+        # Another worker at the moment between its count and its commit.
+        another.execute(query("planner/lock_research"))
+        another.execute("update mana_ai.mission_runs set research_at = now() where run_id = %s", [first.run_id])
+        asked = asyncio.create_task(begun.intend(second, "p", "q", most_a_day=1))
+        done, _ = await asyncio.wait({asked}, timeout=0.3)
+        assert not done
+        another.commit()
+        assert await asyncio.wait_for(asked, 10) is None
+    assert jobs(world) == []
+    assert await begun.intend(second, "p", "q", most_a_day=2) is not None
+
+
+async def test_a_run_that_waits_for_a_job_reads_no_record_until_that_is_done(world: World):
+    await world.record("companion", "companionGoals", "g1", **GOAL)
+    await ready(world, inputs=[GOAL_REF], **DEEP)
+    read_before = inputs_counted("goals", "told")
+    async with ResearchDouble(statuses=["running", "running", "completed"]) as research, Double(text("ja")) as double:
+        run = await worked(world, double, "held", pace=SLOW, **research.settings)
+        for polls in (1, 2):
+            world.shift_clock_past(run["run_id"])
+            async with working(world, double, SLOW, **research.settings), asyncio.timeout(15):
+                while jobs(world)[0]["polls"] <= polls or world.run()["state"] == "running":
+                    await asyncio.sleep(0.02)
+        assert inputs_counted("goals", "told") == read_before + 1  # before the job was begun
+        world.shift_clock_past(run["run_id"])
+        async with working(world, double, SLOW, **research.settings):
+            await settled(world, "planned")
+    assert inputs_counted("goals", "told") == read_before + 2
+    assert "Laufen" in inputs_told(double)
 
 
 async def test_a_waiting_run_takes_no_place_from_its_agents_other_missions(world: World):
@@ -214,6 +296,13 @@ async def test_a_job_that_ends_without_a_result_leaves_the_run_to_shallow_resear
     assert counted(ended, provider="gemini-deep-research-max") == before + 1
 
 
+async def test_deep_research_that_failed_is_a_gap_where_there_is_no_other(world: World):
+    await ready(world, **DEEP)
+    async with ResearchDouble(statuses=["failed"]) as research, Double(text("ja")) as double:
+        await worked(world, double, "planned", pace=QUICK, **research.settings | {"news_url": ""})
+    assert inputs_told(double) == "_(Nicht lesbar und deshalb nicht dabei: Web-Recherche (nicht erreichbar))_"
+
+
 async def test_a_job_that_takes_too_long_is_given_up(world: World):
     await ready(world, **DEEP)
     async with ResearchDouble(statuses=["running"]) as research, Double(text("ja")) as double:
@@ -256,6 +345,39 @@ async def test_a_result_outlives_a_planner_that_fails_and_is_used_by_the_mission
             await settled(world, "planned")
     assert (len(world.runs()), len(research.asked["submit"])) == (2, 1)
     assert [inputs_told(double, n) for n in (0, 1)] == [DEEP_BLOCK] * 2
+
+
+@pytest.mark.parametrize("change", ["another question", "an old answer"])
+async def test_an_answer_of_an_earlier_run_is_used_only_if_it_is_one_to_this_question_and_new(world: World, change):
+    await ready(world, **DEEP)
+    async with ResearchDouble() as research, Double(error(401)) as double:
+        await worked(world, double, "planned", pace=QUICK, **research.settings)
+        await write(world)
+        await world.catch_up()
+        objective = DEEP["objective"]
+        if change == "another question":
+            objective = "Ein Deep Dive zu Gurken"
+        else:
+            world.admin.execute("update mana_ai.mission_research_jobs set intended_at = now() - interval '8 days'")
+        await world.edit(nextRunAt="2026-01-01T00:00:00.000Z", objective=objective)
+        await world.open()
+        double.replies = [text("ja")]
+        async with working(world, double, QUICK, **research.settings):
+            await settled(world, "planned")
+    assert [task.query for task in research.tasks.values()] == [DEEP["objective"], objective]
+
+
+async def test_a_job_that_an_earlier_run_intended_is_submitted_under_that_ones_key(world: World):
+    await ready(world, **DEEP)
+    async with ResearchDouble(failing={"submit": [503]}) as research, Double(text("ja")) as double:
+        first = await worked(world, double, "held", pace=SLOW, **research.settings)
+        world.admin.execute("update mana_ai.mission_runs set state = 'cancelled', reason = 'r', next_attempt_at = null")
+        await world.edit(nextRunAt="2026-01-01T00:00:00.000Z")
+        await world.open()
+        async with working(world, double, QUICK, **research.settings):
+            await settled(world, "planned")
+    assert {asked["headers"]["idempotency-key"] for asked in research.asked["submit"]} == {str(first["run_id"])}
+    assert len(research.asked["submit"]) == 2
 
 
 async def test_pruning_a_run_takes_the_job_that_it_began(world: World):

@@ -10,7 +10,7 @@ from projector.llm.transport import HTTPTransport
 from projector.planner.guardrails import MAX_INPUT_UNITS
 from projector.planner.inputs.sizes import units
 from projector.planner.mission import mission_of
-from projector.planner.research.deep import DeepResearch, Polled
+from projector.planner.research.deep import DeepResearch, Polled, Submitted
 from projector.planner.research.http import MAX_BODY_BYTES, Service, http_client
 from projector.planner.research.seek import query_of
 from projector.planner.research.shallow import Article, News
@@ -80,16 +80,32 @@ async def test_a_task_belongs_to_its_user_and_submitting_it_twice_makes_one():
     async with ResearchDouble(statuses=["running", "completed"]) as double, _client() as client:
         deep = DeepResearch(Service(client, double.url, KEY))
         first, second = [await deep.submit("q", "openai-deep-research", user_id="Ünal", key="k") for _ in range(2)]
-        assert (first, second, len(double.tasks)) == ("task/1", "task/1", 1)
+        assert (first, second, len(double.tasks)) == (Submitted("task/1", 500.0), first, 1)
         with pytest.raises(ResearchRefusedError):
-            await deep.poll(first, user_id="u2")
-        assert await deep.poll(first, user_id="Ünal") == Polled(None)
-        assert await deep.poll(first, user_id="Ünal") == Polled("completed", double.answer)
+            await deep.poll(first.task_id, user_id="u2")
+        assert await deep.poll(first.task_id, user_id="Ünal") == Polled(None)
+        assert await deep.poll(first.task_id, user_id="Ünal") == Polled("completed", double.answer)
+
+
+@pytest.mark.parametrize(
+    ("told", "price"),
+    [(0, 0.0), (2.5, 2.5), (None, None), (True, None), ("500", None), (-1, None), (1e9, None), (10**18, None)],
+)
+async def test_a_price_that_is_none_is_not_taken_for_one(told, price):
+    async with ResearchDouble(credits=told) as double, _client() as client:
+        submitted = await DeepResearch(Service(client, double.url, KEY)).submit("q", "p", user_id="u", key="k")
+    assert submitted == Submitted("task/1", price)
 
 
 def test_a_query_is_no_longer_than_the_service_takes():
     assert units(query_of(mission_of({"objective": "🌱" * 3000}))) == 4000
     assert query_of(mission_of({"objective": "  "})) == ""
+
+
+def test_no_ciphertext_of_an_answer_is_kept():
+    secret = "enc:1:aXY=.Y3Q="
+    told = answer_input(f"q {secret}", {"answer": f"a {secret}", "citations": [{"url": "https://x", "title": secret}]})
+    assert "enc:1:" not in f"{told} {news_input(secret, News(1, (Article(secret, 'https://x', secret, secret),)))}"
 
 
 def test_what_is_told_of_research_is_bounded_and_stays_on_its_lines():

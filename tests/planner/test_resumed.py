@@ -142,7 +142,9 @@ async def test_a_run_keeps_the_terms_it_began_with_and_its_ledger_counts_every_a
     assert double.requests[2] == double.requests[3]  # the one that got no answer
     assert len(double.requests) == 7
     assert double.requests[5]["messages"][0]["content"] == TO_FOLD
-    assert "Mana hat 86% (855370 / 1000000 Tokens)" in double.requests[6]["messages"][0]["content"]
+    assert (
+        "<user_data>Mana</user_data> hat 86% (855370 / 1000000 Tokens)" in double.requests[6]["messages"][0]["content"]
+    )
     run = world.run()
     assert run["brief"]["spentBefore"] == 700_000
     assert [step["toolName"] for step in run["plan"]["steps"]] == [

@@ -14,6 +14,7 @@ from projector.config import Settings
 from projector.errors import BrokerUnavailableError, ConfigError, NotMigratedError
 from streams import cdc, planner, sink, timers, views
 from tests.llm.double import Double, calls, text
+from tests.planner.test_tracing import Collector, value
 from tests.planner.world import World
 
 Stream = Callable[[Settings, asyncio.Event], Awaitable[None]]
@@ -40,8 +41,9 @@ async def until(condition: Callable[[], object], *, within_s: float = 40) -> Non
 async def test_a_due_mission_comes_back_as_an_iteration_through_the_whole_loop(world: World):
     shown = "select 1 from mana_ai.mission_snapshots where next_run_at > now() and record -> 'iterations' <> '[]'"
     slot = "select 1 from pg_replication_slots where slot_name = current_database() and active"
-    async with Double(calls(TASK), text("fertig")) as double:
-        settings = world.settings.model_copy(update={"llm_base_url": double.url, "due_interval_s": 0.2})
+    async with Double(calls(TASK), text("fertig")) as double, Collector() as collector:
+        told = {"llm_base_url": double.url, "due_interval_s": 0.2, "otlp_endpoint": collector.url}
+        settings = world.settings.model_copy(update=told)
         async with running(settings, cdc.run, views.run, timers.run, planner.run, sink.run):
             await until(lambda: world.admin.execute(slot).fetchone())
             await world.agent(seen=False)
@@ -51,7 +53,23 @@ async def test_a_due_mission_comes_back_as_an_iteration_through_the_whole_loop(w
         assert run["state"] == "written"
         assert [row["id"] for row in world.ours()] == [run["change_id"]]
         assert double.run_ids == [str(run["run_id"])] * 2
+        assert {span.trace_id for span in collector.spans()} == {run["run_id"].bytes}
+        assert [span.name for span in collector.spans()][-1] == "write_back"
     assert not [thread for thread in threading.enumerate() if "Consumer" in thread.name]
+
+
+async def test_a_planner_exports_the_run_that_it_cancels(world: World):
+    await world.agent()
+    await world.mission()
+    await world.open()
+    await world.edit(state="paused")
+    async with Double(text("nie")) as double, Collector() as collector:
+        told = {"llm_base_url": double.url, "otlp_endpoint": collector.url}
+        async with running(world.settings.model_copy(update=told), cdc.run, planner.run):
+            await until(lambda: world.runs(state="cancelled"))
+        [root] = collector.spans()
+    assert (root.trace_id, value(root, "projector.run.state")) == (world.run()["run_id"].bytes, "cancelled")
+    assert double.requests == []
 
 
 async def test_timers_go_on_without_a_broker(world: World):

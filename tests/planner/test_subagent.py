@@ -10,6 +10,7 @@ import pytest
 
 from projector.errors import ChatUnavailableError
 from projector.planner.gates import Verdict
+from projector.planner.reminders import Quota
 from projector.planner.subagent import MAX_PER_RUN, TASK, Order, order_of, prompt_for, refusal, summary_of, tools_for
 from projector.planner.tools import RECORDED, Parameter, RejectedCall, Tool
 from tests.llm.double import Double, calls, error, text
@@ -110,6 +111,12 @@ async def test_only_the_summary_comes_back_and_what_it_cost_counts():
         }
     ]
     assert (outcome.prompt_tokens, outcome.completion_tokens, outcome.rounds) == (400, 80, 2)
+
+
+async def test_a_sub_agent_hears_of_the_budget_too():
+    async with Double(calls(task()), DONE, text("fertig")) as double:
+        await talk(double, quota=Quota("Mana", 1_000, 700))  # 120 tokens later
+    assert ["82%" in request["messages"][0]["content"] for request in double.requests][:2] == [False, True]
 
 
 async def test_several_sub_agents_of_one_answer_work_one_after_another():

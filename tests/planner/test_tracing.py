@@ -127,6 +127,7 @@ async def test_a_run_is_one_trace_from_due_to_done_with_each_step_and_no_word_of
     assert value(last, "projector.llm.calls") == 0
     assert (right.status.code, wrong.status.code, value(wrong, "error.type")) == (0, 2, "rejected")
     assert value(write_back, "projector.change.id") == str(written["change_id"])
+    assert value(write_back, "projector.change.lsn") == written["written_lsn"]
     sent = b"".join(request.body for request in collector.requests)
     assert b"bertha" not in sent
 

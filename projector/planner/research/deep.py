@@ -13,6 +13,8 @@ SUBMIT_S, POLL_S = 30.0, 15.0
 PATH = "/api/v1/internal/research/async"
 MAX_QUERY = 4000
 """UTF-16 units; the service refuses longer ones."""
+MOST_CREDITS = 1e9
+"""Beyond it a price is none."""
 
 Ended = Literal["completed", "failed", "cancelled"]
 
@@ -25,12 +27,20 @@ class Polled:
     answer: dict[str, Any] | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Submitted:
+    """`credits`: what the service says that the task costs its user, None if it does not."""
+
+    task_id: str
+    credits: float | None
+
+
 class DeepResearch:
     def __init__(self, service: Service) -> None:
         self._service = service
 
-    async def submit(self, query: str, provider: str, *, user_id: str, key: str) -> str:
-        """The id of the task. Submitting twice under one `key` makes one task, where the service honours it.
+    async def submit(self, query: str, provider: str, *, user_id: str, key: str) -> Submitted:
+        """Submitting twice under one `key` makes one task, where the service honours it.
 
         Raises ResearchUnavailableError or ResearchRefusedError.
         """
@@ -40,7 +50,7 @@ class DeepResearch:
         task_id = answer.get("taskId")
         if not isinstance(task_id, str) or not task_id:
             raise ResearchUnavailableError("the answer names no task")
-        return task_id
+        return Submitted(task_id, _credits(answer.get("costCredits")))
 
     async def poll(self, task_id: str, *, user_id: str) -> Polled:
         """How the task stands. Raises ResearchUnavailableError or ResearchRefusedError."""
@@ -53,6 +63,12 @@ class DeepResearch:
             case "failed" | "cancelled" as ended:
                 return Polled(ended)
         raise ResearchUnavailableError("the answer has no status that we know")
+
+
+def _credits(value: object) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < MOST_CREDITS:
+        return None
+    return float(value)
 
 
 def _answer(result: object) -> dict[str, Any] | None:

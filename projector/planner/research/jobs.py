@@ -9,7 +9,7 @@ from uuid import UUID
 from psycopg.rows import class_row
 from psycopg.types.json import Jsonb
 
-from projector.planner.ledger import ClaimedRun, Pool, expect_lease
+from projector.planner.ledger import ClaimedRun, Connection, Pool, expect_lease
 from projector.planner.storable import storable
 from projector.sql import query
 
@@ -48,9 +48,14 @@ class Jobs:
             await cursor.execute(query("planner/research_job"), {"user_id": run.user_id, "mission_id": run.mission_id})
             return await cursor.fetchone()
 
-    async def intend(self, run: ClaimedRun, provider: str, asked: str) -> Job:
-        """A job that is about to be submitted, in place of any that the mission had."""
-        async with self._pool.connection() as conn:
+    async def intend(self, run: ClaimedRun, provider: str, asked: str, *, most_a_day: int = 0) -> Job | None:
+        """A job that is about to be submitted, in place of any that the mission had.
+
+        None when `most_a_day` of them (0: any number) were begun since midnight UTC, whosever they are.
+        """
+        async with self._pool.connection() as conn, conn.transaction():
+            if most_a_day and await _begun_today(conn) >= most_a_day:
+                return None
             cursor = await conn.execute(
                 query("planner/intend_research"),
                 {"run_id": run.run_id, "owner": self._owner, "provider": provider, "query": asked},
@@ -65,10 +70,11 @@ class Jobs:
         *,
         answered: bool = True,
         task_id: str | None = None,
+        price: float | None = None,
         answer: dict[str, Any] | None = None,
         reason: str | None = None,
     ) -> None:
-        """What a request led to; `answered` false: it had no usable answer."""
+        """What a request led to; `answered` false: it had no usable answer. `price` in credits, if known."""
         async with self._pool.connection() as conn:
             cursor = await conn.execute(
                 query("planner/note_research"),
@@ -78,8 +84,17 @@ class Jobs:
                     "state": state,
                     "answered": answered,
                     "task_id": storable(task_id),
+                    "credits": price,
                     "answer": None if answer is None else Jsonb(storable(answer)),
                     "reason": reason,
                 },
             )
             expect_lease(cursor.rowcount, run.run_id)
+
+
+async def _begun_today(conn: Connection) -> int:
+    await conn.execute(query("planner/lock_research"))
+    # A statement of its own: what others began while this one waited for the lock counts too.
+    row = await (await conn.execute(query("planner/research_today"))).fetchone()
+    assert row is not None, "a query without groups gives one row"
+    return int(row[0])

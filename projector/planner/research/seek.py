@@ -47,7 +47,9 @@ class Pending:
 
 @dataclass(frozen=True, slots=True)
 class Research:
-    """`shallow` and `deep` are None where no such service is set; `starts_deep`: whether new jobs may be submitted."""
+    """`shallow` and `deep` are None where no such service is set; `starts_deep`: whether new jobs may be submitted,
+    `most_a_day` of the whole installation (0: any number).
+    """
 
     jobs: Jobs
     shallow: ShallowResearch | None
@@ -55,6 +57,7 @@ class Research:
     starts_deep: bool
     provider: str
     max_age_s: float
+    most_a_day: int
     pace: Pace
 
     @classmethod
@@ -66,6 +69,7 @@ class Research:
             starts_deep=settings.deep_research,
             provider=settings.research_provider,
             max_age_s=settings.research_max_age_s,
+            most_a_day=settings.max_research_per_day,
             pace=pace,
         )
 
@@ -88,14 +92,23 @@ class Research:
         if not asked or not self.is_wanted(mission):
             return None
         found = await self._seek_deep(run, mission, asked)
-        return await self._seek_shallow(run, asked) if found is None else found
+        if found is not None:
+            return found
+        if self.shallow is not None:
+            return await self._seek_shallow(self.shallow, run, asked)
+        # Nobody is set for the shallow research that would stand in.
+        return UNAVAILABLE if wants_deep(mission) else None
 
     async def _seek_deep(self, run: ClaimedRun, mission: Mission, asked: str) -> ResolvedInput | Pending | None:
         if self.deep is None or not wants_deep(mission):
             return None
         job = await self._job(run, mission)
         if job is None and self.starts_deep:
-            job = await self.jobs.intend(run, self.provider, asked)
+            job = await self.jobs.intend(run, self.provider, asked, most_a_day=self.most_a_day)
+            if job is None:
+                metrics.RESEARCH_CAPPED.inc()
+                log.warning("no more deep research today", run=str(run.run_id), most=self.most_a_day)
+                return None
             crash.point("planner.after_research_intent")
         if job is None or job.state == "failed":
             return None
@@ -124,10 +137,11 @@ class Research:
         if job.age_s > self.max_age_s:
             await self._give_up(run, job, "it was never submitted")
             return None
-        task_id = await deep.submit(job.query, job.provider_id, user_id=run.user_id, key=str(job.run_id))
+        submitted = await deep.submit(job.query, job.provider_id, user_id=run.user_id, key=str(job.run_id))
         crash.point("planner.after_research_submit")
-        await self.jobs.note(run, "submitted", task_id=task_id)
+        await self.jobs.note(run, "submitted", task_id=submitted.task_id, price=submitted.credits)
         metrics.RESEARCH_SUBMITTED.labels(provider=job.provider_id).inc()
+        metrics.RESEARCH_CREDITS.labels(provider=job.provider_id).inc(submitted.credits or 0)
         log.info("deep research submitted", run=str(run.run_id), provider=job.provider_id)
         return self._pending(job)
 
@@ -174,11 +188,9 @@ class Research:
             f"deep research ({job.provider_id}) has been going on for {job.age_s / 60:.0f} minutes",
         )
 
-    async def _seek_shallow(self, run: ClaimedRun, asked: str) -> ResolvedInput | Gap | None:
-        if self.shallow is None:
-            return None
+    async def _seek_shallow(self, shallow: ShallowResearch, run: ClaimedRun, asked: str) -> ResolvedInput | Gap | None:
         try:
-            news = await self.shallow.search(asked, run.user_id)
+            news = await shallow.search(asked, run.user_id)
         except ResearchError as error:
             metrics.RESEARCH_SHALLOW.labels(result="failed").inc()
             log.warning("shallow research failed", run=str(run.run_id), reason=error.message)

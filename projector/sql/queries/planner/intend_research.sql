@@ -1,10 +1,10 @@
 -- Written down before it is submitted, while the lease holds. The run stays locked until then, as when it stores a step:
 -- an erasure that comes meanwhile finds the job.
 with held as (
-    select run_id, user_id, mission_id
-    from mana_ai.mission_runs
+    update mana_ai.mission_runs
+    set research_at = now(), updated_at = now()
     where run_id = %(run_id)s and lease_owner = %(owner)s and state = 'running'
-    for no key update
+    returning run_id, user_id, mission_id
 )
 insert into mana_ai.mission_research_jobs as known (user_id, mission_id, run_id, provider_id, query)
 select user_id, mission_id, run_id, %(provider)s, %(query)s

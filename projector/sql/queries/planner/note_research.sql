@@ -1,9 +1,14 @@
 -- What a request about the job of a run's mission led to, while the lease holds.
 with held as (
-    select user_id, mission_id
+    select run_id, user_id, mission_id
     from mana_ai.mission_runs
     where run_id = %(run_id)s and lease_owner = %(owner)s and state = 'running'
     for no key update
+), charged as (
+    update mana_ai.mission_runs r
+    set research_credits = %(credits)s
+    from held
+    where r.run_id = held.run_id and %(credits)s::float8 is not null
 )
 update mana_ai.mission_research_jobs j
 set state = %(state)s,
