@@ -286,6 +286,7 @@ async def test_killed_at_any_point_a_rebuild_goes_on_or_begins_anew(served, kill
             ("promote", "rebuild.before_promoted", "", ("ready", 1)),
             ("promote", "rebuild.promoted", "", ("previous", 2)),
             ("rollback", "rebuild.held", "", ("previous", 2)),
+            ("rollback", "rebuild.before_promoted", "", ("previous", 2)),
             ("rollback", "rebuild.promoted", "", ("previous", 1)),
             ("cancel", "rebuild.before_emptied", ", drop_previous=True", ("previous", 1)),
         ):
@@ -299,6 +300,17 @@ async def test_killed_at_any_point_a_rebuild_goes_on_or_begins_anew(served, kill
         report = await verify(log.settings, MISSIONS)
         assert (report.rows, report.examples) == (80, ())
         assert (await rebuild.diff(log.settings, MISSIONS)).examples == ()
+
+
+@pytest.mark.parametrize(("point", "more"), [("views.after_commit", ""), ("rebuild.mid_log", ", source='log'")])
+async def test_an_interrupted_rebuild_is_cancelled_without_a_trace(served, killed, point, more):
+    assert await killed("start", point, more) == -signal.SIGKILL
+    assert await state(served) == ("filling", 1)
+    assert await rebuild.cancel(served.settings, MISSIONS)
+    assert await state(served) == ("empty", 1)
+    assert await fetch(served, "select from mana_ai.mission_snapshots_2") == []
+    assert await fetch(served, "select from mana_ai.stream_positions where view = 'missions@spare'") == []
+    assert (await verify(served.settings, MISSIONS)).examples == ()
 
 
 async def test_erased_rows_leave_both_generations(served):
