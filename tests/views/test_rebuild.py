@@ -11,7 +11,13 @@ from aiokafka import TopicPartition
 from structlog.testing import capture_logs
 
 from projector.cdc.commands import DUE
-from projector.errors import DifferencesError, NothingRebuiltError, RebuildBusyError, SpareInUseError
+from projector.errors import (
+    DifferencesError,
+    NothingRebuiltError,
+    ProjectorError,
+    RebuildBusyError,
+    SpareInUseError,
+)
 from projector.kafka import admin
 from projector.sql.connection import connect
 from projector.views import generations, kafka, rebuild
@@ -161,6 +167,25 @@ async def test_several_processes_share_the_partitions(served, monkeypatch):
     assert (done.state, done.events, done.total, done.changes) == ("ready", 121, 121, 120)
     assert (await rebuild.promote(served.settings, MISSIONS)).examples == ()
     assert (seen[-1].events, seen[-1].eta_s) == (121, 0.0)
+
+
+@pytest.mark.parametrize("point", ["rebuild.mid_fill", "views.mid_copy", "views.after_commit"])
+async def test_a_rebuild_of_which_one_process_was_killed_says_so_and_is_whole_when_started_again(
+    served, monkeypatch, point
+):
+    monkeypatch.setattr(rebuild, "PARALLEL_FROM", 1)
+    # Read by processes as they start, so not by this one.
+    monkeypatch.setenv("PROJECTOR_CRASH_AT", point)
+    with pytest.raises(
+        ProjectorError, match=f"a worker of the rebuild of missions ended with status -{signal.SIGKILL}"
+    ):
+        await rebuild.start(served.settings, MISSIONS, workers=2)
+    assert await state(served) == ("failed", 1)
+    with pytest.raises(NothingRebuiltError, match="a failed rebuild"):
+        await rebuild.promote(served.settings, MISSIONS)
+    monkeypatch.delenv("PROJECTOR_CRASH_AT")
+    assert (await rebuild.start(served.settings, MISSIONS, workers=2)).events == 121
+    assert (await rebuild.promote(served.settings, MISSIONS)).examples == ()
 
 
 async def test_a_fill_that_a_rival_put_back_reads_everything_again(served, monkeypatch):
