@@ -63,20 +63,24 @@ def erase(
 
 _DONE_BY_YES = "with --yes the rows of the tables above are deleted; what stays is named with what ends it"
 
+_MOVES_ON = {
+    "mana_ai.cdc_fills": "moves on with the fill",
+    "mana_ai.view_rebuilds": "moves on with the rebuild; `projector rebuild cancel` ends one that was interrupted",
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """What is kept of one user. `log` counts rows by app, `tables` by table.
+    """What is kept of one user. `log` counts rows by app, `tables` and `passing` by table.
 
-    `fills`, and `rebuilds` from the log, are those that stand at this user.
+    `passing` are fills, and rebuilds from the log, that stand at this user and move on by themselves.
     """
 
     cluster: str
     widths: dict[str, int]
     log: dict[str, int]
     tables: dict[str, int]
-    fills: int
-    rebuilds: int
+    passing: dict[str, int]
     topics: list[UserRecords]
 
     @property
@@ -92,11 +96,17 @@ def _tables() -> tuple[UserTable, ...]:
     return (*planner.TABLES, *cdc.TABLES, *views.TABLES)
 
 
+def _passing() -> tuple[UserTable, ...]:
+    """Tables whose rows name the user that something at work has come to: nothing is deleted there."""
+    from projector.cdc import user_tables as cdc
+    from projector.views import erase as views
+
+    return (cdc.FILLS, views.REBUILDS)
+
+
 async def _look(settings: Settings, user: str, report: Report) -> Kept:
     from projector.kafka import admin
-    from projector.sql import query
     from projector.sql.connection import connect
-    from projector.sql.user_tables import enter
     from projector.views import kafka
     from projector.views.erase import count_log
     from projector.views.positions import widths_of
@@ -109,13 +119,8 @@ async def _look(settings: Settings, user: str, report: Report) -> Kept:
     async with await connect(settings, "projector_engine") as conn, conn.transaction():
         log = await count_log(conn, user)
         tables = {table.name: await table.count(conn, user) for table in _tables()}
-        await enter(conn, "projector_engine")
-        rebuilds = await (await conn.execute(query("erase/running_rebuilds"), {"user": user})).fetchone()
-        await enter(conn, "projector_cdc")
-        fills = await (await conn.execute(query("erase/running_fills"), {"user": user})).fetchone()
-    assert rebuilds is not None, "an aggregate has a row"
-    assert fills is not None, "an aggregate has a row"
-    return Kept(await kafka.cluster_id(settings), widths, log, tables, fills[0], rebuilds[0], records)
+        passing = {table.name: await table.count(conn, user) for table in _passing()}
+    return Kept(await kafka.cluster_id(settings), widths, log, tables, passing, records)
 
 
 async def _erase(settings: Settings, user: str, kept: Kept) -> None:
@@ -132,7 +137,7 @@ def _vacuum(settings: Settings) -> list[str]:
     from projector.sql.user_tables import vacuum
 
     with connect_admin(settings) as conn:
-        return [table.name for table in _tables() if not vacuum(conn, table)]
+        return [table.name for table in (*_tables(), *_passing()) if not vacuum(conn, table)]
 
 
 def _log_first(kept: Kept) -> str:
@@ -147,9 +152,8 @@ def _show(kept: Kept, as_json: bool, *, erased: bool) -> None:
         rows.append(("log", f"sync_changes, app {app}", count, "the sync server's own erasure deletes them"))
     for name, count in kept.tables.items():
         rows.append(("table", name, count, "" if not count else "came back" if erased else "erased with --yes"))
-    rows.append(("table", "mana_ai.cdc_fills", kept.fills, "moves on with the fill" if kept.fills else ""))
-    moves_on = "moves on with the rebuild; `projector rebuild cancel` ends one that was interrupted"
-    rows.append(("table", "mana_ai.view_rebuilds", kept.rebuilds, moves_on if kept.rebuilds else ""))
+    for name, count in kept.passing.items():
+        rows.append(("table", name, count, _MOVES_ON[name] if count else ""))
     for topic in kept.topics:
         rows.append(("topic", f"{topic.topic}/{topic.partition}", topic.records, _of_topic(topic, kept)))
     for kind, name, count, then in rows:
@@ -179,7 +183,7 @@ def _of_topic(topic: UserRecords, kept: Kept) -> str:
 
 
 def _tell_end(not_vacuumed: list[str], as_json: bool) -> None:
-    tables = ", ".join((*(table.name for table in _tables()), "pg_catalog.pg_statistic"))
+    tables = ", ".join((*(table.name for table in (*_tables(), *_passing())), "pg_catalog.pg_statistic"))
     rewrite = f"vacuum (full, analyze) {tables}"
     if as_json:
         json_line(event="erased", not_vacuumed=not_vacuumed, rewrite=rewrite, beyond=BEYOND)

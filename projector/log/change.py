@@ -63,8 +63,7 @@ def decode(value: bytes) -> Change:
     try:
         row = orjson.loads(value)
     except orjson.JSONDecodeError as error:
-        code = "unstorable-text" if _SUSPECT.search(value) else "not-json"
-        raise BadChange(code, str(error)) from None
+        raise BadChange(_why_unreadable(value, error), str(error)) from None
     if not isinstance(row, dict):
         raise BadChange("not-json", "the value is no object")
     try:
@@ -124,6 +123,13 @@ def decode(value: bytes) -> Change:
     if b"\\u0000" in value and _holds_nul(row):
         raise BadChange("unstorable-text", "a text holds U+0000")
     return change
+
+
+def _why_unreadable(value: bytes, error: orjson.JSONDecodeError) -> str:
+    # JSON has no infinity, which is what devices make of such a number: the change cannot be shown as they show it.
+    if error.msg.startswith("number is infinity"):
+        return "number-out-of-range"
+    return "unstorable-text" if _SUSPECT.search(value) else "not-json"
 
 
 def _json_kind(value: object) -> str:

@@ -50,7 +50,7 @@ async def open_due_runs(conn: Connection, *, limit: int = BATCH) -> int:
 async def until_next_due(conn: Connection) -> float | None:
     """Seconds until the next mission is due that is not due yet; None when there is none."""
     row = await (await conn.execute(query("planner/until_next_due"))).fetchone()
-    assert row is not None, "an aggregate always gives one row"
+    assert row is not None, "the view has its tables"
     seconds: float | None = row[0]
     return seconds
 

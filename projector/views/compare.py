@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -264,7 +266,19 @@ def _names(view: View, row: str) -> dict[str, sql.Composable]:
 
 
 def _parse(document: str | None) -> dict[str, Any] | None:
-    return None if document is None else orjson.loads(document)
+    if document is None:
+        return None
+    try:
+        parsed: dict[str, Any] = orjson.loads(document)
+    except orjson.JSONDecodeError:
+        # Somebody gave the row a number that no double holds, which is a difference like any other.
+        parsed = json.loads(document, parse_int=_number, parse_float=_number)
+    return parsed
+
+
+def _number(digits: str) -> Any:
+    """The number, or its digits when they are too many for a double."""
+    return digits if math.isinf(float(digits)) else orjson.loads(digits)
 
 
 @asynccontextmanager

@@ -31,6 +31,8 @@ RUNS = UserTable(
     "%(user)s in (after_user, after_record[1])"
     " or exists (select from jsonb_array_elements(examples) as example where example -> 'identity' ->> 0 = %(user)s)",
 )
+# How far a rebuild from the log has come: the row is the rebuild's, and is not deleted.
+REBUILDS = UserTable("projector_engine", "view_rebuilds", "after_user = %(user)s")
 
 log = get("views")
 

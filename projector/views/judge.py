@@ -26,9 +26,10 @@ from projector.views.compare import Compared, Comparison, Differing, Keys, Scope
 from projector.views.declared import Identity, View
 from projector.views.differences import Difference, Kind, kind_of, shown
 from projector.views.jsondiff import show_path
-from projector.views.positions import Partition
+from projector.views.positions import Partition, Positions, widths_of
 from projector.views.published import Published, Tail, published
 from projector.views.reading import reading_of
+from projector.views.topic_ids import topic_ids
 from projector.views.wait import wait_until_published
 
 POLL_S = 0.2
@@ -155,8 +156,15 @@ class Judge:
         return path if field is None else ("record", field)
 
     async def _topics(self) -> Published:
+        """Raises ForeignClusterError or TopicRecreatedError when the view's positions are of other topics than these.
+
+        What lies above such positions is not what the view has still before it.
+        """
         if self._opened is None:
-            self._opened = await self._open_later.enter_async_context(published(self._settings, self._view))
+            found = await self._open_later.enter_async_context(published(self._settings, self._view))
+            ids = await topic_ids(self._settings, widths_of(found.partitions))
+            await Positions(self._view.name, found.cluster).expect(self._conn, found.partitions, ids)
+            self._opened = found
         return self._opened
 
     async def _positions(self, cluster: str) -> tuple[dict[Partition, int], int]:

@@ -70,14 +70,12 @@ class Positions:
         """
         wanted = sorted(partitions)
         parameters = self._parameters(wanted)
-        row = await (await conn.execute(query("views/position_elsewhere"), parameters)).fetchone()
-        if row is not None:
-            raise ForeignClusterError(
-                f"view {self.name} has applied {row[1]} of Kafka cluster {row[0]}, not of {self.cluster}"
-            )
+        await self._expect_cluster(conn, parameters)
         await conn.execute(query("views/position_open"), parameters)
         if topic_ids is not None:
-            await self._identify(conn, parameters | {"topic_ids": [topic_ids[topic] for topic, _ in wanted]})
+            identified = parameters | {"topic_ids": [topic_ids[topic] for topic, _ in wanted]}
+            await conn.execute(query("views/position_identify"), identified)
+            await self._expect_topics(conn, identified)
         found: dict[Partition, Position] = {}
         # One statement, so that a promotion cannot come between the number and the positions.
         rows = await (await conn.execute(query("views/position_load"), parameters)).fetchall()
@@ -107,8 +105,32 @@ class Positions:
         rows = await (await conn.execute(query(name), parameters)).fetchall()
         return {Partition(topic, partition): next_offset for topic, partition, next_offset in rows}
 
-    async def _identify(self, conn: psycopg.AsyncConnection[Any], parameters: dict[str, Any]) -> None:
-        await conn.execute(query("views/position_identify"), parameters)
+    async def expect(
+        self, conn: psycopg.AsyncConnection[Any], partitions: Iterable[Partition], topic_ids: Mapping[str, UUID]
+    ) -> None:
+        """Raises ForeignClusterError or TopicRecreatedError as `load` does; writes nothing."""
+        wanted = sorted(partitions)
+        parameters = self._parameters(wanted)
+        await self._expect_cluster(conn, parameters)
+        await self._expect_topics(conn, parameters | {"topic_ids": [topic_ids[topic] for topic, _ in wanted]})
+
+    async def _expect_cluster(self, conn: psycopg.AsyncConnection[Any], parameters: dict[str, Any]) -> None:
+        row = await (await conn.execute(query("views/position_elsewhere"), parameters)).fetchone()
+        if row is not None:
+            raise ForeignClusterError(
+                f"view {self.name} has applied {row[1]} of Kafka cluster {row[0]}, not of {self.cluster}"
+            )
+
+    async def strangers(
+        self, conn: psycopg.AsyncConnection[Any], partitions: Iterable[Partition], topic_ids: Mapping[str, UUID]
+    ) -> set[Partition]:
+        """Those of the partitions whose position was reached in an earlier topic of the name."""
+        wanted = sorted(partitions)
+        parameters = self._parameters(wanted) | {"topic_ids": [topic_ids[topic] for topic, _ in wanted]}
+        rows = await (await conn.execute(query("views/position_of_other_topic"), parameters)).fetchall()
+        return {Partition(topic, partition) for topic, partition, _ in rows}
+
+    async def _expect_topics(self, conn: psycopg.AsyncConnection[Any], parameters: dict[str, Any]) -> None:
         row = await (await conn.execute(query("views/position_of_other_topic"), parameters)).fetchone()
         if row is not None:
             topic, partition, next_offset = row

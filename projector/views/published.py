@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection, Iterable, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -34,10 +34,14 @@ class Tail:
 class Published:
     """Reads the topics of one view beside its engine. Not to be used by two tasks at once."""
 
-    def __init__(self, settings: Settings, cluster: str, widths: Mapping[str, int], client: AIOKafkaConsumer) -> None:
+    def __init__(
+        self, settings: Settings, cluster: str, partitions: Sequence[Partition], client: AIOKafkaConsumer
+    ) -> None:
+        """`partitions`: all that there are."""
         self.cluster = cluster
+        self.partitions = partitions
         self._topics = Topics(settings.topic_prefix)
-        self._widths = widths
+        self._widths = widths_of(partitions)
         self._client = client
 
     def partition(self, identity: Identity) -> Partition | None:
@@ -107,9 +111,9 @@ class Published:
 async def published(settings: Settings, view: View) -> AsyncIterator[Published]:
     """Raises BrokerUnavailableError, BrokerRefusedError."""
     cluster = await kafka.cluster_id(settings)
-    partitions: Iterable[Partition] = await kafka.partitions_of(settings, kafka.topics_of(settings, view))
+    partitions = await kafka.partitions_of(settings, kafka.topics_of(settings, view))
     async with kafka.consumer(settings) as client:
-        yield Published(settings, cluster, widths_of(partitions), client)
+        yield Published(settings, cluster, partitions, client)
 
 
 def _identity(value: bytes | None) -> Identity | None:

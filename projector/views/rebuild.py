@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mappin
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any
+from uuid import UUID
 
 import psycopg
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -31,10 +32,11 @@ from projector.views.fill_worker import fill_in_process
 from projector.views.from_log import fill_from_log
 from projector.views.generation_diff import ViewDifference, compare
 from projector.views.generations import EMPTY, FAILED, FILLING, PREVIOUS, READY, Generations
-from projector.views.positions import Partition, Positions
+from projector.views.positions import Partition, Positions, widths_of
 from projector.views.progress import Ledger, Progress, Report, stored
 from projector.views.spare import Spare, fill_spare, open_spare
 from projector.views.store import Store
+from projector.views.topic_ids import topic_ids
 
 PARALLEL_FROM = 50_000
 """Fewer records than this are not worth a second process."""
@@ -156,8 +158,9 @@ def _in_use(found: Generations) -> SpareInUseError:
 async def _work(settings: Settings, view: View, report: Report) -> AsyncIterator[_Work]:
     cluster = await kafka.cluster_id(settings)
     partitions = await kafka.partitions_of(settings, kafka.topics_of(settings, view))
+    ids = await topic_ids(settings, widths_of(partitions))
     async with generations.hold_spare(settings, view) as conn, kafka.consumer(settings) as consumer:
-        yield _Work(settings, view, cluster, partitions, conn, consumer, report)
+        yield _Work(settings, view, cluster, partitions, ids, conn, consumer, report)
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +171,7 @@ class _Work:
     view: View
     cluster: str
     partitions: list[Partition]
+    topic_ids: Mapping[str, UUID]
     conn: psycopg.AsyncConnection[Any]
     consumer: AIOKafkaConsumer
     report: Report
@@ -193,7 +197,13 @@ class _Work:
 
     async def may_go_on(self) -> bool:
         """Whether an interrupted rebuild was folded by the rules of this program, from these topics."""
-        parameters = {"view": self.spare.name, "cluster": self.cluster, "version": FOLD_VERSION}
+        parameters = {
+            "view": self.spare.name,
+            "cluster": self.cluster,
+            "version": FOLD_VERSION,
+            "topics": list(self.topic_ids),
+            "topic_ids": list(self.topic_ids.values()),
+        }
         return await (await self.conn.execute(query("rebuild/other_rules"), parameters)).fetchone() is None
 
     async def begin(self, found: Generations, source: str | None) -> Generations:
@@ -339,7 +349,8 @@ class _Work:
     async def _ends(self, serving: Mapping[Partition, int] | None = None) -> dict[Partition, int]:
         """Where the serving generation is, and no further than the topics reach; their end where it never was.
 
-        Going further would pass dead letters by, which the live view is to keep.
+        Going further would pass dead letters by, which the live view is to keep. In a topic that was made anew it never
+        was, whatever it has applied of the one before.
         """
         ends = {
             Partition(*partition): end
@@ -348,7 +359,8 @@ class _Work:
             ).items()
         }
         at = await self.serving.read(self.conn) if serving is None else serving
-        return {partition: min(at.get(partition, 0), end) if at else end for partition, end in ends.items()}
+        never = self.partitions if not at else await self.serving.strangers(self.conn, self.partitions, self.topic_ids)
+        return {p: end if p in never else min(at.get(p, 0), end) for p, end in ends.items()}
 
 
 def share_out(left: Mapping[Partition, int], workers: int) -> list[list[Partition]]:

@@ -16,6 +16,7 @@ from projector.views.engine import Engine
 from projector.views.filler import Filler
 from projector.views.positions import Partition, Positions, widths_of
 from projector.views.progress import Tell
+from projector.views.topic_ids import topic_ids
 
 CACHE_BYTES = 256 * 1024 * 1024
 """Of encoded state that a fill remembers, over all its partitions."""
@@ -52,6 +53,8 @@ async def open_spare(
     Raises as `Positions.load`, and PositionOutOfRangeError for topics that do not reach the positions.
     """
     every = await kafka.partitions_of(settings, kafka.topics_of(settings, view))
+    widths = widths_of(every)
+    ids = await topic_ids(settings, widths)
     chosen = every if partitions is None else list(partitions)
     positions = Positions(view.name, await kafka.cluster_id(settings), spare=True)
     async with await connect(settings, "projector_engine") as conn, kafka.consumer(settings) as consumer:
@@ -59,13 +62,13 @@ async def open_spare(
             view,
             positions,
             conn,
-            widths_of(every),
+            widths,
             keep_letters=keep_letters,
             empty=empty,
             cache_bytes=CACHE_BYTES // max(1, len(chosen)),
         )
         consumer.assign([TopicPartition(*partition) for partition in chosen])
-        await kafka.check_range(consumer, positions.name, await engine.open(chosen))
+        await kafka.check_range(consumer, positions.name, await engine.open(chosen, ids))
         yield Spare(engine, Filler(engine, consumer, tell))
 
 

@@ -80,7 +80,8 @@ async def verify(
     something differs. `digests` gets those of every record compared.
 
     Raises HiddenRowsError when the role does not see every row, RunContinuedError when another process goes on with
-    the same run, and what reading Kafka raises, which happens only for records that differ.
+    the same run. Only when records differ: what reading Kafka raises, and ForeignClusterError or TopicRecreatedError
+    when the view stands in other topics than those there are, so that nobody can tell whether it is merely behind.
     """
     async with session(settings) as conn, AsyncExitStack() as open_later:
         comparison = Comparison(settings, view, users)

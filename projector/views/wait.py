@@ -6,7 +6,8 @@ import asyncio
 import time
 from collections.abc import Mapping
 from contextlib import aclosing, suppress
-from typing import Any
+from typing import Any, NamedTuple
+from uuid import UUID
 
 import psycopg
 
@@ -18,6 +19,7 @@ from projector.log.watermark import Watermark
 from projector.sql import query
 from projector.views import kafka
 from projector.views.declared import View
+from projector.views.topic_ids import topic_ids
 from projector.views.watermarks import follow
 
 SHORTEST_POLL_S = 0.002
@@ -67,16 +69,19 @@ async def wait_until_applied(
     settings: Settings, conn: psycopg.AsyncConnection[Any], view: View, mark: Watermark, timeout: float
 ) -> None:
     """Returns once the view has applied all that lies below the watermark; raises NotReachedError."""
+    deadline = time.monotonic() + timeout
     ends: dict[tuple[str, int], int] = {}
-    for topic in kafka.topics_of(settings, view):
+    topics = kafka.topics_of(settings, view)
+    for topic in topics:
         if topic not in mark.ends:
             raise NotReachedError(
                 f"view {view.name} reads topic {topic}, which the stream does not publish",
                 "set PROJECTOR_APPS of `projector run cdc` and of `projector run views` alike",
             )
         ends |= {(topic, partition): end for partition, end in enumerate(mark.ends[topic])}
+    now = TopicsNow(await kafka.cluster_id(settings), await topic_ids(settings, topics))
     try:
-        await wait_for_offset(conn, view, ends, max(0.0, timeout))
+        await wait_for_offset(conn, view, ends, max(0.0, deadline - time.monotonic()), now)
     except NotReachedError as error:
         raise NotReachedError(f"the topics go up to {lsn_text(mark.lsn)}, but {error.message}") from None
 
@@ -87,12 +92,24 @@ async def wal_end(conn: psycopg.AsyncConnection[Any]) -> tuple[int, int | None]:
     return parse_lsn(lsn), generation
 
 
+class TopicsNow(NamedTuple):
+    """The cluster and the ids of the topics as they are: positions of others say nothing about them."""
+
+    cluster: str
+    topic_ids: Mapping[str, UUID]
+
+
 async def wait_for_offset(
-    conn: psycopg.AsyncConnection[Any], view: View | str, ends: Mapping[tuple[str, int], int], timeout: float
+    conn: psycopg.AsyncConnection[Any],
+    view: View | str,
+    ends: Mapping[tuple[str, int], int],
+    timeout: float,
+    now: TopicsNow | None = None,
 ) -> None:
     """Returns once the view has applied everything below `ends`, next offsets by (topic, partition).
 
-    Raises NotReachedError after `timeout` seconds. Any role may wait.
+    Without `now` the caller vouches that the view stands in these topics. Raises NotReachedError after `timeout`
+    seconds. Any role may wait.
     """
     name = view if isinstance(view, str) else view.name
     parameters = {
@@ -100,6 +117,8 @@ async def wait_for_offset(
         "topics": [topic for topic, _ in ends],
         "partitions": [partition for _, partition in ends],
         "ends": list(ends.values()),
+        "cluster": None if now is None else now.cluster,
+        "topic_ids": [None if now is None else now.topic_ids[topic] for topic, _ in ends],
     }
     deadline = time.monotonic() + timeout
     pause = SHORTEST_POLL_S

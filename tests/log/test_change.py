@@ -70,6 +70,8 @@ def test_null_data_is_an_empty_object_and_remembered_as_null(data: object) -> No
         (encoded(data={"name": "a\0b"}), "unstorable-text"),
         (encoded(data={"deep": [{"a\0b": 1}]}), "unstorable-text"),
         (encoded().replace(b"Mana", b"\\ud83d"), "unstorable-text"),
+        (encoded(data={"n": orjson.Fragment("1e400")}), "number-out-of-range"),
+        (encoded(actor=[orjson.Fragment("-1.797693134862315808e308")]), "number-out-of-range"),
         (encoded(table_name=7), "wrong-type"),
         (encoded(app_id=None), "wrong-type"),
         (encoded(record_id="é" * (MAX_IDENTITY // 2)), "id-too-long"),

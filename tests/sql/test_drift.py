@@ -34,6 +34,10 @@ CHANGES = {
         "constraint only_answers",
     ),
     "row security disabled": (f"alter table mana_ai.{TABLE} disable row level security", f"row security {TABLE}"),
+    "row security of what names users": (
+        "alter table mana_ai.view_rebuilds disable row level security",
+        "row security view_rebuilds",
+    ),
     "row security not forced": ("alter table mana_ai.dead_letters no force row level security", "row security dead"),
     "a policy dropped": (f"drop policy own_rows on mana_ai.{TABLE}", "policy own_rows"),
     "a policy for everyone": (f"alter policy own_rows on mana_ai.{TABLE} to public", "policy own_rows"),

@@ -152,5 +152,5 @@ async def test_every_table_that_names_users_is_erased_or_has_a_reason_not_to_be(
         " where c.table_schema = 'mana_ai' and c.column_name ~ 'user' and t.table_type = 'BASE TABLE'"
     )
     erased = {table.table for table in (*erase.TABLES, *cdc.TABLES, *planner.TABLES)}
-    # A fill, and a rebuild from the log, name the user they have come to, and nobody once they are finished.
-    assert {name for (name,) in await found.fetchall()} == erased | {"cdc_fills", "view_rebuilds"}
+    # These name the user they have come to, and nobody once they are finished.
+    assert {name for (name,) in await found.fetchall()} == erased | {cdc.FILLS.table, erase.REBUILDS.table}

@@ -11,7 +11,13 @@ from aiokafka import TopicPartition
 from structlog.testing import capture_logs
 
 from projector.cdc.commands import DUE
-from projector.errors import DifferencesError, NothingRebuiltError, RebuildBusyError, SpareInUseError
+from projector.errors import (
+    DifferencesError,
+    NothingRebuiltError,
+    ProjectorError,
+    RebuildBusyError,
+    SpareInUseError,
+)
 from projector.kafka import admin
 from projector.sql.connection import connect
 from projector.views import generations, kafka, rebuild
@@ -163,6 +169,25 @@ async def test_several_processes_share_the_partitions(served, monkeypatch):
     assert (seen[-1].events, seen[-1].eta_s) == (121, 0.0)
 
 
+@pytest.mark.parametrize("point", ["rebuild.mid_fill", "views.mid_copy", "views.after_commit"])
+async def test_a_rebuild_of_which_one_process_was_killed_says_so_and_is_whole_when_started_again(
+    served, monkeypatch, point
+):
+    monkeypatch.setattr(rebuild, "PARALLEL_FROM", 1)
+    # Read by processes as they start, so not by this one.
+    monkeypatch.setenv("PROJECTOR_CRASH_AT", point)
+    with pytest.raises(
+        ProjectorError, match=f"a worker of the rebuild of missions ended with status -{signal.SIGKILL}"
+    ):
+        await rebuild.start(served.settings, MISSIONS, workers=2)
+    assert await state(served) == ("failed", 1)
+    with pytest.raises(NothingRebuiltError, match="a failed rebuild"):
+        await rebuild.promote(served.settings, MISSIONS)
+    monkeypatch.delenv("PROJECTOR_CRASH_AT")
+    assert (await rebuild.start(served.settings, MISSIONS, workers=2)).events == 121
+    assert (await rebuild.promote(served.settings, MISSIONS)).examples == ()
+
+
 async def test_a_fill_that_a_rival_put_back_reads_everything_again(served, monkeypatch):
     rivals = 2
     commit = Engine.commit
@@ -286,6 +311,7 @@ async def test_killed_at_any_point_a_rebuild_goes_on_or_begins_anew(served, kill
             ("promote", "rebuild.before_promoted", "", ("ready", 1)),
             ("promote", "rebuild.promoted", "", ("previous", 2)),
             ("rollback", "rebuild.held", "", ("previous", 2)),
+            ("rollback", "rebuild.before_promoted", "", ("previous", 2)),
             ("rollback", "rebuild.promoted", "", ("previous", 1)),
             ("cancel", "rebuild.before_emptied", ", drop_previous=True", ("previous", 1)),
         ):
@@ -299,6 +325,17 @@ async def test_killed_at_any_point_a_rebuild_goes_on_or_begins_anew(served, kill
         report = await verify(log.settings, MISSIONS)
         assert (report.rows, report.examples) == (80, ())
         assert (await rebuild.diff(log.settings, MISSIONS)).examples == ()
+
+
+@pytest.mark.parametrize(("point", "more"), [("views.after_commit", ""), ("rebuild.mid_log", ", source='log'")])
+async def test_an_interrupted_rebuild_is_cancelled_without_a_trace(served, killed, point, more):
+    assert await killed("start", point, more) == -signal.SIGKILL
+    assert await state(served) == ("filling", 1)
+    assert await rebuild.cancel(served.settings, MISSIONS)
+    assert await state(served) == ("empty", 1)
+    assert await fetch(served, "select from mana_ai.mission_snapshots_2") == []
+    assert await fetch(served, "select from mana_ai.stream_positions where view = 'missions@spare'") == []
+    assert (await verify(served.settings, MISSIONS)).examples == ()
 
 
 async def test_erased_rows_leave_both_generations(served):

@@ -18,7 +18,9 @@ GRANT_KEYS = [
     *("grant.derivation.missionId", "grant.derivation.recordIds", "grant.a.b", "grant.a"),
 ]
 ODD_KEYS = ["id", "updatedAt", "userId.x", "__fieldMeta", "__field_old", "__proto__", "", ".", "a..b", ".a", "0", "a.0"]
-VALUES = [None, 0, 0.0, False, "", "text", 7, 1.5, True, [], [1, {"b": 2}], {}, {"b": 1}, {"b": {"c": 2}, "0": 3}]
+TINY, HUGE = orjson.Fragment("1e-400"), orjson.Fragment("-1e400")
+"""Zero and infinite as doubles."""
+VALUES = [None, 0, 0.0, TINY, False, "", "text", 7, 1.5, True, [], [1, {"b": 2}], {}, {"b": 1}, {"b": {"c": 2}, "0": 3}]
 GRANT_VALUES = {
     "wrappedKey": ["enc:1:k", "enc:1:other", "", None],
     "expiresAt": [at(100), at(200), at(300), "soon", None],
@@ -53,6 +55,8 @@ def history(chance: random.Random, record_id: str):
         for key in ("deletedAt", "updatedAt", "createdAt"):
             if chance.random() < 0.3:
                 data[key] = chance.choice([at(1), at(2), at(3), at(4), "", "soon", None, 5, {"at": at(2)}])
+        if chance.random() < 0.03:
+            data["a"] = chance.choice([HUGE, [{"b": HUGE}]])
         if chance.random() < 0.05:
             data = chance.choice([None, [1], "text"])
         one = row(op, record_id, chance.randint(1, 4), data if isinstance(data, dict) else {}, chance.randint(1, 4))

@@ -209,6 +209,8 @@ def test_what_names_users_without_being_theirs_is_closed_to_roles_that_serve_one
     ).fetchall()
     tables = {table for (table,) in named}
     assert tables == {"mana_ai.verify_runs", "mana_ai.view_rebuilds"}
+    walls = "select oid::regclass::text from pg_class where relrowsecurity and relforcerowsecurity"
+    assert tables <= {table for (table,) in world.admin.execute(walls).fetchall()}
     may = "select r, t from unnest(%s::text[]) r, unnest(%s::text[]) t where has_any_column_privilege(r, t, 'select')"
     assert world.admin.execute(may, [ONE_USER, list(tables)]).fetchall() == []
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from uuid import uuid4
 
 import psycopg
@@ -12,18 +13,18 @@ from aiokafka.admin import NewTopic
 from psycopg.types.json import Jsonb
 
 from projector.cdc.topics import wanted_settings
-from projector.errors import BrokerUnavailableError, TopicRecreatedError
+from projector.errors import BrokerUnavailableError, ForeignClusterError, NotReachedError, TopicRecreatedError
 from projector.kafka import admin
 from projector.log.topics import Topics
 from projector.sql import query
 from projector.sql.connection import connect
-from projector.views import kafka
+from projector.views import kafka, rebuild
 from projector.views.consume import consume
 from projector.views.declared import MISSIONS, VIEWS
 from projector.views.positions import Partition, Positions
 from projector.views.topic_ids import topic_ids
 from projector.views.verify import verify
-from projector.views.wait import wait_for_offset
+from projector.views.wait import wait_for_lsn, wait_for_offset, wal_end
 from projector.views.watermarks import Staleness
 from tests.cdc import support
 from tests.views.log import open_log, row, running
@@ -94,6 +95,118 @@ async def test_a_view_stops_at_a_topic_made_anew_that_reaches_beyond_its_positio
     with pytest.raises(TopicRecreatedError, match=r"goes on at offset 1 of .*, and the topic was made anew"):
         await asyncio.wait_for(consume(log.settings, MISSIONS, Staleness(MISSIONS), asyncio.Event()), 20)
     assert await (await log.admin.execute("select count(*) from mana_ai.mission_snapshots")).fetchone() == (1,)
+
+
+@pytest.fixture
+async def elsewhere(log):
+    """Views that stand in a topic that was made anew, and reaches beyond their positions with other records.
+
+    The row of m1 lacks a change of its own, which the topic has above the position: as if it were still to come.
+    """
+    applied, lacking = row("insert", "m1", 1, {"title": "t"}), row("update", "m1", 2, {"title": "never applied"})
+    await log.publish([applied])
+    async with running(log.settings):
+        await log.caught_up()
+    await delete(log.settings)
+    await create(log.settings)
+    await log.store([applied, lacking])
+    await log.publish([*(row("insert", f"x{n}", n, {"title": "of another log"}) for n in range(2)), lacking])
+    return log
+
+
+async def test_what_lies_above_a_position_of_another_topic_or_cluster_is_not_still_to_come(elsewhere):
+    settings = elsewhere.settings
+    with pytest.raises(TopicRecreatedError, match="the topic was made anew"):
+        await verify(settings, MISSIONS, settle_s=0)
+    await elsewhere.admin.execute("update mana_ai.stream_positions set topic_id = null, cluster = 'another'")
+    with pytest.raises(ForeignClusterError, match="of Kafka cluster another"):
+        await verify(settings, MISSIONS, settle_s=0)
+
+
+@pytest.mark.parametrize("column", ["topic_id = gen_random_uuid()", "cluster = 'another'"])
+async def test_nobody_is_told_that_a_view_shows_what_it_applied_of_another_topic_or_cluster(log, column):
+    await log.make_watermarks()
+    await log.write([row("insert", "m1", 1, {"title": "t"})])
+    async with running(log.settings):
+        await log.caught_up()
+    async with await connect(log.settings, "projector_reader") as reader:
+        lsn, _ = await wal_end(reader)
+        await log.watermark(lsn, time.time())
+        await wait_for_lsn(log.settings, reader, MISSIONS, lsn, 5)
+        await log.admin.execute(f"update mana_ai.stream_positions set {column}")  # noqa: S608
+        with pytest.raises(NotReachedError, match=r"view missions is at offset 0 of .*, not 1"):
+            await wait_for_lsn(log.settings, reader, MISSIONS, lsn, 1)
+
+
+async def test_a_spare_generation_of_an_earlier_topic_never_serves(log):
+    """Its positions would go on in the topic made anew, over records that nobody applied."""
+    await log.write([row("insert", "m1", 1, {"title": "t"})])
+    async with running(log.settings):
+        await log.caught_up()
+    await rebuild.start(log.settings, MISSIONS)
+    await delete(log.settings)
+    await create(log.settings)
+    await log.write([row("insert", f"x{n}", n, {"title": "skipped"}) for n in range(3)])
+    with pytest.raises(TopicRecreatedError, match="view missions@spare goes on at offset 1"):
+        await rebuild.promote(log.settings, MISSIONS, accept_differences=True)
+
+
+async def test_a_view_of_an_earlier_topic_goes_on_after_a_rebuild_from_all_of_the_one_made_anew(log):
+    rows = [row("insert", f"m{n}", n, {"title": "t"}) for n in range(5)]
+    await log.write(rows[:2])
+    async with running(log.settings):
+        await log.caught_up()
+    await delete(log.settings)
+    await create(log.settings)
+    await log.store(rows[2:])
+    await log.publish(rows)
+    assert (await rebuild.start(log.settings, MISSIONS)).events == 5
+    await rebuild.promote(log.settings, MISSIONS, accept_differences=True)
+    assert (await verify(log.settings, MISSIONS, settle_s=0)).rows == 5
+    # The iterations stand in the earlier topic still: that is their affair alone.
+    stop = asyncio.Event()
+    at_work = asyncio.create_task(consume(log.settings, MISSIONS, Staleness(MISSIONS), stop))
+    await log.write([row("update", "m1", 9, {"title": "afterwards"})])
+    await log.caught_up(MISSIONS)
+    stop.set()
+    await asyncio.wait_for(at_work, 20)
+    assert (await verify(log.settings, MISSIONS)).examples == ()
+    with pytest.raises(TopicRecreatedError):
+        await rebuild.rollback(log.settings, MISSIONS)
+
+
+async def test_a_view_of_another_cluster_goes_on_in_this_one_after_a_rebuild_and_not_back(log):
+    await log.write([row("insert", "m1", 1, {"title": "t"})])
+    async with running(log.settings):
+        await log.caught_up()
+    await log.admin.execute("update mana_ai.stream_positions set cluster = 'another', topic_id = gen_random_uuid()")
+    with pytest.raises(ForeignClusterError):
+        await asyncio.wait_for(consume(log.settings, MISSIONS, Staleness(MISSIONS), asyncio.Event()), 20)
+    for view in VIEWS.values():
+        await rebuild.start(log.settings, view)
+        assert (await rebuild.promote(log.settings, view)).examples == ()
+    async with running(log.settings):
+        await log.write([row("update", "m1", 2, {"title": "here"})])
+        await log.caught_up()
+        reports = [await verify(log.settings, view) for view in VIEWS.values()]
+    assert [(report.rows, report.examples) for report in reports] == [(1, ()), (0, ()), (1, ()), (0, ())]
+    with pytest.raises(ForeignClusterError):
+        await rebuild.rollback(log.settings, MISSIONS)
+
+
+async def test_a_rebuild_that_was_interrupted_begins_anew_when_its_topic_did(log):
+    await log.write([row("insert", "m1", 1, {"title": "of the earlier topic"})])
+    async with running(log.settings):
+        await log.caught_up()
+    await rebuild.start(log.settings, MISSIONS)
+    await log.admin.execute("update mana_ai.view_rebuilds set state = 'filling' where view = 'missions'")
+    await delete(log.settings)
+    await create(log.settings)
+    await log.publish([row("insert", "m2", 1, {"title": "of the topic made anew"})])
+    done = await rebuild.start(log.settings, MISSIONS)
+    assert (done.state, done.events) == ("ready", 1)
+    spare = await log.admin.execute("select mission_id from mana_ai.mission_snapshots_2")
+    assert await spare.fetchall() == [("m2",)]
 
 
 async def test_positions_take_over_the_id_only_where_it_is_unknown_or_nothing_was_applied(settings):

@@ -12,3 +12,7 @@ where user_id <> ''
   and not exists (
       select from jsonb_object_keys(case when jsonb_typeof(data) = 'object' then data else '{}' end) as key
       where length(key) - length(replace(key, '.', '')) >= 100)
+  -- Numbers that as doubles, which is what devices hold, are infinite: 2^1024 - 2^970 and beyond.
+  and not exists (
+      select from unnest(array[data, field_meta, actor]) as value
+      where jsonb_path_exists(value, 'strict $.** ? (@ >= 1.79769313486231580794e308 || @ <= -1.79769313486231580794e308)'))

@@ -5,4 +5,3 @@ join unnest(%(topics)s::text[], %(partitions)s::int[], %(topic_ids)s::uuid[])
     as wanted (topic, partition, topic_id) using (topic, partition)
 where position.view = %(view)s and position.cluster = %(cluster)s and position.topic_id <> wanted.topic_id
 order by position.topic, position.partition
-limit 1
