@@ -23,7 +23,7 @@ from projector.errors import (
 )
 from projector.llm.answer import token_count
 from projector.llm.chat import Completion
-from projector.llm.config import Alias, Budgets, Config, Entry, Policy, Provider, is_base_url
+from projector.llm.config import Alias, Budgets, Config, Entry, Limits, Policy, Provider, is_base_url
 from projector.llm.registry import Registry, Snapshot, is_key
 from projector.llm.routed import FINAL, RoutedChat
 from projector.llm.router import Answer, LLMRouter
@@ -115,9 +115,7 @@ class _OneEndpoint(Registry):
         provider = Provider(NAME, base_url, probe="none", call_id_header="x-run-id")
         budgets = Budgets(
             deadline_s=timeout_s,
-            connect_s=min(CONNECT_TIMEOUT_S, timeout_s),
-            first_byte_s=timeout_s,
-            total_s=timeout_s,
+            limits=Limits(min(CONNECT_TIMEOUT_S, timeout_s), timeout_s, timeout_s, timeout_s),
             max_attempts=1,
             min_attempt_s=0.0,
         )

@@ -17,12 +17,11 @@ from projector.errors import (
     RouteError,
     UpstreamError,
 )
-from projector.llm.config import Provider
+from projector.llm.config import Limits, Provider
 from projector.llm.patience import Patience
 from projector.llm.providers.status import LONGEST_DETAIL, status_error
 from projector.llm.providers.wire import Body, Call, Reader, Wire
 from projector.llm.sse import Events
-from projector.llm.walk import Limits
 
 if TYPE_CHECKING:
     from projector.llm.transport import Incoming, Transport

@@ -17,14 +17,14 @@ from projector import metrics
 from projector.errors import AliasConfigError, RouteError
 from projector.llm.attempt import Attempt, Usage
 from projector.llm.breaker import Breaker, ProviderState
-from projector.llm.config import LONGEST_MODEL, Alias, Capability, Entry, Policy, Provider
+from projector.llm.config import LONGEST_MODEL, Alias, Capability, Entry, Limits, Policy, Provider
 from projector.llm.endpoint import Endpoint, ModelStream
 from projector.llm.observe import Circuits, observe_call, observe_refused_route
 from projector.llm.patience import Patience
 from projector.llm.probe import Probe, Prober
 from projector.llm.providers.wire import Body, count
 from projector.llm.registry import Registry, Snapshot
-from projector.llm.walk import Ask, Candidate, Gate, GiveUp, Limits, Wait, Walk
+from projector.llm.walk import Ask, Candidate, Gate, GiveUp, Wait, Walk
 from projector.logging import get
 
 if TYPE_CHECKING:
@@ -382,11 +382,11 @@ class _Call:
         return self._state.endpoints[entry.provider].provider
 
     def _candidate(self, entry: Entry, needs: frozenset[Capability]) -> Candidate:
-        endpoint = self._state.endpoints.get(entry.provider)
+        limits, endpoint = self._state.snapshot.config.limits_of(entry), self._state.endpoints.get(entry.provider)
         if endpoint is None:
-            return Candidate(entry, "unconfigured")
+            return Candidate(entry, limits, "unconfigured")
         lacking = (needs | entry.requires) - endpoint.provider.can(entry.model)
-        return Candidate(entry, "capability" if lacking or endpoint.lacks(self._body) else "")
+        return Candidate(entry, limits, "capability" if lacking or endpoint.lacks(self._body) else "")
 
 
 class Stream:

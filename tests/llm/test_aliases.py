@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from projector.errors import AliasConfigError, NoModelError, UnknownAliasError
-from projector.llm.config import parse
+from projector.llm.config import Entry, Limits, parse
 from projector.llm.registry import Registry, is_alias
 from projector.llm.yaml_lines import LONGEST_FILE
 
@@ -91,6 +91,13 @@ WRONG = [
     ("url", "providers: {p: {base_url: 'http://u:pw@h/v1'}}\naliases: {mana/x: {chain: [p/b]}}", "without user"),
     ("key", "providers: {p: {base_url: 'http://h', api_key_env: sk-123}}\naliases: {}", "name of an environment"),
     ("number", "aliases: {mana/x: {chain: [a/b]}}\nbudgets: {total_s: soon}", "must be a number"),
+    ("10 timeouts", "providers: {p: {base_url: 'http://h', timeouts: 5}}\naliases: {}", "must be a mapping"),
+    ("10 null", "providers: {p: {base_url: 'http://h', timeouts: }}\naliases: {}", "must be a mapping"),
+    ("10 whose", "providers: {p: {base_url: 'http://h', timeouts: {deadline_s: 5}}}\naliases: {}", "unknown key"),
+    ("10 none", "providers: {p: {base_url: 'http://h', timeouts: {idle_s: 0}}}\naliases: {}", "from 0.01 to 3600"),
+    ("10 long", "providers: {p: {base_url: 'http://h', timeouts: {total_s: 3601}}}\naliases: {}", "from 0.01 to 3600"),
+    ("10 text", "providers: {p: {base_url: 'http://h', timeouts: {total_s: '5'}}}\naliases: {}", "must be a number"),
+    ("10 nan", "providers: {p: {base_url: 'http://h', timeouts: {total_s: .nan}}}\naliases: {}", "must be a number"),
     ("recursion", "aliases: &a {mana/x: *a}", "unknown key"),
 ]
 
@@ -109,6 +116,25 @@ def test_13_1_18_to_28_a_wrong_file_is_refused_with_its_line_and_key(number: str
 def test_an_error_names_the_very_line_and_the_whole_key():
     with pytest.raises(AliasConfigError, match=r"^some.yaml:5: aliases.mana/x.chain\[1\]: 'b' has no provider prefix"):
         parse("aliases:\n  mana/x:\n    chain:\n    - a/b\n    - b\n", "some.yaml")
+
+
+def test_10_an_error_in_the_timeouts_of_a_provider_is_named_as_exactly():
+    text = "providers:\n  p:\n    base_url: http://h\n    timeouts:\n      first_byte_s: soon\naliases: {}"
+    with pytest.raises(AliasConfigError, match=r"^some.yaml:5: providers\.p\.timeouts\.first_byte_s: must be a number"):
+        parse(text, "some.yaml")
+
+
+def test_10_a_limit_is_that_of_the_entry_else_of_its_provider_else_of_all():
+    found = parse(
+        """
+providers: {p: {base_url: 'http://h', timeouts: {first_byte_s: 90, idle_s: 7}}, q: {base_url: 'http://h'}}
+aliases: {mana/x: {chain: [p/m, {model: p/n, timeout_s: 5}, q/m, {model: q/n, timeout_s: 6}]}}
+budgets: {connect_s: 1, total_s: 100}
+"""
+    )
+    limits = [found.limits_of(entry) for entry in found.aliases["mana/x"].entries]
+    assert limits == [Limits(1, 90, 7, 100), Limits(1, 5, 7, 5), Limits(1, 30, 20, 100), Limits(1, 6, 20, 6)]
+    assert found.limits_of(Entry("p", "that no chain names")) == limits[0]
 
 
 def test_13_1_17_a_missing_file_is_said_to_be_missing(tmp_path: Path):

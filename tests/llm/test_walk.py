@@ -22,7 +22,7 @@ from projector.errors import (
 )
 from projector.llm.attempt import Fallback
 from projector.llm.breaker import Breaker, Lease
-from projector.llm.config import BreakerSettings, Budgets, Entry, Policy
+from projector.llm.config import BreakerSettings, Budgets, Entry, Limits, Policy
 from projector.llm.walk import Ask, Candidate, GiveUp, Wait, Walk
 from tests.llm.clock import Clock
 
@@ -38,13 +38,17 @@ class World:
         budgets: Budgets = Budgets(),  # noqa: B008
         threshold: int = 2,
         skip: dict[str, str] | None = None,
+        limits: dict[str, Limits] | None = None,
     ) -> None:
         self.clock = Clock()
         self.breaker = Breaker(BreakerSettings(failure_threshold=threshold, jitter=0.0), clock=self.clock)
         self.entries = [Entry(name, "m") for name in candidates]
         self.walk = Walk(
             "mana/x",
-            [Candidate(entry, (skip or {}).get(entry.provider, "")) for entry in self.entries],
+            [
+                Candidate(e, (limits or {}).get(e.provider, budgets.limits), (skip or {}).get(e.provider, ""))
+                for e in self.entries
+            ],
             self.breaker,
             budgets,
             policy,
@@ -149,6 +153,20 @@ def test_a_time_that_was_cut_for_the_sake_of_others_is_no_strike(deadline_s: flo
     world.fail(ModelTimeoutError("silent"), after_s=took_s)
     state = world.breaker.get_state("p1")
     assert (state.consecutive_failures if state else 0) == failures
+
+
+def test_10_what_a_provider_has_for_itself_is_what_its_silence_is_measured_by():
+    world = World("p1", "p2", deadline_s=30.0, limits={"p1": Limits(1, 5, 7, 9)})
+    assert world.ask().limits == Limits(1, 5, 7, 9)
+    world.fail(ModelTimeoutError("silent"), after_s=5)
+    state = world.breaker.get_state("p1")
+    assert state is not None
+    assert state.consecutive_failures == 1, "it had all of its time, short as that is"
+    assert world.ask().limits == Limits(3, 25, 20, 25), "the other has that of everybody"
+    world = World("p1", "p2", deadline_s=30.0, limits={"p1": Limits(1, 50, 7, 90)})
+    assert world.ask().limits == Limits(1, 27.75, 7, 27.75), "never more than the call has"
+    world.fail(ModelTimeoutError("silent"), after_s=27.75)
+    assert world.breaker.get_state("p1") is None
 
 
 def test_no_attempt_begins_without_time_for_it_and_a_deadline_may_be_too_short_for_any():
