@@ -24,6 +24,7 @@ from projector.errors import (
 from projector.llm.answer import token_count
 from projector.llm.chat import Completion
 from projector.llm.config import Alias, Budgets, Config, Entry, Limits, Policy, Provider, is_base_url
+from projector.llm.prometheus import PrometheusMetrics
 from projector.llm.registry import Registry, Snapshot, is_key
 from projector.llm.routed import FINAL, RoutedChat
 from projector.llm.router import Answer, LLMRouter
@@ -57,6 +58,7 @@ class OpenAIChat(RoutedChat):
             # A connection for each call: whatever an endpoint sends beyond an answer could be read as the next one's,
             # and be another user's.
             transport=HTTPTransport(longest_body=MAX_BODY_BYTES, keep_alive=False),
+            metrics=PrometheusMetrics(),
         )
         super().__init__(router, timeout_s=timeout_s)
         self._places = asyncio.Semaphore(connections)

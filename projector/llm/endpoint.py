@@ -9,7 +9,6 @@ from contextlib import aclosing, contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from projector import metrics
 from projector.errors import (
     AnswerFormatError,
     BadRequestError,
@@ -18,6 +17,7 @@ from projector.errors import (
     UpstreamError,
 )
 from projector.llm.config import Limits, Provider
+from projector.llm.metrics import NO_METRICS, Metrics
 from projector.llm.patience import Patience
 from projector.llm.providers.status import LONGEST_DETAIL, status_error
 from projector.llm.providers.wire import Body, Call, Reader, Wire
@@ -52,8 +52,11 @@ def wire_of(kind: str) -> Wire:
 class Endpoint:
     """One provider with its key. Errors name provider and model, and never hold the key."""
 
-    def __init__(self, provider: Provider, key: str, transport: Callable[[], Transport]) -> None:
+    def __init__(
+        self, provider: Provider, key: str, transport: Callable[[], Transport], metrics: Metrics = NO_METRICS
+    ) -> None:
         self.provider = provider
+        self.metrics = metrics
         self.wire = wire_of(provider.kind)
         self._key = key
         self._transport = transport
@@ -271,7 +274,7 @@ class ModelStream:
             with _of_the_answer():
                 chunks = self._reader.event(data)
             if self._reader.skipped != before:
-                metrics.LLM_SKIPPED_EVENTS.labels(self._endpoint.provider.name).inc()
+                self._endpoint.metrics.skipped_event(self._endpoint.provider.name)
             for chunk in chunks:
                 chunk["model"] = self._name
                 if usage := chunk.get("usage"):

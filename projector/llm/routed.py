@@ -14,6 +14,7 @@ from projector.llm.attempt import Attempt, Usage
 from projector.llm.chat import TEMPERATURE, Completion, Message
 from projector.llm.config import Policy
 from projector.llm.counted import counted
+from projector.llm.prometheus import PrometheusMetrics
 from projector.llm.reloading import reloading
 from projector.llm.router import Answer, LLMRouter
 
@@ -35,7 +36,9 @@ class RoutedChat:
     @classmethod
     def from_settings(cls, settings: Settings) -> Self:
         """Raises ConfigError or AliasConfigError."""
-        router = LLMRouter.from_config(settings.require_llm_config(), places=settings.llm_calls_per_provider)
+        router = LLMRouter.from_config(
+            settings.require_llm_config(), places=settings.llm_calls_per_provider, metrics=PrometheusMetrics()
+        )
         return cls(router, timeout_s=settings.llm_timeout_s, look_s=settings.llm_config_look_s)
 
     async def __aenter__(self) -> Self:

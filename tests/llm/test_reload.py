@@ -13,6 +13,7 @@ from prometheus_client import REGISTRY
 from projector.errors import AliasConfigError, PaymentError, ProviderAuthError, UnreachableError
 from projector.llm.breaker import Lease, Transition
 from projector.llm.observe import Circuits
+from projector.llm.prometheus import PrometheusMetrics
 from projector.llm.registry import Snapshot
 from projector.llm.reloading import Watched
 from projector.llm.routed import RoutedChat
@@ -81,7 +82,7 @@ async def test_13_5_8_a_gauge_shows_each_circuit_of_the_file_and_none_that_left_
 
 def test_H7_what_is_told_late_of_a_circuit_is_not_shown(tmp_path: Path):
     made = registry(tmp_path, p1="base_url: 'http://h'")
-    circuits = Circuits(made.snapshot)
+    circuits = Circuits(PrometheusMetrics(), made.snapshot)
     before = metric("llm_breaker_transitions_total", key="p1", to="open", cause="call")
     circuits(Transition("p1", "closed", "", 2))
     circuits(Transition("p1", "open", "call", 1))

@@ -29,6 +29,7 @@ from projector.llm import observe
 from projector.llm import router as router_module
 from projector.llm.breaker import Lease
 from projector.llm.config import KINDS
+from projector.llm.prometheus import PrometheusMetrics
 from projector.llm.router import Answer, LLMRouter
 from projector.llm.transport import HTTPTransport
 from tests.llm.upstream import ABORT, BODY, SILENT, Script, Upstream, answer, error, failure, registry
@@ -42,7 +43,8 @@ async def no_pause(seconds: float) -> None:
 
 
 def routed(folder: Path, aliases: str = "", *, more: str = FAST, **upstreams: Upstream | str) -> LLMRouter:
-    return LLMRouter(registry(folder, aliases, more=more, **upstreams), sleep=no_pause)
+    made = registry(folder, aliases, more=more, **upstreams)
+    return LLMRouter(made, sleep=no_pause, metrics=PrometheusMetrics())
 
 
 def told(found: Answer | RouteError) -> list[tuple[str, str, int | None]]:

@@ -21,6 +21,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from projector.config import Settings
 from projector.errors import ConfigError, ModelNotFoundError, RouteError
 from projector.llm.breaker import Lease
+from projector.llm.prometheus import PrometheusMetrics
 from projector.llm.registry import Registry
 from projector.llm.router import LLMRouter
 from projector.llm.service import app as app_module
@@ -84,7 +85,7 @@ async def service(
     with tempfile.TemporaryDirectory() as folder:
         made = registry(Path(folder), aliases, more=more, **upstreams)
         async with (
-            LLMRouter(made, sleep=no_pause) as router,
+            LLMRouter(made, sleep=no_pause, metrics=PrometheusMetrics()) as router,
             serving(router, settings, KEY) as port,
             aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(20)) as http,
         ):
