@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from projector.errors import AliasConfigError, NoModelError, UnknownAliasError
-from projector.llm.config import Entry, Limits, parse
+from projector.llm.config import BreakerSettings, Budgets, Entry, Limits, Policy, ProbeSettings, parse
 from projector.llm.registry import Registry, is_alias
 from projector.llm.yaml_lines import LONGEST_FILE
 
@@ -233,6 +233,55 @@ def test_2_6_the_namespace_may_be_another():
     for wrong in ("aliases: {mana/x: {chain: [a/b]}}", "aliases: {ours/x: {chain: [ours/y]}}"):
         with pytest.raises(AliasConfigError, match=r"ours/|is an alias"):
             parse(f"namespace: ours\n{wrong}")
+
+
+EXAMPLE = """
+version: 1
+namespace: mana
+providers:
+  ollama:
+    {base_url: "http://h:11434/v1/", api_key_env: null, supports: [json], tool_models: ["qwen2.5*"],
+     probe: {kind: completion, path: /tags}}
+  groq: {base_url: "https://h/openai/v1", api_key_env: GROQ_API_KEY, supports: [tools, json]}
+aliases:
+  mana/reasoning:
+    description: "agent missions"
+    requires: [tools]
+    chain:
+      - groq/some/model
+      - {model: groq/llama, timeout_s: 40, max_output_tokens: 900, requires: [json]}
+default: mana/reasoning
+breaker: {failure_threshold: 3, open_s: 61, multiplier: 2.5, max_open_s: 301, rate_limit_default_s: 16, jitter: 0.2}
+probe:   {interval_s: 31, timeout_s: 4, jitter: 0.3}
+budgets: {deadline_s: 121, connect_s: 4, first_byte_s: 31, idle_s: 21, total_s: 61, max_attempts: 5, min_attempt_s: 3}
+policy:  {auth: next, payment: next, last_retry: 2, last_resort: true}
+"""
+
+
+def test_18_1_every_key_is_taken_as_it_is_given():
+    found = parse(EXAMPLE)
+    ollama, groq = found.providers["ollama"], found.providers["groq"]
+    assert (ollama.base_url, ollama.key_env, ollama.tool_models) == ("http://h:11434/v1", "", ("qwen2.5*",))
+    assert (ollama.probe, ollama.probe_path, groq.probe, groq.key_env) == (
+        *("completion", "/tags"),
+        *("inventory", "GROQ_API_KEY"),
+    )
+    assert (groq.supports, ollama.can("qwen2.5:7b")) == ({"tools", "json"}, {"tools", "json"})
+    alias = found.aliases["mana/reasoning"]
+    assert (alias.requires, found.default) == ({"tools"}, "mana/reasoning")
+    assert alias.entries == (Entry("groq", "some/model"), Entry("groq", "llama", 40.0, 900, frozenset({"json"})))
+    assert found.breaker == BreakerSettings(3, 61, 2.5, 301, 16, 0.2)
+    assert found.probe == ProbeSettings(31, 4, 0.3)
+    assert found.budgets == Budgets(121, Limits(4, 31, 21, 61), 5, 3)
+    assert found.policy == Policy("next", "next", 2, True)
+
+
+def test_18_1_what_is_not_given_is_as_the_spec_has_it():
+    found = parse("aliases: {mana/x: {chain: [a/b]}}")
+    assert found.breaker == BreakerSettings(2, 60, 2, 300, 15, 0.1)
+    assert found.probe == ProbeSettings(30, 3, 0.2)
+    assert found.budgets == Budgets(120, Limits(3, 30, 20, 60), 4, 2)
+    assert found.policy == Policy("propagate", "propagate", 1, False)
 
 
 def test_what_is_probably_a_mistake_is_warned_of():

@@ -293,6 +293,18 @@ async def test_S7_R5_fragments_of_tool_calls_pass_through_in_their_order(tmp_pat
     assert chunks[-1]["choices"][0]["finish_reason"] == "tool_calls"
 
 
+async def test_F13_R4_a_stream_is_asked_for_in_the_form_that_was_wished(tmp_path: Path):
+    wished = {"response_format": {"type": "json_object"}, "tools": TOOLS, "some_new_field": [1]}
+    async with (
+        Upstream(words("{}")) as p1,
+        routed(tmp_path, p1=p1) as router,
+        router.stream({**STREAM, **wished}) as stream,
+    ):
+        await read(stream)
+    options = {"stream_options": {"include_usage": True}}
+    assert p1.requests[0].body == {**STREAM, **wished, **options, "model": "m1"}
+
+
 async def test_what_a_stream_cost_is_asked_for_and_told_only_to_who_asked(tmp_path: Path):
     async with Upstream(words("a")) as p1:
         plain = f"base_url: '{p1.url}', stream_usage: false"
