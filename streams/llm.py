@@ -6,6 +6,7 @@ import asyncio
 
 from projector.config import Settings
 from projector.health.parts import at_work, expect, never
+from projector.llm.prometheus import PrometheusMetrics
 from projector.llm.reloading import reloading
 from projector.llm.router import LLMRouter
 from projector.llm.service.server import serving
@@ -20,7 +21,7 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
     """Serves until `stop`; calls that are under way are let end. Needs neither database nor broker."""
     expect(PART)
     key = settings.require_service_key("`run llm` spends money for whoever knows it")
-    async with LLMRouter.from_config(settings.require_llm_config()) as router:
+    async with LLMRouter.from_config(settings.require_llm_config(), metrics=PrometheusMetrics()) as router:
         prober = await router.start_probes()
         await prober.ready()
         async with serving(router, settings, key) as port:

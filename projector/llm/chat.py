@@ -54,3 +54,13 @@ class ChatModel(Protocol):
         run_id: str,
         temperature: float = TEMPERATURE,
     ) -> Completion: ...
+
+
+def request(
+    alias: str, messages: Sequence[Message], tools: Sequence[dict[str, Any]], temperature: float
+) -> dict[str, Any]:
+    """The body of a request for a chat completion."""
+    body: dict[str, Any] = {"model": alias, "messages": list(messages), "temperature": temperature}
+    if tools:
+        body |= {"tools": list(tools), "tool_choice": "auto"}
+    return body

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 from projector.config import Settings
 
 if TYPE_CHECKING:
+    from projector.llm.client import OpenAIChat
     from projector.llm.routed import RoutedChat
 
 
-def chat_model(settings: Settings) -> RoutedChat:
+def chat_model(settings: Settings) -> RoutedChat | OpenAIChat:
     """To be used as an async context manager. Raises ConfigError when neither is set."""
     if settings.llm_config:
         from projector.llm.routed import RoutedChat

@@ -5,8 +5,8 @@ One request a call: no retries, which belong to the caller, who knows what was s
 
 from __future__ import annotations
 
-import asyncio
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, Self
@@ -21,12 +21,14 @@ from projector.errors import (
     ConfigError,
     RouteError,
 )
-from projector.llm.answer import token_count
-from projector.llm.chat import Completion
-from projector.llm.config import Alias, Budgets, Config, Entry, Policy, Provider, is_base_url
+from projector.llm.answer import completion_from, token_count
+from projector.llm.chat import TEMPERATURE, Completion, Message, request
+from projector.llm.config import Alias, Budgets, Config, Entry, Limits, Policy, Provider, is_base_url
+from projector.llm.counted import counted
+from projector.llm.prometheus import PrometheusMetrics
 from projector.llm.registry import Registry, Snapshot, is_key
-from projector.llm.routed import FINAL, RoutedChat
-from projector.llm.router import Answer, LLMRouter
+from projector.llm.routed import FINAL
+from projector.llm.router import LLMRouter
 from projector.llm.transport import HTTPTransport
 from projector.llm.walk import NoGate
 
@@ -39,8 +41,9 @@ NAME = "endpoint"
 """Of the provider, in errors, metrics and the log."""
 
 
-class OpenAIChat(RoutedChat):
-    """Use as an async context manager. `timeout_s` covers a whole call, the last byte of the body included.
+class OpenAIChat:
+    """Use as an async context manager. `timeout_s` covers a whole call: the wait for one of `connections`, and the last
+    byte of the body.
 
     Raises ConfigError for a URL or a key that no request could be made with.
     """
@@ -50,16 +53,16 @@ class OpenAIChat(RoutedChat):
             raise ConfigError("PROJECTOR_LLM_BASE_URL is no http:// or https:// URL without user, password and query")
         if not is_key(api_key):
             raise ConfigError("PROJECTOR_LLM_API_KEY is no single word of printable ASCII characters")
-        router = LLMRouter(
+        self._router = LLMRouter(
             _OneEndpoint(base_url.rstrip("/") + "/v1", api_key, timeout_s),
             # What is planned waits by the ledger already; a circuit would keep back calls that could succeed.
             gate=NoGate(),
             # A connection for each call: whatever an endpoint sends beyond an answer could be read as the next one's,
             # and be another user's.
             transport=HTTPTransport(longest_body=MAX_BODY_BYTES, keep_alive=False),
+            places=connections,
+            metrics=PrometheusMetrics(),
         )
-        super().__init__(router, timeout_s=timeout_s)
-        self._places = asyncio.Semaphore(connections)
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Self:
@@ -82,30 +85,40 @@ class OpenAIChat(RoutedChat):
     ) -> None:
         await self._router.__aexit__(kind, error, trace)
 
+    async def complete(
+        self,
+        alias: str,
+        messages: Sequence[Message],
+        tools: Sequence[dict[str, Any]],
+        *,
+        run_id: str,
+        temperature: float = TEMPERATURE,
+    ) -> Completion:
+        """Asks for `alias` as the model. Raises ChatUnavailableError, ChatAnswerError or ChatRefusedError."""
+        return await counted(self._ask(request(alias, messages, tools, temperature), run_id))
+
     async def _ask(self, body: dict[str, Any], run_id: str) -> Completion:
-        async with self._places:
-            return await super()._ask(body, run_id)
+        try:
+            answer = await self._router.complete(body, call_id=run_id)
+        except RouteError as error:
+            raise _failure(error) from error
+        return replace(completion_from(answer.body), model=answer.model)
 
-    def _policy(self) -> Policy:
-        return self._router.registry.snapshot.config.policy
 
-    def _completion(self, answer: Answer) -> Completion:
-        return replace(super()._completion(answer), model=answer.model, route=())
-
-    def _failure(self, error: RouteError) -> ChatError:
-        # Of a walk that asked once, what came of that.
-        found: RouteError = getattr(error, "last_error", None) or error
-        message = f"{found.message}: {found.detail}" if found.detail else found.message
-        if found.status not in TRANSIENT_STATUS:
-            if found.kind in FINAL or (found.status not in (None, 200) and found.status < 500):
-                return ChatRefusedError(message)
-            usage = found.usage
-            if usage is not None or isinstance(found, AnswerFormatError):
-                return ChatAnswerError(
-                    message, token_count(usage, "prompt_tokens"), token_count(usage, "completion_tokens")
-                )
-        asked_s = found.retry_after
-        return ChatUnavailableError(message, asked_s if asked_s is None or asked_s <= LONGEST_RETRY_AFTER_S else None)
+def _failure(error: RouteError) -> ChatError:
+    # Of a walk that asked once, what came of that.
+    found: RouteError = getattr(error, "last_error", None) or error
+    message = f"{found.message}: {found.detail}" if found.detail else found.message
+    if found.status not in TRANSIENT_STATUS:
+        if found.kind in FINAL or (found.status not in (None, 200) and found.status < 500):
+            return ChatRefusedError(message)
+        usage = found.usage
+        if usage is not None or isinstance(found, AnswerFormatError):
+            return ChatAnswerError(
+                message, token_count(usage, "prompt_tokens"), token_count(usage, "completion_tokens")
+            )
+    asked_s = found.retry_after
+    return ChatUnavailableError(message, asked_s if asked_s is None or asked_s <= LONGEST_RETRY_AFTER_S else None)
 
 
 class _OneEndpoint(Registry):
@@ -115,9 +128,7 @@ class _OneEndpoint(Registry):
         provider = Provider(NAME, base_url, probe="none", call_id_header="x-run-id")
         budgets = Budgets(
             deadline_s=timeout_s,
-            connect_s=min(CONNECT_TIMEOUT_S, timeout_s),
-            first_byte_s=timeout_s,
-            total_s=timeout_s,
+            limits=Limits(min(CONNECT_TIMEOUT_S, timeout_s), timeout_s, timeout_s, timeout_s),
             max_attempts=1,
             min_attempt_s=0.0,
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from fnmatch import fnmatchcase
 from typing import Literal
 
@@ -27,7 +27,7 @@ LONGEST_MODEL = 200
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One place of a chain. `timeout_s` replaces the budgets of a single attempt."""
+    """One place of a chain. `timeout_s` is both what its first byte and what its whole answer may take."""
 
     provider: str
     model: str
@@ -75,6 +75,8 @@ class Provider:
     tool_models: tuple[str, ...] = ()
     probe: ProbeKind = "inventory"
     probe_path: str = ""
+    timeouts: Mapping[str, float] = field(default_factory=dict)
+    """Those of `Limits` that are its own, by name."""
     prices: Mapping[str, Price] = field(default_factory=dict)
     stream_usage: bool = True
     line: int = 0
@@ -106,14 +108,24 @@ class ProbeSettings:
 
 
 @dataclass(frozen=True, slots=True)
-class Budgets:
-    """Seconds: `deadline_s` of a whole call, the others of one attempt."""
+class Limits:
+    """Seconds that one attempt may take: to connect, until the first byte, between two bytes, and in all."""
 
-    deadline_s: float = 120.0
     connect_s: float = 3.0
     first_byte_s: float = 30.0
     idle_s: float = 20.0
     total_s: float = 60.0
+
+
+LIMITS = tuple(limit.name for limit in fields(Limits))
+
+
+@dataclass(frozen=True, slots=True)
+class Budgets:
+    """`deadline_s` of a whole call, in seconds; `limits` of an attempt whose provider has none of its own."""
+
+    deadline_s: float = 120.0
+    limits: Limits = Limits()
     max_attempts: int = 4
     min_attempt_s: float = 2.0
 
@@ -139,6 +151,15 @@ class Config:
     budgets: Budgets = Budgets()
     policy: Policy = Policy()
     warnings: tuple[str, ...] = ()
+
+    def limits_of(self, entry: Entry) -> Limits:
+        """What an attempt of it may take when there is time: as the entry says, else its provider, else `budgets`."""
+        limits, provider = self.budgets.limits, self.providers.get(entry.provider)
+        if provider is not None and provider.timeouts:
+            limits = replace(limits, **provider.timeouts)
+        if entry.timeout_s is not None:
+            limits = replace(limits, first_byte_s=entry.timeout_s, total_s=entry.timeout_s)
+        return limits
 
 
 def parse(text: str, file: str = "llm.yaml") -> Config:
@@ -283,7 +304,7 @@ def _providers(field: Field, namespace: str) -> dict[str, Provider]:
 
 def _provider(name: str, field: Field) -> Provider:
     known = {"base_url", "kind", "api_key_env", "api_key_file", "supports", "tool_models", "probe", "prices"}
-    body = field.mapping(known | {"stream_usage"})
+    body = field.mapping(known | {"timeouts", "stream_usage"})
     if "base_url" not in body:
         field.fail("must have a `base_url`")
     url = body["base_url"].text()
@@ -314,6 +335,7 @@ def _provider(name: str, field: Field) -> Provider:
         tool_models=tuple(item.text() for item in body["tool_models"].items()) if "tool_models" in body else (),
         probe=kind,
         probe_path=path,
+        timeouts=_limits(body["timeouts"].mapping(LIMITS)) if "timeouts" in body else {},
         prices=_prices(body["prices"]) if "prices" in body else {},
         stream_usage=body["stream_usage"].truth() if "stream_usage" in body else True,
         line=(body["api_key_file"] if key_file else body["api_key_env"] if key_env else field).line,
@@ -374,21 +396,22 @@ def _probe_settings(field: Field) -> ProbeSettings:
 
 
 def _budgets(field: Field) -> Budgets:
-    known = {"deadline_s", "connect_s", "first_byte_s", "idle_s", "total_s", "max_attempts", "min_attempt_s"}
-    body, base = field.mapping(known), Budgets()
-
-    def seconds(name: str, default: float) -> float:
-        return body[name].number(0.01, 3600) if name in body else default
-
+    body, base = field.mapping({"deadline_s", "max_attempts", "min_attempt_s", *LIMITS}), Budgets()
     return Budgets(
-        deadline_s=seconds("deadline_s", base.deadline_s),
-        connect_s=seconds("connect_s", base.connect_s),
-        first_byte_s=seconds("first_byte_s", base.first_byte_s),
-        idle_s=seconds("idle_s", base.idle_s),
-        total_s=seconds("total_s", base.total_s),
+        deadline_s=_seconds(body["deadline_s"]) if "deadline_s" in body else base.deadline_s,
+        limits=Limits(**_limits(body)),
         max_attempts=body["max_attempts"].whole(1, 100) if "max_attempts" in body else base.max_attempts,
         min_attempt_s=body["min_attempt_s"].number(0, 600) if "min_attempt_s" in body else base.min_attempt_s,
     )
+
+
+def _limits(body: Mapping[str, Field]) -> dict[str, float]:
+    """Those of `Limits` that are given."""
+    return {name: _seconds(body[name]) for name in LIMITS if name in body}
+
+
+def _seconds(field: Field) -> float:
+    return field.number(0.01, 3600)
 
 
 def _policy(field: Field) -> Policy:

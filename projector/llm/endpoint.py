@@ -9,7 +9,6 @@ from contextlib import aclosing, contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from projector import metrics
 from projector.errors import (
     AnswerFormatError,
     BadRequestError,
@@ -17,12 +16,12 @@ from projector.errors import (
     RouteError,
     UpstreamError,
 )
-from projector.llm.config import Provider
+from projector.llm.config import Limits, Provider
+from projector.llm.metrics import NO_METRICS, Metrics
 from projector.llm.patience import Patience
 from projector.llm.providers.status import LONGEST_DETAIL, status_error
-from projector.llm.providers.wire import Body, Call, Reader, Wire
+from projector.llm.providers.wire import SHAPE, Body, Call, Reader, Wire, reading
 from projector.llm.sse import Events
-from projector.llm.walk import Limits
 
 if TYPE_CHECKING:
     from projector.llm.transport import Incoming, Transport
@@ -30,9 +29,6 @@ if TYPE_CHECKING:
 LONGEST_BODY = 16 * 1024 * 1024
 LONGEST_REFUSAL = 256 * 1024
 LONGEST_REFUSAL_S = 2.0
-
-_SHAPE = (KeyError, TypeError, AttributeError, IndexError, ValueError)
-"""What reading a value of another shape than expected raises."""
 
 
 def wire_of(kind: str) -> Wire:
@@ -53,8 +49,11 @@ def wire_of(kind: str) -> Wire:
 class Endpoint:
     """One provider with its key. Errors name provider and model, and never hold the key."""
 
-    def __init__(self, provider: Provider, key: str, transport: Callable[[], Transport]) -> None:
+    def __init__(
+        self, provider: Provider, key: str, transport: Callable[[], Transport], metrics: Metrics = NO_METRICS
+    ) -> None:
         self.provider = provider
+        self.metrics = metrics
         self.wire = wire_of(provider.kind)
         self._key = key
         self._transport = transport
@@ -65,7 +64,7 @@ class Endpoint:
             reply = await self._transport().ask(self._call(model, body, call_id, stream=False), limits)
             if reply.status != 200:
                 raise self._refusal(reply.status, reply.headers, reply.body)
-            with _of_the_answer():
+            with reading():
                 return self.wire.answer(reply.body)
 
     async def stream(self, model: str, body: Body, limits: Limits, call_id: str = "") -> ModelStream:
@@ -73,21 +72,25 @@ class Endpoint:
         with self._named(model):
             call = self._call(model, body, call_id, stream=True)
             incoming: Incoming | None = None
+            stream: ModelStream | None = None
             try:
-                async with Patience(limits.first_byte_s) as timeout:
-                    incoming = await self._transport().open(call, limits)
-                    if incoming.status != 200:
-                        answer = await refusal_body(incoming, timeout)
-                        raise self._refusal(incoming.status, incoming.headers, answer)
-                    if "json" in incoming.headers.get("content-type", ""):
-                        raise await self._no_stream(incoming)
-                    stream = ModelStream(self, model, body, incoming, limits.idle_s)
-                    await stream.begin()
+                try:
+                    async with Patience(limits.first_byte_s) as timeout:
+                        incoming = await self._transport().open(call, limits)
+                        if incoming.status != 200:
+                            answer = await refusal_body(incoming, timeout)
+                            raise self._refusal(incoming.status, incoming.headers, answer)
+                        if "json" in incoming.headers.get("content-type", ""):
+                            raise await self._no_stream(incoming)
+                        stream = ModelStream(self, model, body, incoming, limits.idle_s)
+                        await stream.begin()
+                except TimeoutError:
+                    raise ModelTimeoutError(f"no first byte within {limits.first_byte_s:.3g} s") from None
             except BaseException as error:
                 if incoming is not None:
                     incoming.close()
-                if isinstance(error, TimeoutError):
-                    raise ModelTimeoutError(f"no first byte within {limits.first_byte_s:.3g} s") from None
+                if isinstance(error, RouteError) and stream is not None:
+                    error.usage = stream.usage
                 raise
             return stream
 
@@ -97,7 +100,7 @@ class Endpoint:
             reply = await self._transport().ask(self.wire.inventory(self.provider, self._key), limits)
             if reply.status != 200:
                 raise self._refusal(reply.status, reply.headers, reply.body)
-            with _of_the_answer():
+            with reading():
                 return self.wire.models(reply.body)
 
     async def inventory_status(self, timeout_s: float) -> int:
@@ -111,14 +114,14 @@ class Endpoint:
         """Whether this kind of provider has no word for something in the request."""
         try:
             return self.wire.lacks(body)
-        except _SHAPE:
+        except SHAPE:
             # Its form is judged when it is sent.
             return False
 
     def _call(self, model: str, body: Body, call_id: str, *, stream: bool) -> Call:
         try:
             call = self.wire.chat(self.provider, self._key, model, body, stream=stream)
-        except _SHAPE as error:
+        except SHAPE as error:
             if isinstance(error, RouteError):
                 raise
             raise BadRequestError(f"the request has not the form of a chat completion: {error!r:.80}") from error
@@ -129,16 +132,18 @@ class Endpoint:
     def _refusal(self, status: int, headers: Mapping[str, str], body: bytes) -> RouteError:
         try:
             return self.wire.refusal(status, headers, body)
-        except _SHAPE:
+        except SHAPE:
             # The status is known, whatever form its reasons have.
             return status_error(status, headers=headers)
 
     async def _no_stream(self, incoming: Incoming) -> RouteError:
         """What a JSON body in place of a stream means."""
         answer = await incoming.rest(LONGEST_BODY)
-        with _of_the_answer():
-            self.wire.answer(answer)
-        return AnswerFormatError("a whole answer came where a stream was asked for", status=200)
+        with reading():
+            whole = self.wire.answer(answer)
+        error = AnswerFormatError("a whole answer came where a stream was asked for", status=200)
+        error.usage = whole.get("usage")
+        return error
 
     @contextmanager
     def _named(self, model: str) -> Iterator[None]:
@@ -183,7 +188,7 @@ async def refusal_body(incoming: Incoming, timeout: Patience) -> bytes:
 
 
 class ModelStream:
-    """The chunks of one answer, as `chat.completion.chunk`s. `usage` is there once the provider has told it."""
+    """The chunks of one answer, as `chat.completion.chunk`s."""
 
     def __init__(self, endpoint: Endpoint, model: str, body: Body, incoming: Incoming, idle_s: float) -> None:
         self._endpoint = endpoint
@@ -200,7 +205,11 @@ class ModelStream:
         self._begun = False
         self._ended = False
         self._failure: RouteError | None = None
-        self.usage: Body | None = None
+
+    @property
+    def usage(self) -> Body | None:
+        """What the provider has told of the cost until now."""
+        return self._reader.usage
 
     def __aiter__(self) -> ModelStream:
         return self
@@ -269,27 +278,15 @@ class ModelStream:
     def _take(self, events: list[bytes]) -> None:
         for data in events:
             before = self._reader.skipped
-            with _of_the_answer():
+            with reading():
                 chunks = self._reader.event(data)
             if self._reader.skipped != before:
-                metrics.LLM_SKIPPED_EVENTS.labels(self._endpoint.provider.name).inc()
+                self._endpoint.metrics.skipped_event(self._endpoint.provider.name)
             for chunk in chunks:
                 chunk["model"] = self._name
-                if usage := chunk.get("usage"):
-                    self.usage = usage
-                    if not self._tell_usage:
-                        del chunk["usage"]
-                        if not chunk.get("choices"):
-                            continue
+                if chunk.get("usage") and not self._tell_usage:
+                    del chunk["usage"]
+                    if not chunk.get("choices"):
+                        continue
                 self._begun = True
                 self._ready.append(chunk)
-
-
-@contextmanager
-def _of_the_answer() -> Iterator[None]:
-    try:
-        yield
-    except _SHAPE as error:
-        if isinstance(error, RouteError):
-            raise
-        raise AnswerFormatError(f"the answer has an unexpected form: {type(error).__name__}", status=200) from error

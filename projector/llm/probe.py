@@ -6,8 +6,8 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable, Mapping
 
-from projector import metrics
 from projector.llm.breaker import Breaker
+from projector.llm.metrics import NO_METRICS, Metrics
 from projector.llm.patience import Patience
 from projector.logging import get
 
@@ -29,8 +29,10 @@ class Prober:
         timeout: float = 3.0,
         jitter: float = 0.2,
         rng: random.Random | None = None,
+        metrics: Metrics = NO_METRICS,
     ) -> None:
         self._breaker = breaker
+        self._metrics = metrics
         self._rng = rng or random.Random()  # noqa: S311
         self._task: asyncio.Task[None] | None = None
         self._first = asyncio.Event()
@@ -100,4 +102,4 @@ class Prober:
             self._breaker.probe_fail(name, reason)
         else:
             self._breaker.probe_ok(name)
-        metrics.LLM_PROBES.labels(name, "failed" if reason else "ok").inc()
+        self._metrics.probe(name, "failed" if reason else "ok")

@@ -11,9 +11,9 @@ from projector.config import Settings
 from projector.errors import ChatError, ChatRefusedError, ChatUnavailableError, RouteError
 from projector.llm.answer import MAX_TOKENS, completion_from
 from projector.llm.attempt import Attempt, Usage
-from projector.llm.chat import TEMPERATURE, Completion, Message
-from projector.llm.config import Policy
+from projector.llm.chat import TEMPERATURE, Completion, Message, request
 from projector.llm.counted import counted
+from projector.llm.prometheus import PrometheusMetrics
 from projector.llm.reloading import reloading
 from projector.llm.router import Answer, LLMRouter
 
@@ -35,7 +35,9 @@ class RoutedChat:
     @classmethod
     def from_settings(cls, settings: Settings) -> Self:
         """Raises ConfigError or AliasConfigError."""
-        router = LLMRouter.from_config(settings.require_llm_config(), places=settings.llm_calls_per_provider)
+        router = LLMRouter.from_config(
+            settings.require_llm_config(), places=settings.llm_calls_per_provider, metrics=PrometheusMetrics()
+        )
         return cls(router, timeout_s=settings.llm_timeout_s, look_s=settings.llm_config_look_s)
 
     async def __aenter__(self) -> Self:
@@ -61,47 +63,42 @@ class RoutedChat:
         temperature: float = TEMPERATURE,
     ) -> Completion:
         """Asks the chain of `alias`. Raises ChatUnavailableError, ChatAnswerError or ChatRefusedError."""
-        body: dict[str, Any] = {"model": alias, "messages": list(messages), "temperature": temperature}
-        if tools:
-            body |= {"tools": list(tools), "tool_choice": "auto"}
-        return await counted(self._ask(body, run_id))
+        return await counted(self._ask(request(alias, messages, tools, temperature), run_id))
 
     async def _ask(self, body: dict[str, Any], run_id: str) -> Completion:
-        try:
-            answer = await self._router.complete(
-                body, deadline_s=self._timeout_s, call_id=run_id, policy=self._policy()
-            )
-        except RouteError as error:
-            raise self._failure(error) from error
-        return self._completion(answer)
-
-    def _policy(self) -> Policy:
         # A key that one provider refuses is no reason to let a mission wait: the next entry may do, and an alarm is
         # counted.
-        return replace(self._router.registry.snapshot.config.policy, auth="next", payment="next")
+        policy = replace(self._router.registry.snapshot.config.policy, auth="next", payment="next")
+        try:
+            answer = await self._router.complete(body, deadline_s=self._timeout_s, call_id=run_id, policy=policy)
+        except RouteError as error:
+            raise _failure(error) from error
+        return _completion(answer)
 
-    def _completion(self, answer: Answer) -> Completion:
-        made, lost = completion_from(answer.body), _lost(answer.attempts)
-        return replace(
-            made,
-            prompt_tokens=made.prompt_tokens + lost.prompt_tokens,
-            completion_tokens=made.completion_tokens + lost.completion_tokens,
-            model=answer.resolved,
-            cost=answer.usage.cost + lost.cost,
-            route=tuple(map(str, answer.attempts)),
-        )
 
-    def _failure(self, error: RouteError) -> ChatError:
-        failed: ChatError
-        if error.kind in FINAL:
-            failed = ChatRefusedError(error.message, error.remedy)
-        else:
-            asked_s = min(max(error.retry_after or 0.0, SOONEST_RETRY_S), LATEST_RETRY_S)
-            failed = ChatUnavailableError(error.message, asked_s)
-        lost = _lost(error.attempts)
-        failed.prompt_tokens, failed.completion_tokens = lost.prompt_tokens, lost.completion_tokens
-        failed.cost, failed.route = lost.cost, tuple(map(str, error.attempts))
-        return failed
+def _completion(answer: Answer) -> Completion:
+    made, lost = completion_from(answer.body), _lost(answer.attempts)
+    return replace(
+        made,
+        prompt_tokens=made.prompt_tokens + lost.prompt_tokens,
+        completion_tokens=made.completion_tokens + lost.completion_tokens,
+        model=answer.resolved,
+        cost=answer.usage.cost + lost.cost,
+        route=tuple(map(str, answer.attempts)),
+    )
+
+
+def _failure(error: RouteError) -> ChatError:
+    failed: ChatError
+    if error.kind in FINAL:
+        failed = ChatRefusedError(error.message, error.remedy)
+    else:
+        asked_s = min(max(error.retry_after or 0.0, SOONEST_RETRY_S), LATEST_RETRY_S)
+        failed = ChatUnavailableError(error.message, asked_s)
+    lost = _lost(error.attempts)
+    failed.prompt_tokens, failed.completion_tokens = lost.prompt_tokens, lost.completion_tokens
+    failed.cost, failed.route = lost.cost, tuple(map(str, error.attempts))
+    return failed
 
 
 def _lost(attempts: Iterable[Attempt]) -> Usage:

@@ -13,18 +13,18 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from projector import metrics
 from projector.errors import AliasConfigError, RouteError
 from projector.llm.attempt import Attempt, Usage
 from projector.llm.breaker import Breaker, ProviderState
-from projector.llm.config import LONGEST_MODEL, Alias, Capability, Entry, Policy, Provider
+from projector.llm.config import LONGEST_MODEL, Alias, Capability, Entry, Limits, Policy, Provider
 from projector.llm.endpoint import Endpoint, ModelStream
+from projector.llm.metrics import NO_METRICS, Metrics
 from projector.llm.observe import Circuits, observe_call, observe_refused_route
 from projector.llm.patience import Patience
 from projector.llm.probe import Probe, Prober
 from projector.llm.providers.wire import Body, count
 from projector.llm.registry import Registry, Snapshot
-from projector.llm.walk import Ask, Candidate, Gate, GiveUp, Limits, Wait, Walk
+from projector.llm.walk import Ask, Candidate, Gate, GiveUp, Wait, Walk
 from projector.logging import get
 
 if TYPE_CHECKING:
@@ -69,6 +69,7 @@ class LLMRouter:
         rng: random.Random | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         places: int | None = None,
+        metrics: Metrics = NO_METRICS,
     ) -> None:
         """`places`: at most so many calls at once for each provider, of streams until their first chunk."""
         self.registry = registry
@@ -80,18 +81,19 @@ class LLMRouter:
         self._sleep = sleep
         self._most_places = places
         self._places: dict[str, asyncio.Semaphore] = {}
-        self._circuits = Circuits(registry.snapshot)
+        self._metrics = metrics
+        self._circuits = Circuits(metrics, registry.snapshot)
         self.breaker.add_listener(self._circuits)
         self._state = self._made_of(registry.snapshot)
         self._prober: Prober | None = None
         self._reloading = asyncio.Lock()
-        metrics.LLM_GENERATION.set(registry.snapshot.generation)
+        metrics.generation(registry.snapshot.generation)
         registry.on_reload(self._reloaded)
 
     @classmethod
-    def from_config(cls, path: Path | str, *, places: int | None = None) -> Self:
+    def from_config(cls, path: Path | str, *, places: int | None = None, metrics: Metrics = NO_METRICS) -> Self:
         """Raises AliasConfigError."""
-        return cls(Registry(path), places=places)
+        return cls(Registry(path), places=places, metrics=metrics)
 
     async def __aenter__(self) -> Self:
         # Here, and not within the time of the first call.
@@ -135,7 +137,7 @@ class LLMRouter:
         async with self._call(body, deadline_s, call_id, None, stream=True) as call:
             source, ask = await call.walked(Endpoint.stream)
             call.walk.answered(self._clock())
-            metrics.LLM_FIRST_BYTE_SECONDS.labels(call.alias_label).observe(self._clock() - call.started)
+            self._metrics.first_byte(call.alias_label, self._clock() - call.started)
             stream = Stream(call, source, ask.entry)
             try:
                 yield stream
@@ -153,7 +155,7 @@ class LLMRouter:
             alias = state.snapshot.route(requested if isinstance(requested, str) else "")
         except RouteError as error:
             error.requested = str(requested)
-            observe_refused_route(error.kind, call_id)
+            observe_refused_route(self._metrics, error.kind, call_id)
             raise
         call = _Call(self, state, alias, body, deadline_s, call_id, policy)
         outcome = "cancelled"
@@ -168,6 +170,7 @@ class LLMRouter:
             raise
         finally:
             observe_call(
+                self._metrics,
                 state.snapshot,
                 alias.name,
                 call.walk.attempts,
@@ -208,7 +211,7 @@ class LLMRouter:
                 # A long file takes a while, in which calls must go on.
                 return self.registry.adopt(await asyncio.to_thread(self.registry.read))
         except AliasConfigError as error:
-            metrics.LLM_RELOADS.labels("failed").inc()
+            self._metrics.reload("failed")
             log.error("aliases not reloaded", error=error.message, generation=self.registry.snapshot.generation)
             raise
 
@@ -221,15 +224,16 @@ class LLMRouter:
         self.breaker.reset([name for name in before.config.providers if before.place(name) != snapshot.place(name)])
         if self._prober is not None:
             self._prober.configure(self._probes(), **self._probe_times())
-        metrics.LLM_RELOADS.labels("ok").inc()
-        metrics.LLM_GENERATION.set(snapshot.generation)
+        self._metrics.reload("ok")
+        self._metrics.generation(snapshot.generation)
         log.info("aliases reloaded", generation=snapshot.generation, aliases=len(snapshot.config.aliases))
 
     def _made_of(self, snapshot: Snapshot) -> _State:
         for warning in snapshot.config.warnings:
             log.warning("aliases", warning=warning)
         endpoints = {
-            name: Endpoint(snapshot.config.providers[name], key, self._opened) for name, key in snapshot.keys.items()
+            name: Endpoint(snapshot.config.providers[name], key, self._opened, self._metrics)
+            for name, key in snapshot.keys.items()
         }
         return _State(snapshot, endpoints)
 
@@ -255,18 +259,20 @@ class LLMRouter:
     async def start_probes(self) -> Prober:
         """Begins to probe, until the router is closed."""
         if self._prober is None:
-            self._prober = Prober(self.breaker, self._probes(), **self._probe_times(), rng=self._rng)
+            self._prober = self._made_prober()
             self._prober.start()
         return self._prober
 
     async def probe_now(self) -> None:
-        prober = self._prober or Prober(self.breaker, self._probes(), **self._probe_times(), rng=self._rng)
-        await prober.tick_once()
+        await (self._prober or self._made_prober()).tick_once()
 
     async def offered(self, provider: str) -> frozenset[str]:
         """The models that a configured provider lists; raises a RouteError."""
         timeout_s = self._state.snapshot.config.probe.timeout_s
         return await self._state.endpoints[provider].models(Limits(timeout_s, timeout_s, timeout_s, timeout_s))
+
+    def _made_prober(self) -> Prober:
+        return Prober(self.breaker, self._probes(), **self._probe_times(), rng=self._rng, metrics=self._metrics)
 
     def _probe_times(self) -> dict[str, float]:
         probe = self._state.snapshot.config.probe
@@ -311,7 +317,7 @@ class LLMRouter:
     def _key_refused(self, endpoint: Endpoint, refused: bool) -> None:
         self.breaker.suspect_auth(endpoint.provider.name, refused)
         if refused:
-            metrics.LLM_PROBES.labels(endpoint.provider.name, "auth").inc()
+            self._metrics.probe(endpoint.provider.name, "auth")
 
 
 class _Call:
@@ -382,11 +388,11 @@ class _Call:
         return self._state.endpoints[entry.provider].provider
 
     def _candidate(self, entry: Entry, needs: frozenset[Capability]) -> Candidate:
-        endpoint = self._state.endpoints.get(entry.provider)
+        limits, endpoint = self._state.snapshot.config.limits_of(entry), self._state.endpoints.get(entry.provider)
         if endpoint is None:
-            return Candidate(entry, "unconfigured")
+            return Candidate(entry, limits, "unconfigured")
         lacking = (needs | entry.requires) - endpoint.provider.can(entry.model)
-        return Candidate(entry, "capability" if lacking or endpoint.lacks(self._body) else "")
+        return Candidate(entry, limits, "capability" if lacking or endpoint.lacks(self._body) else "")
 
 
 class Stream:

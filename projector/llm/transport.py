@@ -16,10 +16,10 @@ from aiohttp.connector import Connection
 from aiohttp.tracing import Trace
 
 from projector.errors import AnswerFormatError, ModelTimeoutError, RouteError, UnreachableError, UpstreamError
+from projector.llm.config import Limits
 from projector.llm.endpoint import LONGEST_BODY, refusal_body
 from projector.llm.patience import Patience
 from projector.llm.providers.wire import Call
-from projector.llm.walk import Limits
 
 KEEP_ALIVE_S = 15.0
 """Shorter than what servers keep a connection open for: one that the server closes meanwhile costs an attempt."""

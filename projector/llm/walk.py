@@ -21,7 +21,7 @@ from projector.errors import (
 from projector.llm.attempt import Attempt, Fallback, Usage
 from projector.llm.circuit import Skip
 from projector.llm.classify import action_of, may_repeat
-from projector.llm.config import Budgets, Entry, Policy
+from projector.llm.config import Budgets, Entry, Limits, Policy
 
 RETRY_PAUSE_S = (0.5, 2.0)
 LONGEST_RETRY_AFTER_S = 10.0
@@ -66,20 +66,13 @@ class NoGate:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """`skip`: why it is never asked: unconfigured, capability; '' when it may be."""
+    """`limits` are what it has when there is time enough. `skip`: why it is never asked: unconfigured, capability; ''
+    when it may be.
+    """
 
     entry: Entry
+    limits: Limits
     skip: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """Seconds that one attempt may take: to connect, until the first byte, between two bytes, and in all."""
-
-    connect_s: float
-    first_byte_s: float
-    idle_s: float
-    total_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +122,7 @@ class Walk:
         self._index = 0
         self._made = 0
         self._repeats = 0
+        self._asked: Candidate | None = None
         self._ask: Ask | None = None
         self._lease: Lease = _PastTheGate()
         self._wait_s: float | None = None
@@ -157,16 +151,18 @@ class Walk:
             if candidate.skip:
                 self._skipped(candidate.entry, candidate.skip)
                 continue
-            limits = self._limits(candidate.entry, now)
+            limits = self._limits(candidate, now)
             admitted = self._gate.admit(candidate.entry.provider, candidate.entry.model, limits.total_s + HOLD_MARGIN_S)
             if isinstance(admitted, Skip):
                 self._asked_later.append(admitted.retry_after)
                 self._skipped(candidate.entry, admitted.reason)
                 continue
-            return self._begin(candidate.entry, limits, admitted, now)
+            return self._begin(candidate, limits, admitted, now)
         return self._end_of_chain(now)
 
-    def _begin(self, entry: Entry, limits: Limits, lease: Lease, now: float) -> Ask:
+    def _begin(self, candidate: Candidate, limits: Limits, lease: Lease, now: float) -> Ask:
+        entry = candidate.entry
+        self._asked = candidate
         self._made += 1
         for source, reason in self._not_served:
             if source != entry.name:
@@ -182,14 +178,14 @@ class Walk:
 
     def held_up(self, now: float) -> Ask | None:
         """A place at the provider was waited for: what is asked in the time that is left; None: `next` goes on."""
-        assert self._ask is not None
-        entry = self._ask.entry
+        assert self._asked is not None
+        entry = self._asked.entry
         self._made -= 1
         if self.spare_s(now) < 0:
             self._withdraw(entry, "busy")
             self._outcome = self._too_late()
             return None
-        limits = self._limits(entry, now)
+        limits = self._limits(self._asked, now)
         if not isinstance(self._lease, _PastTheGate):
             self._lease.release()
             admitted = self._gate.admit(entry.provider, entry.model, limits.total_s + HOLD_MARGIN_S)
@@ -208,32 +204,24 @@ class Walk:
         self.fallbacks = [step for step in self.fallbacks if step.target != entry.name]
         self._skipped(entry, reason)
 
-    def _limits(self, entry: Entry, now: float) -> Limits:
-        budgets = self._budgets
+    def _limits(self, candidate: Candidate, now: float) -> Limits:
+        budgets, own = self._budgets, candidate.limits
         left = self._deadline - now
         others = min(len(self._admissible_after()), max(budgets.max_attempts - self._made - 1, 0))
         # Each entry that is left keeps enough for an attempt of its own.
         most = min(left, max(left - (budgets.min_attempt_s + KEPT_MARGIN_S) * others, budgets.min_attempt_s))
-        first_byte_s, total_s = self._own(entry)
         return Limits(
-            connect_s=min(budgets.connect_s, most),
-            first_byte_s=min(first_byte_s, most),
-            idle_s=budgets.idle_s,
-            total_s=min(total_s, most),
+            connect_s=min(own.connect_s, most),
+            first_byte_s=min(own.first_byte_s, most),
+            idle_s=own.idle_s,
+            total_s=min(own.total_s, most),
         )
 
-    def _own(self, entry: Entry) -> tuple[float, float]:
-        """Seconds until the first byte and in all, when there is time enough."""
-        if entry.timeout_s is not None:
-            return entry.timeout_s, entry.timeout_s
-        return self._budgets.first_byte_s, self._budgets.total_s
-
-    def _cut_short(self, ask: Ask, took_s: float) -> bool:
+    def _cut_short(self, own: Limits, limits: Limits, took_s: float) -> bool:
         """Whether it was the time of the call that ran out, before the entry had its own."""
-        first_byte_s, total_s = self._own(ask.entry)
-        silent_s = min(first_byte_s, total_s)
-        own_s = silent_s if took_s <= silent_s + KEPT_MARGIN_S else total_s
-        return took_s + 0.01 >= ask.limits.total_s and took_s + KEPT_MARGIN_S < own_s
+        silent_s = min(own.first_byte_s, own.total_s)
+        own_s = silent_s if took_s <= silent_s + KEPT_MARGIN_S else own.total_s
+        return took_s + 0.01 >= limits.total_s and took_s + KEPT_MARGIN_S < own_s
 
     def _admissible_after(self) -> list[Candidate]:
         return [
@@ -266,6 +254,7 @@ class Walk:
     def failed(self, error: RouteError, now: float, usage: Usage = Usage()) -> None:  # noqa: B008
         """The attempt failed before its first byte, or its answer was of no use and cost `usage` all the same."""
         assert self._ask is not None
+        assert self._asked is not None
         ask = self._ask
         ms = (now - ask.started) * 1000
         self.attempts.append(Attempt(ask.entry.name, "failed", error.kind, error.status, ms, usage))
@@ -278,7 +267,7 @@ class Walk:
             self._lease.release()
             self._outcome = error
             return
-        if isinstance(error, ModelTimeoutError) and self._cut_short(ask, now - ask.started):
+        if isinstance(error, ModelTimeoutError) and self._cut_short(self._asked.limits, ask.limits, now - ask.started):
             self._lease.release()
         else:
             self._lease.fail(error)
@@ -296,8 +285,8 @@ class Walk:
         self._lease.release()
 
     def _repeat(self, error: RouteError, now: float) -> None:
-        assert self._ask is not None
-        entry = self._ask.entry
+        assert self._asked is not None
+        entry = self._asked.entry
         asked_s = error.retry_after
         if asked_s is not None and asked_s > LONGEST_RETRY_AFTER_S:
             return
@@ -308,12 +297,12 @@ class Walk:
             return
         self._repeats += 1
         self._wait_s = pause_s
-        self._index = next(index for index, candidate in enumerate(self._candidates) if candidate.entry is entry)
+        self._index = self._candidates.index(self._asked)
 
     # The end
 
     def _end_of_chain(self, now: float) -> Step:
-        usable = [candidate.entry for candidate in self._candidates if not candidate.skip]
+        usable = [candidate for candidate in self._candidates if not candidate.skip]
         if not usable and any(candidate.skip == "capability" for candidate in self._candidates):
             return self._give_up(CapabilityError(f"no entry of {self.requested[:100]} can do what was asked"))
         if usable and not self._made and self._policy.last_resort:
@@ -322,7 +311,7 @@ class Walk:
             return self._give_up(self._last_error)
         if self._made and self._deadline - now < self._budgets.min_attempt_s:
             return self._give_up(self._too_late())
-        return self._give_up(self._nobody(usable))
+        return self._give_up(self._nobody([candidate.entry for candidate in usable]))
 
     def _nobody(self, usable: Sequence[Entry]) -> NoHealthyProviderError:
         told = ", ".join(str(attempt) for attempt in self.attempts)

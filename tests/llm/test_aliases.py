@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from projector.errors import AliasConfigError, NoModelError, UnknownAliasError
-from projector.llm.config import parse
+from projector.llm.config import BreakerSettings, Budgets, Entry, Limits, Policy, ProbeSettings, parse
 from projector.llm.registry import Registry, is_alias
 from projector.llm.yaml_lines import LONGEST_FILE
 
@@ -91,6 +91,13 @@ WRONG = [
     ("url", "providers: {p: {base_url: 'http://u:pw@h/v1'}}\naliases: {mana/x: {chain: [p/b]}}", "without user"),
     ("key", "providers: {p: {base_url: 'http://h', api_key_env: sk-123}}\naliases: {}", "name of an environment"),
     ("number", "aliases: {mana/x: {chain: [a/b]}}\nbudgets: {total_s: soon}", "must be a number"),
+    ("10 timeouts", "providers: {p: {base_url: 'http://h', timeouts: 5}}\naliases: {}", "must be a mapping"),
+    ("10 null", "providers: {p: {base_url: 'http://h', timeouts: }}\naliases: {}", "must be a mapping"),
+    ("10 whose", "providers: {p: {base_url: 'http://h', timeouts: {deadline_s: 5}}}\naliases: {}", "unknown key"),
+    ("10 none", "providers: {p: {base_url: 'http://h', timeouts: {idle_s: 0}}}\naliases: {}", "from 0.01 to 3600"),
+    ("10 long", "providers: {p: {base_url: 'http://h', timeouts: {total_s: 3601}}}\naliases: {}", "from 0.01 to 3600"),
+    ("10 text", "providers: {p: {base_url: 'http://h', timeouts: {total_s: '5'}}}\naliases: {}", "must be a number"),
+    ("10 nan", "providers: {p: {base_url: 'http://h', timeouts: {total_s: .nan}}}\naliases: {}", "must be a number"),
     ("recursion", "aliases: &a {mana/x: *a}", "unknown key"),
 ]
 
@@ -109,6 +116,25 @@ def test_13_1_18_to_28_a_wrong_file_is_refused_with_its_line_and_key(number: str
 def test_an_error_names_the_very_line_and_the_whole_key():
     with pytest.raises(AliasConfigError, match=r"^some.yaml:5: aliases.mana/x.chain\[1\]: 'b' has no provider prefix"):
         parse("aliases:\n  mana/x:\n    chain:\n    - a/b\n    - b\n", "some.yaml")
+
+
+def test_10_an_error_in_the_timeouts_of_a_provider_is_named_as_exactly():
+    text = "providers:\n  p:\n    base_url: http://h\n    timeouts:\n      first_byte_s: soon\naliases: {}"
+    with pytest.raises(AliasConfigError, match=r"^some.yaml:5: providers\.p\.timeouts\.first_byte_s: must be a number"):
+        parse(text, "some.yaml")
+
+
+def test_10_a_limit_is_that_of_the_entry_else_of_its_provider_else_of_all():
+    found = parse(
+        """
+providers: {p: {base_url: 'http://h', timeouts: {first_byte_s: 90, idle_s: 7}}, q: {base_url: 'http://h'}}
+aliases: {mana/x: {chain: [p/m, {model: p/n, timeout_s: 5}, q/m, {model: q/n, timeout_s: 6}]}}
+budgets: {connect_s: 1, total_s: 100}
+"""
+    )
+    limits = [found.limits_of(entry) for entry in found.aliases["mana/x"].entries]
+    assert limits == [Limits(1, 90, 7, 100), Limits(1, 5, 7, 5), Limits(1, 30, 20, 100), Limits(1, 6, 20, 6)]
+    assert found.limits_of(Entry("p", "that no chain names")) == limits[0]
 
 
 def test_13_1_17_a_missing_file_is_said_to_be_missing(tmp_path: Path):
@@ -207,6 +233,55 @@ def test_2_6_the_namespace_may_be_another():
     for wrong in ("aliases: {mana/x: {chain: [a/b]}}", "aliases: {ours/x: {chain: [ours/y]}}"):
         with pytest.raises(AliasConfigError, match=r"ours/|is an alias"):
             parse(f"namespace: ours\n{wrong}")
+
+
+EXAMPLE = """
+version: 1
+namespace: mana
+providers:
+  ollama:
+    {base_url: "http://h:11434/v1/", api_key_env: null, supports: [json], tool_models: ["qwen2.5*"],
+     probe: {kind: completion, path: /tags}}
+  groq: {base_url: "https://h/openai/v1", api_key_env: GROQ_API_KEY, supports: [tools, json]}
+aliases:
+  mana/reasoning:
+    description: "agent missions"
+    requires: [tools]
+    chain:
+      - groq/some/model
+      - {model: groq/llama, timeout_s: 40, max_output_tokens: 900, requires: [json]}
+default: mana/reasoning
+breaker: {failure_threshold: 3, open_s: 61, multiplier: 2.5, max_open_s: 301, rate_limit_default_s: 16, jitter: 0.2}
+probe:   {interval_s: 31, timeout_s: 4, jitter: 0.3}
+budgets: {deadline_s: 121, connect_s: 4, first_byte_s: 31, idle_s: 21, total_s: 61, max_attempts: 5, min_attempt_s: 3}
+policy:  {auth: next, payment: next, last_retry: 2, last_resort: true}
+"""
+
+
+def test_18_1_every_key_is_taken_as_it_is_given():
+    found = parse(EXAMPLE)
+    ollama, groq = found.providers["ollama"], found.providers["groq"]
+    assert (ollama.base_url, ollama.key_env, ollama.tool_models) == ("http://h:11434/v1", "", ("qwen2.5*",))
+    assert (ollama.probe, ollama.probe_path, groq.probe, groq.key_env) == (
+        *("completion", "/tags"),
+        *("inventory", "GROQ_API_KEY"),
+    )
+    assert (groq.supports, ollama.can("qwen2.5:7b")) == ({"tools", "json"}, {"tools", "json"})
+    alias = found.aliases["mana/reasoning"]
+    assert (alias.requires, found.default) == ({"tools"}, "mana/reasoning")
+    assert alias.entries == (Entry("groq", "some/model"), Entry("groq", "llama", 40.0, 900, frozenset({"json"})))
+    assert found.breaker == BreakerSettings(3, 61, 2.5, 301, 16, 0.2)
+    assert found.probe == ProbeSettings(31, 4, 0.3)
+    assert found.budgets == Budgets(121, Limits(4, 31, 21, 61), 5, 3)
+    assert found.policy == Policy("next", "next", 2, True)
+
+
+def test_18_1_what_is_not_given_is_as_the_spec_has_it():
+    found = parse("aliases: {mana/x: {chain: [a/b]}}")
+    assert found.breaker == BreakerSettings(2, 60, 2, 300, 15, 0.1)
+    assert found.probe == ProbeSettings(30, 3, 0.2)
+    assert found.budgets == Budgets(120, Limits(3, 30, 20, 60), 4, 2)
+    assert found.policy == Policy("propagate", "propagate", 1, False)
 
 
 def test_what_is_probably_a_mistake_is_warned_of():

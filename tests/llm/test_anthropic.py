@@ -189,6 +189,13 @@ async def test_a_failure_is_told_by_its_kind_and_the_next_is_asked(tmp_path: Pat
     assert found.resolved == "p2/m1"
 
 
+async def test_an_answer_of_another_form_is_paid_for_all_the_same(tmp_path: Path):
+    usage = {"input_tokens": 12, "output_tokens": 3}
+    for content in (None, [{"type": "tool_use"}]):
+        found, _ = await ask(tmp_path, failure(200, {"type": "message", "content": content, "usage": usage}))
+        assert (told(found)[0][1], found.attempts[0].usage.prompt_tokens) == ("protocol", 12)
+
+
 @pytest.mark.parametrize(
     ("script", "kind"),
     [
@@ -311,9 +318,10 @@ async def test_a_stream_has_openais_chunks_and_S7_fragments_of_calls(tmp_path: P
     ids=["cut", "ended", "overloaded", "rate", "idle"],
 )
 async def test_a_stream_that_breaks_off_is_an_error(tmp_path: Path, script: Script, kind: str):
-    _, broken, _ = await streamed(tmp_path, script)
+    _, broken, stream = await streamed(tmp_path, script)
     assert broken is not None
     assert broken.kind == kind
+    assert stream.attempts[0].usage.prompt_tokens == 20, "it is paid for all the same"
 
 
 async def test_F13_a_stream_is_asked_for_in_the_form_that_was_wished(tmp_path: Path):

@@ -154,6 +154,25 @@ def test_B1_H1_a_probe_that_is_answered_does_not_excuse_calls_that_fail():
     assert refused(breaker).reason == "open"
 
 
+def test_3_6_what_probes_found_and_what_calls_found_is_not_added_up():
+    breaker = made(Clock(), failure_threshold=3)
+    for _ in range(2):
+        breaker.probe_fail("p", "no answer")
+        fail(breaker, UnreachableError("down"))
+    state = breaker.get_state("p")
+    assert state is not None
+    assert (state.state, state.consecutive_failures, state.probe_failures) == ("closed", 2, 2)
+    breaker.probe_fail("p", "no answer")
+    state = breaker.get_state("p")
+    assert state is not None
+    assert (state.state, state.cause) == ("open", "probe")
+    called = made(Clock())
+    fail(called, UnreachableError("down"), 2)
+    state = called.get_state("p")
+    assert state is not None
+    assert (state.state, state.cause) == ("open", "call")
+
+
 def test_B2_what_probes_opened_a_probe_closes():
     breaker = made(Clock())
     for _ in range(2):
@@ -263,6 +282,15 @@ def test_B6_each_trial_that_fails_makes_the_window_longer_up_to_the_cap():
     assert refused(breaker).retry_after <= 66, "a success forgets"
 
 
+def test_3_6_a_trial_whose_model_fails_opens_its_provider_again():
+    clock = Clock()
+    breaker = made(clock)
+    fail(breaker, UnreachableError("down"), 2)
+    clock.pass_s(60)
+    admitted(breaker).fail(UpstreamError("500"))
+    assert refused(breaker, "p/other") == Skip("open", 60.0)
+
+
 @pytest.mark.parametrize(("asked", "window"), [(7.0, 7.0), (None, 15.0), (9999.0, 300.0), (0.0, 1.0)])
 def test_B7_H4_a_limit_of_rate_cools_the_model_alone(asked: float | None, window: float):
     clock = Clock()
@@ -289,6 +317,17 @@ def test_B8_what_began_before_a_recovery_changes_nothing_after_it():
     fail(breaker, UnreachableError("down"))
     late_success.ok()
     assert refused(breaker).reason == "open"
+
+
+def test_B8_a_late_success_closes_no_circuit_that_is_on_trial():
+    clock = Clock()
+    breaker = made(clock)
+    late = admitted(breaker)
+    fail(breaker, UnreachableError("down"), 2)
+    clock.pass_s(60)
+    admitted(breaker)
+    late.ok()
+    assert refused(breaker).reason == "half-open-busy"
 
 
 def test_B9_H5_a_wall_clock_that_jumps_changes_nothing():

@@ -241,6 +241,16 @@ async def test_no_more_calls_than_places_are_under_way():
     assert (most, len(double.requests)) == (2, 6)
 
 
+async def test_a_call_for_which_no_place_comes_free_in_time_is_worth_another_try():
+    async with Double(Reply(body=text("t").body, pause_s=30)) as double:
+        began = time.monotonic()
+        async with OpenAIChat(double.url, timeout_s=0.3, connections=1) as chat:
+            calls = (chat.complete("m", MESSAGES, [], run_id="r") for _ in range(3))
+            found = await asyncio.gather(*calls, return_exceptions=True)
+    assert [type(error) for error in found] == [ChatUnavailableError] * 3
+    assert time.monotonic() - began < 5
+
+
 async def test_each_call_has_a_connection_of_its_own():
     connections = set()
 

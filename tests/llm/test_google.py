@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 import pytest
 
-from projector.errors import RouteError
+from projector.errors import BlockedError, RouteError
 from tests.llm.test_router import FAST, both, routed, told
 from tests.llm.test_streams import read, text
 from tests.llm.upstream import BODY, SILENT, SSE, Script, Upstream, event, failure, words
@@ -254,6 +254,15 @@ async def test_a_stream_that_says_nothing_for_an_odd_reason_is_asked_of_the_next
         router.stream(BODY) as stream,
     ):
         assert told(stream) == [("p1/m1", "protocol", 200), ("p2/m1", "ok", 200)]
+        assert stream.attempts[0].usage.prompt_tokens == USAGE["promptTokenCount"], "it is paid for all the same"
+
+
+async def test_a_refused_prompt_of_a_stream_is_paid_for_all_the_same(tmp_path: Path):
+    refused_prompt = {"promptFeedback": {"blockReason": "SAFETY"}, "usageMetadata": USAGE}
+    async with Upstream(stream_of(refused_prompt)) as p1, routed(tmp_path, p1=provider(p1)) as router:
+        with pytest.raises(BlockedError) as caught:
+            await router.stream(BODY).__aenter__()
+    assert caught.value.attempts[0].usage.prompt_tokens == USAGE["promptTokenCount"]
 
 
 @pytest.mark.parametrize(
@@ -276,6 +285,7 @@ async def test_a_stream_that_breaks_off_is_an_error(tmp_path: Path, script: Scri
     assert text(chunks) == "half"
     assert broken is not None
     assert broken.kind == kind
+    assert stream.attempts[0].usage.prompt_tokens == USAGE["promptTokenCount"], "though it is told before the end"
 
 
 async def test_F13_a_stream_is_asked_for_in_the_form_that_was_wished(tmp_path: Path):

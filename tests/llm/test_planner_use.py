@@ -91,13 +91,20 @@ async def test_11_4_what_may_mend_is_tried_again_later(tmp_path: Path, case: str
 @pytest.mark.parametrize("script", [error(400), error(400, "content_filter"), error(413)])
 async def test_11_4_what_can_never_work_ends_the_run(tmp_path: Path, script: Script):
     before = metric("mana_ai_llm_calls_total", result="refused")
-    async with Upstream(script) as p1, RoutedChat(routed(tmp_path, p1=p1), timeout_s=5) as chat:
+    aliases = "  mana/x: {chain: [p1/m1]}\n  mana/blind: {chain: [p2/m1]}"
+    blind = "base_url: 'http://h', supports: [], probe: {kind: none}"
+    async with (
+        Upstream(script) as p1,
+        RoutedChat(routed(tmp_path, aliases, p1=p1, p2=blind), timeout_s=5) as chat,
+    ):
         with pytest.raises(ChatRefusedError):
             await chat.complete("mana/x", MESSAGES, [], run_id="r")
         with pytest.raises(ChatError) as unknown:
             await chat.complete("mana/nope", MESSAGES, [], run_id="r")
+        with pytest.raises(ChatRefusedError):
+            await chat.complete("mana/blind", MESSAGES, TOOLS, run_id="r")
     assert not unknown.value.transient
-    assert metric("mana_ai_llm_calls_total", result="refused") == before + 2
+    assert metric("mana_ai_llm_calls_total", result="refused") == before + 3
 
 
 async def test_F2_for_the_planner_a_refused_key_is_passed_over_with_an_alarm(tmp_path: Path):

@@ -11,11 +11,15 @@ import pytest
 from prometheus_client import REGISTRY
 
 from projector.errors import AliasConfigError, PaymentError, ProviderAuthError, UnreachableError
+from projector.llm import reloading as reloading_module
+from projector.llm import router as router_module
 from projector.llm.breaker import Lease, Transition
 from projector.llm.observe import Circuits
+from projector.llm.prometheus import PrometheusMetrics
 from projector.llm.registry import Snapshot
-from projector.llm.reloading import Watched
+from projector.llm.reloading import Watched, reloading
 from projector.llm.routed import RoutedChat
+from projector.llm.router import LLMRouter
 from tests.llm.test_router import FAST, metric, routed
 from tests.llm.upstream import BODY, Script, Upstream, answer, error, registry
 
@@ -81,12 +85,37 @@ async def test_13_5_8_a_gauge_shows_each_circuit_of_the_file_and_none_that_left_
 
 def test_H7_what_is_told_late_of_a_circuit_is_not_shown(tmp_path: Path):
     made = registry(tmp_path, p1="base_url: 'http://h'")
-    circuits = Circuits(made.snapshot)
+    circuits = Circuits(PrometheusMetrics(), made.snapshot)
     before = metric("llm_breaker_transitions_total", key="p1", to="open", cause="call")
     circuits(Transition("p1", "closed", "", 2))
     circuits(Transition("p1", "open", "call", 1))
     assert metric("llm_breaker_state", key="p1") == 0
     assert metric("llm_breaker_transitions_total", key="p1", to="open", cause="call") == before + 1, "but counted"
+
+
+def test_2_6_what_is_probably_a_mistake_is_told_at_the_start_and_with_each_reload(tmp_path: Path, monkeypatch):
+    told: list[str] = []
+    monkeypatch.setattr(router_module.log, "warning", lambda _event, *, warning: told.append(warning), raising=False)
+    p1 = "base_url: 'http://h'"
+    made = registry(tmp_path, "  mana/x: {chain: [typo/m1]}", p1=p1)
+    router = LLMRouter(made)
+    registry(tmp_path, "  mana/x: {chain: [other/m1]}", p1=p1)
+    router.registry.reload()
+    assert [warning.partition(": there is")[0] for warning in told] == ["mana/x: typo/m1", "mana/x: other/m1"]
+
+
+def test_2_5_where_no_signals_are_to_be_had_the_rest_goes_on(tmp_path: Path, monkeypatch):
+    told: list[str] = []
+    monkeypatch.setattr(reloading_module.log, "info", lambda event: told.append(event), raising=False)
+
+    async def run() -> None:
+        with reloading(LLMRouter(registry(tmp_path, p1="base_url: 'http://h'"))):
+            told.append("goes on")
+
+    thread = threading.Thread(target=lambda: asyncio.run(run()))
+    thread.start()
+    thread.join(10)
+    assert told == ["no SIGHUP here: reload by command", "goes on"]
 
 
 async def test_2_6_a_file_that_changed_is_read_again_once_it_rests(tmp_path: Path):

@@ -29,9 +29,11 @@ from projector.llm import observe
 from projector.llm import router as router_module
 from projector.llm.breaker import Lease
 from projector.llm.config import KINDS
+from projector.llm.prometheus import PrometheusMetrics
 from projector.llm.router import Answer, LLMRouter
 from projector.llm.transport import HTTPTransport
 from tests.llm.upstream import ABORT, BODY, SILENT, Script, Upstream, answer, error, failure, registry
+from tests.serving import Received
 
 FAST = "budgets: {first_byte_s: 0.3, total_s: 0.6, min_attempt_s: 0.1, connect_s: 0.3, idle_s: 0.3}"
 TOOLS = [{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}]
@@ -42,7 +44,8 @@ async def no_pause(seconds: float) -> None:
 
 
 def routed(folder: Path, aliases: str = "", *, more: str = FAST, **upstreams: Upstream | str) -> LLMRouter:
-    return LLMRouter(registry(folder, aliases, more=more, **upstreams), sleep=no_pause)
+    made = registry(folder, aliases, more=more, **upstreams)
+    return LLMRouter(made, sleep=no_pause, metrics=PrometheusMetrics())
 
 
 def told(found: Answer | RouteError) -> list[tuple[str, str, int | None]]:
@@ -101,6 +104,7 @@ NEXT = {
     "F3 200 with error 502": (failure(200, {"error": {"code": 502, "message": "no"}}), "upstream", 502),
     "F3 200 with error 429": (failure(200, {"error": {"code": "429", "message": "no"}}), "rate_limit", 429),
     "F3 200 with error without code": (failure(200, {"error": {"message": "no"}}), "upstream", 502),
+    "6 200 with error in words alone": (failure(200, {"error": "429 rate_limit_exceeded"}), "upstream", 502),
     "F4 200 with HTML": (failure(200, b"<html>"), "protocol", 200),
     "F4 200 without choices": (failure(200, {"choices": []}), "protocol", 200),
     "F4 200 with a null message": (failure(200, {"choices": [{"message": None}]}), "protocol", 200),
@@ -121,13 +125,31 @@ NEXT = {
 }
 
 
+STANDING: dict[str, tuple[tuple[str, str, int] | None, tuple[str, str, int] | None]] = {
+    **dict.fromkeys(["unreachable", "timeout"], (("closed", "", 1), None)),
+    **dict.fromkeys(["upstream", "protocol"], (None, ("closed", "", 1))),
+    "rate_limit": (None, ("open", "rate_limit", 0)),
+    "not_found": (None, ("open", "not_found", 0)),
+    "context_length": (None, None),
+}
+"""What follows for the provider and for the model: state, cause, strikes; None: nothing."""
+
+
+def standing(router: LLMRouter, key: str) -> tuple[str, str, int] | None:
+    state = router.breaker.get_state(key)
+    if state is None or (state.state, state.consecutive_failures) == ("closed", 0):
+        return None
+    return state.state, state.cause, state.consecutive_failures
+
+
 @pytest.mark.parametrize("case", NEXT)
 async def test_5_8_what_another_may_do_better_is_asked_of_the_next(tmp_path: Path, case: str):
     script, kind, status = NEXT[case]
-    found, p1, p2, _ = await both(tmp_path, script)
+    found, p1, p2, router = await both(tmp_path, script)
     assert isinstance(found, Answer), found
     assert told(found) == [("p1/m1", kind, status), ("p2/m1", "ok", 200)]
     assert (p1.calls, p2.calls) == (1, 1)
+    assert (standing(router, "p1"), standing(router, "p1/m1")) == STANDING[kind]
 
 
 LONG = b'{"error": {"message": "' + b"x" * 300_000 + b'"}}'
@@ -155,6 +177,11 @@ PROPAGATED: dict[str, tuple[Script, type[RouteError], int]] = {
     "13.4.6 422": (error(422), BadRequestError, 400),
     "400": (error(400), BadRequestError, 400),
     "418": (error(418), BadRequestError, 400),
+    "6 other numbers in its words": (
+        error(400, message="429: 402 tokens, context_length_exceeded, content_filter"),
+        BadRequestError,
+        400,
+    ),
     "F3 200 with error 400": (failure(200, {"error": {"code": 400, "message": "no"}}), BadRequestError, 400),
     "F6 filter in a 400": (error(400, "content_filter"), BlockedError, 422),
     "F6 moderation in a 403": (
@@ -181,18 +208,31 @@ async def test_5_8_what_nobody_would_do_better_goes_to_the_caller(tmp_path: Path
     assert router.breaker.get_state("p1") is None, "13.4.14: nothing is concluded"
 
 
-async def test_F2_a_refused_key_may_be_passed_over_with_an_alarm(tmp_path: Path, monkeypatch):
-    before = metric("llm_alarms_total", provider="p1", kind="auth")
+ALARMING = {
+    "F2 401": ("auth", error(401), 300),
+    "402": ("payment", error(402), 900),
+    "404": ("not_found", error(404), 600),
+}
+
+
+@pytest.mark.parametrize("case", ALARMING)
+async def test_F2_5_8_what_only_a_person_mends_is_passed_over_for_long_with_an_alarm(
+    tmp_path: Path, monkeypatch, case: str
+):
+    kind, script, rests_s = ALARMING[case]
+    before = metric("llm_alarms_total", provider="p1", kind=kind)
     complaints: list[dict[str, Any]] = []
     log = SimpleNamespace(info=lambda *_, **__: None, error=lambda _, **told: complaints.append(told))
     monkeypatch.setattr(observe, "log", log)
-    found, _, _, router = await both(tmp_path, error(401), more=FAST + "\npolicy: {auth: next}")
-    assert complaints == [{"provider": "p1", "kind": "auth", "entry": "p1/m1"}]
+    policy = f"\npolicy: {{{kind}: next}}" if kind != "not_found" else ""
+    found, _, _, router = await both(tmp_path, script, more=FAST + policy)
+    assert complaints == [{"provider": "p1", "kind": kind, "entry": "p1/m1"}]
     assert isinstance(found, Answer)
-    assert told(found)[0] == ("p1/m1", "auth", 401)
-    assert metric("llm_alarms_total", provider="p1", kind="auth") == before + 1
-    state = router.health()["p1"]
-    assert (state.cause, round(state.open_for_s, -1)) == ("auth", 300)
+    assert told(found) == [("p1/m1", kind, script.status), ("p2/m1", "ok", 200)]
+    assert metric("llm_alarms_total", provider="p1", kind=kind) == before + 1
+    state = router.breaker.get_state("p1/m1" if kind == "not_found" else "p1")
+    assert state is not None
+    assert (state.cause, round(state.open_for_s, -1)) == (kind, rests_s)
 
 
 async def test_13_4_2_an_entry_that_nobody_listens_for_costs_next_to_nothing(tmp_path: Path):
@@ -237,6 +277,7 @@ async def test_13_4_3_10_what_was_tried_is_told_when_nobody_answers(tmp_path: Pa
         assert (caught.value.requested, caught.value.http_status) == ("mana/x", 503)
         assert "p1/m1=unreachable" in caught.value.message
         assert caught.value.last_error is not None
+        assert (caught.value.last_error.kind, caught.value.last_error.provider) == ("unreachable", "p2")
         assert not router.breaker.is_healthy("p1"), "13.4.13"
         calls = p1.calls, p2.calls
         with pytest.raises(NoHealthyProviderError) as caught:
@@ -538,6 +579,24 @@ async def test_4_probes_tell_who_is_there_and_who_refuses_the_key(tmp_path: Path
             await router.probe_now()
             assert router.health()["p3"].state == "closed"
         assert not prober.running
+
+
+async def test_4_probes_and_calls_go_through_the_same_connections_and_a_probe_where_it_is_told_to(tmp_path: Path):
+    seen: list[tuple[str, asyncio.StreamWriter]] = []
+
+    class Watching(Upstream):
+        async def serve(self, received: Received, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+            seen.append((received.path, writer))
+            return await super().serve(received, reader, writer)
+
+    async with Watching(answer()) as p1:
+        elsewhere = f"base_url: '{p1.url}', probe: {{path: /tags}}"
+        async with routed(tmp_path, p1=elsewhere) as router:
+            await router.probe_now()
+            await router.complete(BODY)
+            await router.probe_now()
+    assert [path for path, _ in seen] == ["/v1/tags", "/v1/chat/completions", "/v1/tags"]
+    assert len({writer for _, writer in seen}) == 1
 
 
 async def test_4_a_probe_may_ask_for_a_word(tmp_path: Path):

@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import tempfile
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -21,10 +22,12 @@ from prometheus_client.parser import text_string_to_metric_families
 from projector.config import Settings
 from projector.errors import ConfigError, ModelNotFoundError, RouteError
 from projector.llm.breaker import Lease
+from projector.llm.prometheus import PrometheusMetrics
 from projector.llm.registry import Registry
 from projector.llm.router import LLMRouter
 from projector.llm.service import app as app_module
-from projector.llm.service.door import Rate
+from projector.llm.service import door
+from projector.llm.service.door import Key, Rate
 from projector.llm.service.server import serving
 from tests.llm.clock import Clock
 from tests.llm.test_router import FAST, TOOLS, metric, no_pause
@@ -84,7 +87,7 @@ async def service(
     with tempfile.TemporaryDirectory() as folder:
         made = registry(Path(folder), aliases, more=more, **upstreams)
         async with (
-            LLMRouter(made, sleep=no_pause) as router,
+            LLMRouter(made, sleep=no_pause, metrics=PrometheusMetrics()) as router,
             serving(router, settings, KEY) as port,
             aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(20)) as http,
         ):
@@ -112,6 +115,7 @@ async def test_7_a_stream_says_it_too_and_before_its_first_chunk():
     assert status == 200
     assert headers["Content-Type"].startswith("text/event-stream")
     assert (headers["X-LLM-Resolved"], headers["X-LLM-Attempts"]) == ("p2/m1", "2")
+    assert (headers["X-LLM-Requested"], headers["X-Mana-LLM-Resolved"]) == ("mana/x", "p2/m1")
     events = body.split(b"\n\n")
     assert events[-2:] == [b"data: [DONE]", b""]
     assert orjson.loads(events[0].removeprefix(b"data: "))["choices"][0]["delta"]["content"] == "a"
@@ -131,6 +135,7 @@ async def test_R7_an_error_has_openais_shape_and_every_attempt(stream: bool):
         ("p2/m1", "failed", "unreachable", None),
         ("p3/m1", "skipped", "unconfigured", None),
     ]
+    assert [a["ms"] > 0 for a in found["attempts"]] == [True, True, False]
     assert (found["requested"], headers["X-LLM-Attempts"]) == ("mana/x", "3")
     assert 1 <= int(headers["Retry-After"]) <= 66
     assert 0 < found["retry_after"] <= 66
@@ -256,6 +261,11 @@ WRONG = [
     ({**BODY, "temperature": 2.5}, "temperature"),
     ({**BODY, "temperature": "hot"}, "temperature"),
     ({**BODY, "max_tokens": 0}, "max_tokens"),
+    ({**BODY, "max_completion_tokens": 0}, "max_completion_tokens"),
+    ({**BODY, "n": 0}, "n"),
+    ({**BODY, "top_p": 1.1}, "top_p"),
+    ({**BODY, "presence_penalty": 2.1}, "presence_penalty"),
+    ({**BODY, "frequency_penalty": -2.1}, "frequency_penalty"),
     ({**BODY, "max_tokens": True}, "max_tokens"),
     ({**BODY, "stream": "yes"}, "stream"),
     ({**BODY, "tools": {}}, "tools"),
@@ -275,6 +285,7 @@ async def test_7_a_request_without_form_is_refused_before_anybody_is_asked():
             assert (status, told["error"]["param"]) == (400, param), body
             assert told["error"]["type"] == "bad_request"
         assert (await client.get("/v1/nowhere"))[0] == 404
+        assert (await client.get("/v1/models/mana/nope"))[0] == 404
         assert (await client.get("/v1/chat/completions"))[0] == 405
         assert p1.calls == 0
         null = {**BODY, "temperature": None, "tools": None, "stream": None}
@@ -304,6 +315,20 @@ async def test_7_who_does_not_know_the_key_gets_health_and_metrics_alone():
         assert "inner words" not in str(body)
         assert (await client.get("/metrics", Authorization=""))[0] == 200
     assert p1.calls == 0
+
+
+def test_a_key_is_compared_in_constant_time(monkeypatch):
+    compared: list[tuple[bytes, bytes]] = []
+    real = door.hmac.compare_digest
+
+    def compare(given: bytes, key: bytes) -> bool:
+        compared.append((given, key))
+        return real(given, key)
+
+    monkeypatch.setattr(door.hmac, "compare_digest", compare)
+    key = Key(KEY)
+    assert [key.opens({"X-API-Key": given}) for given in (KEY, "wrong", "")] == [True, False, False]
+    assert compared == [(given.encode(), KEY.encode()) for given in (KEY, "wrong", "")], "and by nothing else"
 
 
 async def test_limits_of_size_rate_and_number_are_told_as_such():
@@ -380,6 +405,8 @@ async def test_13_5_12_13_14_aliases_and_health_are_shown():
         async with service(aliases, more=more, p1=p1, p2=p2) as client:
             _, _, told = await client.get("/v1/aliases")
             assert (told["default"], told["generation"]) == ("mana/b", 1)
+            assert time.time() - 60 < told["loaded_at"] <= time.time()
+            assert "mana/b: nobody/m1: there is no provider 'nobody': never asked" in told["warnings"]
             assert [(a["name"], a["chain"]) for a in told["aliases"]] == [
                 ("mana/a", ["p2/m1", "p1/m1"]),
                 ("mana/b", ["p1/m1", "nobody/m1"]),

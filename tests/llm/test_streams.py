@@ -110,6 +110,40 @@ async def test_S1_before_the_first_event_the_next_entry_is_asked(tmp_path: Path,
     assert (p1.calls, p2.calls) == (1, 1)
 
 
+TOLD = {"prompt_tokens": 7, "completion_tokens": 3}
+OVERLOADED = {"error": {"code": 503, "message": "no"}}
+PAID: dict[str, tuple[Script, str, int]] = {
+    "told, then an error": (streamed(USAGE, event(OVERLOADED)), "upstream", 7),
+    "told by the error": (streamed(event({**OVERLOADED, "usage": TOLD})), "upstream", 7),
+    "told by an end that is an error": (
+        streamed(event({"choices": [{"index": 0, "delta": {}, "finish_reason": "error"}], "usage": TOLD})),
+        "upstream",
+        7,
+    ),
+    "told, then cut": (streamed(USAGE, ending="cut"), "upstream", 7),
+    "told, then nothing": (streamed(USAGE, ending="hang"), "timeout", 7),
+    "told, and no more": (streamed(USAGE), "protocol", 7),
+    "told in no stream": (answer("whole"), "protocol", 10),
+    "told in no stream and of no use": (failure(200, {"choices": [], "usage": TOLD}), "protocol", 7),
+}
+
+
+@pytest.mark.parametrize("case", PAID)
+async def test_what_a_stream_cost_that_failed_before_its_first_chunk_is_counted(tmp_path: Path, case: str):
+    script, kind, prompt = PAID[case]
+    labels = {"alias": "mana/x", "provider": "p1", "model": "m1", "type": "prompt"}
+    before = metric("llm_tokens_total", **labels)
+    async with (
+        Upstream(script) as p1,
+        Upstream(words("from p2")) as p2,
+        routed(tmp_path, p1=p1, p2=p2) as router,
+        router.stream(STREAM) as stream,
+    ):
+        await read(stream)
+    assert [(a.kind, a.usage.prompt_tokens) for a in stream.attempts] == [(kind, prompt), ("", 7)]
+    assert metric("llm_tokens_total", **labels) == before + prompt
+
+
 async def test_13_4_17_20_what_is_no_answer_is_an_error_before_anything_is_sent(tmp_path: Path):
     async with (
         Upstream(error(422), ABORT) as p1,
@@ -257,6 +291,18 @@ async def test_S7_R5_fragments_of_tool_calls_pass_through_in_their_order(tmp_pat
             joined[ids[call["index"]]] = joined.get(ids[call["index"]], "") + call["function"]["arguments"]
     assert {name: orjson.loads(arguments) for name, arguments in joined.items()} == {"c1": {"a": 1}, "c2": {"b": 2}}
     assert chunks[-1]["choices"][0]["finish_reason"] == "tool_calls"
+
+
+async def test_F13_R4_a_stream_is_asked_for_in_the_form_that_was_wished(tmp_path: Path):
+    wished = {"response_format": {"type": "json_object"}, "tools": TOOLS, "some_new_field": [1]}
+    async with (
+        Upstream(words("{}")) as p1,
+        routed(tmp_path, p1=p1) as router,
+        router.stream({**STREAM, **wished}) as stream,
+    ):
+        await read(stream)
+    options = {"stream_options": {"include_usage": True}}
+    assert p1.requests[0].body == {**STREAM, **wished, **options, "model": "m1"}
 
 
 async def test_what_a_stream_cost_is_asked_for_and_told_only_to_who_asked(tmp_path: Path):

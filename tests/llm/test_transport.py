@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import socket
-from contextlib import ExitStack
 
 import pytest
 
 from projector.errors import ModelTimeoutError, UnreachableError
+from projector.llm.config import Limits
 from projector.llm.providers.wire import Call
 from projector.llm.transport import HTTPTransport
-from projector.llm.walk import Limits
-from tests.llm.upstream import Upstream, answer
+from tests.llm.upstream import Upstream, answer, full
 
 LIMITS = Limits(5, 5, 5, 5)
 
@@ -89,16 +87,8 @@ async def test_a_proxy_sees_what_goes_out_and_nothing_that_stays_on_this_machine
 
 async def test_5_8_a_connection_that_does_not_come_about_is_late_or_impossible():
     transport = HTTPTransport()
-    with ExitStack() as held:
-        full = held.enter_context(socket.socket())
-        full.bind(("127.0.0.1", 0))
-        full.listen(0)
-        for _ in range(3):
-            waiting = held.enter_context(socket.socket())
-            waiting.setblocking(False)
-            waiting.connect_ex(full.getsockname())
-        with pytest.raises(ModelTimeoutError, match=r"no connection within 0\.2 s"):
-            await transport.ask(Call(f"http://127.0.0.1:{full.getsockname()[1]}/", {}, b"{}"), Limits(0.2, 5, 5, 5))
+    with full() as url, pytest.raises(ModelTimeoutError, match=r"no connection within 0\.2 s"):
+        await transport.ask(Call(url, {}, b"{}"), Limits(0.2, 5, 5, 5))
 
     async def plain(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"HTTP/1.1 400 No TLS\r\n\r\n")

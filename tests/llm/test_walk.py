@@ -22,7 +22,8 @@ from projector.errors import (
 )
 from projector.llm.attempt import Fallback
 from projector.llm.breaker import Breaker, Lease
-from projector.llm.config import BreakerSettings, Budgets, Entry, Policy
+from projector.llm.circuit import Skip
+from projector.llm.config import BreakerSettings, Budgets, Entry, Limits, Policy
 from projector.llm.walk import Ask, Candidate, GiveUp, Wait, Walk
 from tests.llm.clock import Clock
 
@@ -38,13 +39,17 @@ class World:
         budgets: Budgets = Budgets(),  # noqa: B008
         threshold: int = 2,
         skip: dict[str, str] | None = None,
+        limits: dict[str, Limits] | None = None,
     ) -> None:
         self.clock = Clock()
         self.breaker = Breaker(BreakerSettings(failure_threshold=threshold, jitter=0.0), clock=self.clock)
         self.entries = [Entry(name, "m") for name in candidates]
         self.walk = Walk(
             "mana/x",
-            [Candidate(entry, (skip or {}).get(entry.provider, "")) for entry in self.entries],
+            [
+                Candidate(e, (limits or {}).get(e.provider, budgets.limits), (skip or {}).get(e.provider, ""))
+                for e in self.entries
+            ],
             self.breaker,
             budgets,
             policy,
@@ -115,6 +120,9 @@ def test_F9_the_walk_ends_before_its_deadline_however_long_everybody_is_silent()
     assert asked >= 2, "the first has not eaten up the time of the second"
     assert world.breaker.snapshot() == {}, "our time ran out, not theirs"
     assert isinstance(step.error.last_error, ModelTimeoutError)
+    alone = World("p1", deadline_s=5.0)
+    alone.fail(ModelTimeoutError("silent"), after_s=alone.ask().limits.total_s)
+    assert isinstance(alone.given_up(), DeadlineError), "though nobody else was left to be asked"
 
 
 @pytest.mark.parametrize(
@@ -149,6 +157,20 @@ def test_a_time_that_was_cut_for_the_sake_of_others_is_no_strike(deadline_s: flo
     world.fail(ModelTimeoutError("silent"), after_s=took_s)
     state = world.breaker.get_state("p1")
     assert (state.consecutive_failures if state else 0) == failures
+
+
+def test_10_what_a_provider_has_for_itself_is_what_its_silence_is_measured_by():
+    world = World("p1", "p2", deadline_s=30.0, limits={"p1": Limits(1, 9, 7, 9)})
+    assert world.ask().limits == Limits(1, 9, 7, 9)
+    world.fail(ModelTimeoutError("silent"), after_s=9)
+    state = world.breaker.get_state("p1")
+    assert state is not None
+    assert state.consecutive_failures == 1, "it had all of its time, short as that is"
+    assert world.ask().limits == Limits(3, 21, 20, 21), "the other has that of everybody"
+    world = World("p1", "p2", deadline_s=30.0, limits={"p1": Limits(1, 50, 7, 90)})
+    assert world.ask().limits == Limits(1, 27.75, 7, 27.75), "never more than the call has"
+    world.fail(ModelTimeoutError("silent"), after_s=27.75)
+    assert world.breaker.get_state("p1") is None
 
 
 def test_no_attempt_begins_without_time_for_it_and_a_deadline_may_be_too_short_for_any():
@@ -252,6 +274,17 @@ def test_B5_a_cancelled_call_gives_the_trial_back():
     assert isinstance(world.breaker.admit("p1", "m"), Lease)
 
 
+def test_3_6_a_trial_that_nobody_ends_is_lost_after_the_time_of_its_attempt():
+    world = World("p1", limits={"p1": Limits(1, 5, 7, 9)})
+    open_circuit(world.breaker, "p1")
+    world.clock.pass_s(61)
+    world.ask()
+    world.clock.pass_s(9)
+    assert isinstance(world.breaker.admit("p1", "m"), Skip)
+    world.clock.pass_s(1)
+    assert isinstance(world.breaker.admit("p1", "m"), Lease)
+
+
 def test_F7_R3_an_entry_that_cannot_is_passed_over_and_only_a_chain_of_such_is_refused():
     world = World("p1", "p2", skip={"p1": "capability"})
     assert world.ask().entry.provider == "p2"
@@ -334,6 +367,15 @@ def test_an_error_survives_the_way_to_another_process(make: Callable[[World], Ro
     again = pickle.loads(pickle.dumps(error))  # noqa: S301
     assert (again.message, again.attempts, again.retry_after) == (error.message, error.attempts, 3.0)
     assert again.last_error.upstream_code == "boom"
+
+
+@pytest.mark.parametrize("kind", RouteError.__subclasses__())
+def test_6_every_error_says_who_it_was_in_another_process_too(kind: type[RouteError]):
+    told = {"provider": "p", "model": "m", "status": 429, "retry_after": 3.0, "upstream_code": "c", "request_id": "r"}
+    again = pickle.loads(pickle.dumps(kind("what", **told)))  # noqa: S301
+    assert type(again) is kind
+    assert {name: getattr(again, name) for name in told} == told
+    assert again.message == "what"
 
 
 def test_R_chaos_every_walk_ends_in_time_with_each_lease_given_back():

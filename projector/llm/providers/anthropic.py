@@ -13,7 +13,7 @@ from projector.errors import AnswerFormatError, BadRequestError, BlockedError, R
 from projector.llm.answer import json_object
 from projector.llm.config import Provider
 from projector.llm.providers.status import safe, status_error
-from projector.llm.providers.wire import Body, Call, Chunks, Reader, at_the_cost, completion, count, tokens, unworded
+from projector.llm.providers.wire import Body, Call, Chunks, Reader, completion, count, reading, tokens, unworded
 
 VERSION = "2023-06-01"
 MOST_TOKENS = 4096
@@ -53,28 +53,10 @@ class AnthropicWire:
             raise AnswerFormatError("the answer is no JSON object", status=200)
         if answer.get("type") == "error":
             raise _error(answer, None, {})
-        blocks = answer.get("content")
-        if not isinstance(blocks, list):
-            raise AnswerFormatError("the answer has no content", status=200)
-        text = "".join(str(b.get("text") or "") for b in blocks if isinstance(b, dict) and b.get("type") == "text")
-        calls = [
-            {
-                "id": str(block["id"]),
-                "type": "function",
-                "function": {"name": str(block["name"]), "arguments": orjson.dumps(block["input"]).decode()},
-            }
-            for block in blocks
-            if isinstance(block, dict) and block.get("type") == "tool_use"
-        ]
-        stop = answer.get("stop_reason")
         usage = _usage(answer.get("usage"))
-        if stop == "refusal" and not text and not calls:
-            with at_the_cost(usage):
-                raise BlockedError("the content policy left nothing of the answer", status=200)
-        message: Body = {"role": "assistant", "content": text or None}
-        if calls:
-            message["tool_calls"] = calls
-        return completion(message, _finish(stop), usage, id=safe(answer.get("id")))
+        with reading(usage):
+            message = _message(answer)
+        return completion(message, _finish(answer.get("stop_reason")), usage, id=safe(answer.get("id")))
 
     def reader(self) -> Reader:
         return _Reader()
@@ -225,13 +207,36 @@ def _texts(message: Body) -> list[str]:
 # The answer
 
 
+def _message(answer: Body) -> Body:
+    blocks = answer.get("content")
+    if not isinstance(blocks, list):
+        raise AnswerFormatError("the answer has no content", status=200)
+    blocks = [block for block in blocks if isinstance(block, dict)]
+    text = "".join(str(block.get("text") or "") for block in blocks if block.get("type") == "text")
+    calls = [
+        {
+            "id": str(block["id"]),
+            "type": "function",
+            "function": {"name": str(block["name"]), "arguments": orjson.dumps(block["input"]).decode()},
+        }
+        for block in blocks
+        if block.get("type") == "tool_use"
+    ]
+    if answer.get("stop_reason") == "refusal" and not text and not calls:
+        raise BlockedError("the content policy left nothing of the answer", status=200)
+    message: Body = {"role": "assistant", "content": text or None}
+    if calls:
+        message["tool_calls"] = calls
+    return message
+
+
 class _Reader:
     def __init__(self) -> None:
         self.skipped = 0
         self.complete = False
         self.done = False
+        self.usage: Body | None = None
         self._chunks = Chunks()
-        self._prompt: object = 0
         self._calls: dict[int, int] = {}
 
     def event(self, data: bytes) -> list[Body]:
@@ -245,7 +250,7 @@ class _Reader:
             case "message_start":
                 message = event.get("message") or {}
                 self._chunks = Chunks(safe(message.get("id")))
-                self._prompt = _prompt_tokens(message.get("usage"))
+                self.usage = _usage(message.get("usage"))
                 return [self._chunks.delta({"role": "assistant", "content": ""})]
             case "content_block_start":
                 return self._started(event)
@@ -286,7 +291,8 @@ class _Reader:
         usage = event.get("usage") or {}
         self.complete = self.complete or stop is not None
         chunks = [self._chunks.delta({}, _finish(stop))] if stop is not None else []
-        return [*chunks, self._chunks.usage(tokens(self._prompt, usage.get("output_tokens")))]
+        self.usage = tokens((self.usage or {}).get("prompt_tokens"), usage.get("output_tokens"))
+        return [*chunks, self._chunks.usage(self.usage)]
 
 
 def _finish(stop: object) -> str | None:

@@ -21,7 +21,7 @@ from projector.llm.answer import json_object
 from projector.llm.config import Provider
 from projector.llm.providers.anthropic import inline
 from projector.llm.providers.status import as_status, safe, status_error
-from projector.llm.providers.wire import Body, Call, Chunks, Reader, at_the_cost, completion, count, tokens, unworded
+from projector.llm.providers.wire import Body, Call, Chunks, Reader, completion, count, reading, tokens, unworded
 
 _FINISH = {"STOP": "stop", "MAX_TOKENS": "length"}
 _BLOCKED = {"SAFETY", "RECITATION", "PROHIBITED_CONTENT", "SPII", "BLOCKLIST", "IMAGE_SAFETY"}
@@ -54,7 +54,7 @@ class GoogleWire:
             raise AnswerFormatError("the answer is no JSON object", status=200)
         if "error" in answer:
             raise _error(answer, None, {})
-        with at_the_cost(_usage(answer)):
+        with reading(_usage(answer)):
             candidate = _candidate(answer)
             if candidate is None:
                 raise AnswerFormatError("the answer has no candidates", status=200)
@@ -210,6 +210,7 @@ class _Reader:
         self.skipped = 0
         self.complete = False
         self.done = False
+        self.usage: Body | None = None
         self._chunks = Chunks()
         self._calls = 0
         self._begun = False
@@ -222,6 +223,8 @@ class _Reader:
             if self.skipped > 1:
                 raise AnswerFormatError("two events of the stream are no JSON")
             return []
+        if "usageMetadata" in event:
+            self.usage = _usage(event)
         if "error" in event:
             raise _error(event, None, {})
         candidate = _candidate(event)

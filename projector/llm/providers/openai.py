@@ -11,7 +11,7 @@ from projector.errors import AnswerFormatError, BlockedError, RouteError, Upstre
 from projector.llm.answer import json_object
 from projector.llm.config import Provider
 from projector.llm.providers.status import as_status, safe, status_error
-from projector.llm.providers.wire import Body, Call, Reader, at_the_cost
+from projector.llm.providers.wire import Body, Call, Reader, reading
 
 # What an error inside an answer of status 200 stands for when it gives no status.
 _CODES = {
@@ -39,7 +39,7 @@ class OpenAIWire:
         answer = json_object(body)
         if answer is None:
             raise AnswerFormatError("the answer is no JSON object", status=200)
-        with at_the_cost(answer.get("usage")):
+        with reading(answer.get("usage")):
             _check(answer)
         return answer
 
@@ -111,6 +111,7 @@ class _Reader:
         self.skipped = 0
         self.complete = False
         self.done = False
+        self.usage: Body | None = None
         self._unreadable = False
 
     def event(self, data: bytes) -> list[Body]:
@@ -124,6 +125,7 @@ class _Reader:
             self._unreadable = True
             self.skipped += 1
             return []
+        self.usage = chunk.get("usage") or self.usage
         if (error := chunk.get("error")) is not None:
             raise _error(error, 200, {})
         choices = chunk.get("choices")

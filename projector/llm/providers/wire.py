@@ -12,10 +12,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from projector.errors import RouteError
+from projector.errors import AnswerFormatError, RouteError
 from projector.llm.config import Provider
 
 Body = dict[str, Any]
+SHAPE = (KeyError, TypeError, AttributeError, IndexError, ValueError)
+"""What reading a value of another shape than expected raises."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,12 +31,14 @@ class Call:
 
 class Reader(Protocol):
     """Reads one stream. `skipped` counts events that were no JSON; `complete`: the answer is whole, though what it
-    cost may still follow; `done`: nothing follows.
+    cost may still follow; `done`: nothing follows. `usage` is the latest that was told of the cost, also by an event
+    that reports a failure; None until then.
     """
 
     skipped: int
     complete: bool
     done: bool
+    usage: Body | None
 
     def event(self, data: bytes) -> list[Body]:
         """The chunks that follow from one event. Raises a RouteError when the provider reports a failure."""
@@ -105,13 +109,20 @@ def tokens(prompt: object, completed: object) -> Body:
 
 
 @contextmanager
-def at_the_cost(usage: Body | None) -> Iterator[None]:
-    """An answer of no use costs as much as any: what is raised says so."""
+def reading(usage: Body | None = None) -> Iterator[None]:
+    """Inside, an answer is read. One of another shape than expected raises AnswerFormatError; and whatever is raised
+    says what the answer cost, which is `usage`: one of no use costs as much as any.
+    """
     try:
         yield
     except RouteError as error:
-        error.usage = usage
+        if error.usage is None:
+            error.usage = usage
         raise
+    except SHAPE as error:
+        wrong = AnswerFormatError(f"the answer has an unexpected form: {type(error).__name__}", status=200)
+        wrong.usage = usage
+        raise wrong from error
 
 
 def count(value: object) -> int:

@@ -8,8 +8,8 @@ import orjson
 
 from projector.errors import ResearchRefusedError, ResearchUnavailableError, RouteError
 from projector.llm.answer import json_object
+from projector.llm.config import Limits
 from projector.llm.providers.wire import Call
-from projector.llm.walk import Limits
 
 if TYPE_CHECKING:
     # Who only plans or replays loads no HTTP client.
