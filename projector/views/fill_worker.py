@@ -62,7 +62,7 @@ async def fill_in_process(
         if status:
             raise ProjectorError(
                 f"a worker of the rebuild of {view.name} ended with status {status}",
-                "its own words are above; `projector rebuild start` goes on where it was",
+                "its own words are above; `projector rebuild start` begins anew",
             )
     finally:
         process.stdin.close()
