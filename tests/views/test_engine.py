@@ -97,7 +97,8 @@ async def test_missions_are_due_that_are_active_and_whole_and_have_a_time(log):
     )
     async with running(log.settings):
         await log.caught_up(MISSIONS)
-    found = await log.admin.execute(query("planner/find_due"), {"default_agent": "a1", "limit": 10})
+    asked = {"default_agent": "a1", "longest_agent": 256, "limit": 10}
+    found = await log.admin.execute(query("planner/find_due"), asked)
     assert await found.fetchall() == [("u1", "due", "a1", datetime(2020, 1, 1, tzinfo=UTC))]
 
 

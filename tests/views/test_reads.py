@@ -85,7 +85,7 @@ def sessions(stack, template) -> Iterator[dict[str, psycopg.Connection[Any]]]:
 
 NEXT_DUE = query("planner/until_next_due")
 DUE = query("planner/find_due")
-DUE_OF = {"default_agent": "a1", "limit": 100}
+DUE_OF = {"default_agent": "a1", "longest_agent": 256, "limit": 100}
 
 
 class Scan(NamedTuple):
