@@ -37,7 +37,7 @@ from projector.views.declared import VIEWS
 NAME = "views"
 CHANGES, RECORDS, RUNS = 1_000_000, 20_000, 3
 WORKERS = 2
-HISTORIES, FLAT_BATCH, FLAT_RECORDS, FLAT_ITEMS = (10_000, 1_000_000), 20_000, 1_000, 3
+HISTORIES, FLAT_BATCH, FLAT_RECORDS, FLAT_ITEMS = (10_000, 1_000_000), 20_000, 1_000, 2
 """With few items the records hold as much after the short history as after the long one: only that differs then."""
 IDLE_MISSIONS, IDLE_S = 20_000, 20.0
 TIMEOUT_S = 1800.0

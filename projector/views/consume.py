@@ -115,10 +115,11 @@ async def consume(settings: Settings, view: View, staleness: Staleness, stop: as
     if not await kafka.wait_for_topics(settings, topics, stop):
         return
     positions = Positions(view.name, await kafka.cluster_id(settings))
+    group = f"{settings.topic_prefix}.views.{view.name}"
     async with (
         await connect(settings, "projector_engine") as conn,
         await connect(settings, "projector_engine") as reading,
-        kafka.consumer(settings, f"{settings.topic_prefix}.views.{view.name}") as consumer,
+        kafka.consumer(settings, group, wait_ms=kafka.IDLE_WAIT_MS) as consumer,
     ):
         # A row that a crash of the server takes back goes with its position, and is folded again.
         await conn.execute("set synchronous_commit = off")

@@ -17,8 +17,11 @@ from projector.views.declared import View
 from projector.views.positions import Partition
 from projector.waiting import pause
 
-FETCH_MAX_WAIT_MS = 500
-"""A broker answers a fetch as soon as there is anything."""
+# A broker answers a fetch as soon as there is anything. This only bounds how long a partition that was drained
+# meanwhile has to wait for the fetch of the others.
+FETCH_MAX_WAIT_MS = 200
+IDLE_WAIT_MS = 1000
+"""For who asks for all its partitions whenever it asks: then it is only how often an idle consumer costs something."""
 FETCH_PARTITION_BYTES = 1024 * 1024
 TOPIC_POLL_S = 0.25
 # How long the partitions of a killed worker stay without one; the shortest that brokers accept by default.
@@ -33,7 +36,9 @@ def topics_of(settings: Settings, view: View) -> list[str]:
 
 
 @asynccontextmanager
-async def consumer(settings: Settings, group: str | None = None) -> AsyncIterator[AIOKafkaConsumer]:
+async def consumer(
+    settings: Settings, group: str | None = None, *, wait_ms: int = FETCH_MAX_WAIT_MS
+) -> AsyncIterator[AIOKafkaConsumer]:
     """A started consumer of nothing yet; raises BrokerUnavailableError, BrokerRefusedError."""
     client = AIOKafkaConsumer(
         **client_options(settings),
@@ -41,7 +46,7 @@ async def consumer(settings: Settings, group: str | None = None) -> AsyncIterato
         enable_auto_commit=False,
         # Positions come from the database; what the broker would choose is never used.
         auto_offset_reset="earliest",
-        fetch_max_wait_ms=FETCH_MAX_WAIT_MS,
+        fetch_max_wait_ms=wait_ms,
         max_partition_fetch_bytes=FETCH_PARTITION_BYTES,
         session_timeout_ms=SESSION_TIMEOUT_MS,
         heartbeat_interval_ms=HEARTBEAT_MS,

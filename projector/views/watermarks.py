@@ -42,7 +42,7 @@ async def follow(settings: Settings, stop: asyncio.Event) -> AsyncGenerator[Wate
     topic = Topics(settings.topic_prefix).watermarks
     if not await kafka.wait_for_topics(settings, [topic], stop):
         return
-    async with kafka.consumer(settings) as consumer:
+    async with kafka.consumer(settings, wait_ms=kafka.IDLE_WAIT_MS) as consumer:
         partition = TopicPartition(topic, 0)
         consumer.assign([partition])
         end = (await consumer.end_offsets([partition]))[partition]
