@@ -11,7 +11,7 @@ from pydantic import SecretStr
 from projector.cdc.topics import ensure_topics
 from projector.planner.due import BATCH
 from projector.planner.writer import WRITTEN_AT_ONCE
-from tests.health.observe import start, until
+from tests.health.observe import Observed, start, until
 from tests.llm.double import Double, Reply, calls, text
 from tests.planner.test_writeback import PLAN
 from tests.planner.world import World
@@ -68,22 +68,8 @@ async def test_timers_that_are_told_to_stop_commit_the_batch_in_hand_and_leave_t
     )
     world.watch_messages()
     settings = world.settings.model_copy(update={"due_interval_s": 0.2, "service_key": SecretStr("a key")})
-    first = start(settings, tmp_path, "timers")
-    following: asyncio.Task[None] | None = None
-    try:
-        with world.admin.transaction():
-            world.admin.execute("lock table mana_ai.mission_runs in exclusive mode")
-            following = asyncio.create_task(first.follow())
-            await until(lambda: first.ready() and waits(world, "relation"), "a batch waits to be opened")
-            first.stream.send(signal.SIGTERM)
-            await until(lambda: first.answers["/health/ready"][1].get("reason") == "stopping", "it is not ready")
-            assert first.stream.exit_code is None
-        assert await asyncio.to_thread(first.stream.joined, 20) == 0
-    finally:
-        first.stream.kill()
-        if following is not None:
-            await following
-    assert first.not_live is None
+    batch = "lock table mana_ai.mission_runs in exclusive mode"
+    await stopped_while_it_waits(world, start(settings, tmp_path, "timers"), batch, "relation")
     assert len(world.runs()) == BATCH
     second = start(settings, tmp_path, "timers")
     try:
@@ -99,23 +85,9 @@ async def test_a_sink_that_is_told_to_stop_writes_what_it_has_in_hand_and_takes_
     missions = WRITTEN_AT_ONCE + 3
     await ensure_topics(world.settings)
     await plan(world, missions)
-    first = start(world.settings, tmp_path, "sink")
-    following: asyncio.Task[None] | None = None
-    try:
-        with world.admin.transaction():
-            # Those that have waited longest are written together.
-            world.admin.execute("select pg_advisory_xact_lock(hashtextextended('u1' || chr(31) || 'm0', 2))")
-            following = asyncio.create_task(first.follow())
-            await until(lambda: first.ready() and waits(world, "advisory"), "plans wait to be written")
-            first.stream.send(signal.SIGTERM)
-            await until(lambda: first.answers["/health/ready"][1].get("reason") == "stopping", "it is not ready")
-            assert first.stream.exit_code is None
-        assert await asyncio.to_thread(first.stream.joined, 20) == 0
-    finally:
-        first.stream.kill()
-        if following is not None:
-            await following
-    assert first.not_live is None
+    # Those that have waited longest are written together.
+    oldest = "select pg_advisory_xact_lock(hashtextextended('u1' || chr(31) || 'm0', 2))"
+    await stopped_while_it_waits(world, start(world.settings, tmp_path, "sink"), oldest, "advisory")
     assert {run["mission_id"] for run in world.runs(state="written")} == {f"m{n}" for n in range(WRITTEN_AT_ONCE)}
     assert len(world.ours()) == WRITTEN_AT_ONCE
     second = start(world.settings, tmp_path, "sink")
@@ -125,6 +97,25 @@ async def test_a_sink_that_is_told_to_stop_writes_what_it_has_in_hand_and_takes_
     finally:
         second.stream.kill()
     assert sorted(row["record_id"] for row in world.ours()) == sorted(f"m{n}" for n in range(missions))
+
+
+async def stopped_while_it_waits(world: World, observed: Observed, lock: str, kind: str) -> None:
+    """Tells the stream to stop while `lock` holds it up in the middle of its work; then that may go on."""
+    following: asyncio.Task[None] | None = None
+    try:
+        with world.admin.transaction():
+            world.admin.execute(lock)  # type: ignore[arg-type]
+            following = asyncio.create_task(observed.follow())
+            await until(lambda: observed.ready() and waits(world, kind), "it waits for the lock")
+            observed.stream.send(signal.SIGTERM)
+            await until(lambda: observed.answers["/health/ready"][1].get("reason") == "stopping", "it is not ready")
+            assert observed.stream.exit_code is None
+        assert await asyncio.to_thread(observed.stream.joined, 20) == 0
+    finally:
+        observed.stream.kill()
+        if following is not None:
+            await following
+    assert observed.not_live is None
 
 
 async def plan(world: World, missions: int) -> None:
