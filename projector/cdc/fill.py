@@ -18,7 +18,7 @@ import psycopg
 from aiokafka import AIOKafkaProducer
 from psycopg import errors
 
-from projector import crash
+from projector import crash, freeze
 from projector.cdc import dead_letters
 from projector.cdc.dead_letters import DeadLetter
 from projector.cdc.heartbeat import store
@@ -298,6 +298,7 @@ class Fill:
     async def _turn(self) -> None:
         """Sends, lets acknowledgements in, and waits while too much is in flight or too fast."""
         moved(FILL)
+        await freeze.point("cdc.fill")
         await asyncio.sleep(0)
         await self._send()
         while self._publisher.octets >= MAX_IN_FLIGHT_BYTES:

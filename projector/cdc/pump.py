@@ -122,7 +122,8 @@ class Pump:
         return Seen((self._reads, self._publisher.acknowledged), self._heartbeat.is_awaited)
 
     async def _acknowledged(self, _servers: Servers) -> Seen:
-        return Seen((self._publisher.acknowledged, self._progress.received), self._progress.outstanding)
+        """That more is received says nothing here: nothing of it is safe before it is acknowledged."""
+        return Seen((self._publisher.acknowledged, self._told_flushed), self._progress.outstanding)
 
     async def _step(self) -> None:
         if self._failure is not None:

@@ -31,6 +31,8 @@ STALL_S, PAUSE_S = 10.0, 12.0
 FROZEN = {
     "cdc.step,cdc.heartbeat": ("cdc", {"cdc", "heartbeat"}),
     "cdc.read": ("cdc", {"replication stream"}),
+    "cdc.acknowledged": ("cdc", {"acknowledgements"}),
+    "cdc.fill": ("cdc", {"fill"}),
     "views.consume": ("views", {"missions"}),
     "views.watermarks": ("views", {"watermarks"}),
     "planner.claim,planner.renew": ("planner", {"worker", "leases"}),
@@ -42,8 +44,10 @@ FROZEN = {
     "timers.block": ("timers", {"event loop"}),
 }
 """By freeze points: the stream, and the parts that stand still then."""
-ALONE = {"cdc.step,cdc.heartbeat", "cdc.read"}
+ALONE = {"cdc.step,cdc.heartbeat", "cdc.read", "cdc.acknowledged", "cdc.fill"}
 """Those that have a database of their own, and no change stream beside them."""
+CALLBACKS = {"cdc.read", "cdc.acknowledged"}
+"""Those that return with nothing done: no task waits in them."""
 HEALTHY = ("cdc", "views", "timers", "planner", "sink")
 CUT_OFF = HEALTHY[:3]
 """Those of them that reach their database through a network that freezes."""
@@ -101,7 +105,7 @@ class Fleet:
         return observed
 
     async def run(self) -> None:
-        shared, whole = self.settings(), self.settings()
+        shared, whole, alone = self.settings(), self.settings(), dict[str, Settings]()
         upstream = {"port": int(conninfo.conninfo_to_dict(whole.admin_url)["port"])}
         through = Proxy(lambda: upstream["port"])
         self._resources.callback(through.close)
@@ -114,9 +118,16 @@ class Fleet:
         async with following([publisher, *healthy.values()]), working(shared):
             await until(lambda: all(one.ready() for one in (publisher, *healthy.values())), "healthy streams are ready")
             for points in self._wanted:
-                settings = self.settings() if points in ALONE else shared
+                settings = alone.setdefault(points, self.settings()) if points in ALONE else shared
+                if points == "cdc.fill":
+                    with psycopg.connect(settings.admin_url, autocommit=True) as conn:
+                        insert(conn)
                 self.frozen[points] = self.start(settings, FROZEN[points][0], points)
             async with following([*self.frozen.values()]):
+                if (deaf := self.frozen.get("cdc.acknowledged")) is not None:
+                    await until(deaf.ready, "nothing is to be acknowledged yet")
+                    with psycopg.connect(alone["cdc.acknowledged"].admin_url, autocommit=True) as conn:
+                        insert(conn)
                 # Old connections are silent, and new ones are not to be had.
                 port, upstream["port"] = upstream["port"], NOBODY
                 through.freeze()
@@ -198,7 +209,7 @@ def test_loops_that_stand_still_are_told_of_and_end_their_process(fleet: Fleet, 
     threads = observed.stream.log_file.read_text().partition("Current thread 0x")[2]
     if points == "timers.block":
         assert 'freeze.py", line' in threads
-    elif points != "cdc.read":  # its callback returns: no task waits in it
+    elif points not in CALLBACKS:
         assert [stack for stack in stacks if "projector/freeze.py" in stack]
     assert "Thread 0x" in threads
 
