@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from aiokafka.errors import (
     KafkaError,
     SaslAuthenticationFailed,
     UnsupportedSaslMechanismError,
+    for_code,
 )
 from aiokafka.protocol.metadata import MetadataRequest
 
@@ -97,6 +98,14 @@ async def admin(settings: Settings) -> AsyncIterator[AIOKafkaAdminClient]:
         yield client
     finally:
         await client.close()
+
+
+def refused_topics(results: Iterable[Sequence[Any]]) -> Iterator[tuple[str, type[KafkaError], str]]:
+    """Of an admin request's `results` (name, code, perhaps a message, of each topic) those with an error, and why."""
+    for name, code, *message in results:
+        if code:
+            kind = for_code(code)
+            yield name, kind, (message[0] if message else None) or kind.__name__
 
 
 async def explain_failure(settings: Settings, error: Exception, what: str) -> BrokerUnavailableError:

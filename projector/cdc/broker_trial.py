@@ -13,13 +13,13 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from aiokafka.admin import NewTopic
-from aiokafka.errors import KafkaError, for_code
+from aiokafka.errors import KafkaError
 
 from projector.cdc.checks import judge_clock
 from projector.cdc.producer import start_producer, stop_producer
 from projector.config import Settings
 from projector.errors import Finding
-from projector.kafka import admin
+from projector.kafka import admin, refused_topics
 
 
 async def try_broker(settings: Settings, clock: Callable[[], float] = time.time) -> list[Finding]:
@@ -56,10 +56,9 @@ async def _topic(settings: Settings) -> AsyncIterator[str]:
 
 
 def _raise_for(results: Iterable[Sequence[Any]]) -> None:
-    """`results`: name, code and sometimes a message, of each topic."""
-    for name, code, *message in results:
-        if code:
-            raise for_code(code)(f"{name}: {(message[0] if message else None) or for_code(code).description}")
+    """Raises what the first topic of an admin request was refused with."""
+    for name, kind, why in refused_topics(results):
+        raise kind(f"{name}: {why}")
 
 
 def _refused(settings: Settings, error: KafkaError) -> Finding:

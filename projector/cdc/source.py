@@ -67,9 +67,9 @@ async def ensure_source(
     """The generation in force, with a slot that is sound and a fill laid out for whatever the slot does not bring.
 
     `conn` is a session in projector_cdc that holds the writer's lock, `replication` one that may replicate; the stream
-    is about to read through `published`. Raises
-    ConfigError, PrivilegeError, HiddenRowsError, and ForeignSourceError for a server that is not the one whose log the
-    topics hold; with `adopt` such a server is taken as the next generation.
+    is about to read through `published`. Raises ConfigError, PrivilegeError, HiddenRowsError, and ForeignSourceError
+    for a server that is not the one whose log the topics hold; with `adopt` such a server is taken as the next
+    generation.
     """
     server = await read_server(conn)
     timeline = await replication.timeline()

@@ -14,7 +14,7 @@ from aiokafka.errors import TopicAlreadyExistsError, for_code
 
 from projector.config import Settings
 from projector.errors import Finding, TopicSettingsError
-from projector.kafka import admin
+from projector.kafka import admin, refused_topics
 from projector.log.topics import Topics
 from projector.logging import get
 
@@ -184,8 +184,7 @@ async def _create(client: AIOKafkaAdminClient, settings: Settings, names: list[s
             for name in names
         ]
     )
-    for name, code, *message in response.topic_errors:
+    for name, kind, why in refused_topics(response.topic_errors):
         # Another process may have been faster; it looks at the same settings.
-        if code and code != TopicAlreadyExistsError.errno:
-            detail = (message[0] if message else None) or for_code(code).__name__
-            raise TopicSettingsError(f"cannot create topic {name}: {detail}")
+        if kind is not TopicAlreadyExistsError:
+            raise TopicSettingsError(f"cannot create topic {name}: {why}")

@@ -13,6 +13,7 @@ from projector.views.positions import Partition
 from projector.views.store import SMALL_BATCH
 
 SMALL_OCTETS = 4 * 1024 * 1024
+"""What a single statement may carry, in the measure of `Batch.octets`."""
 
 
 @dataclass(slots=True)

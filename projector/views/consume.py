@@ -141,7 +141,7 @@ async def _loop(
     behind = False
     told_at = committed_at = time.monotonic()
     while not stop.is_set():
-        await freeze.point("views.consume")
+        await freeze.point(f"views.{engine.name}")
         asked_at = time.monotonic()
         consumer.resume(*consumer.paused())
         fetched = await consumer.getmany(timeout_ms=POLL_MS, max_records=FETCH_RECORDS)
