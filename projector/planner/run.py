@@ -160,6 +160,8 @@ async def _turn_away(run: ClaimedRun, planning: Planning, verdict: Verdict, *, w
     pace = planning.pace
     metrics.AGENT_DECISIONS.labels(decision=verdict.decision).inc()
     log.info("turned away", run=str(run.run_id), decision=verdict.decision)
+    if verdict.decision in WAITING_FOR_OTHERS:
+        return "held"  # where that was judged
     if verdict.action == "cancel":
         await planning.ledger.settle(
             run,

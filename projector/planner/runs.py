@@ -248,6 +248,7 @@ def _why_not(state: str, lease_expired: bool | None, other: UUID | None) -> str:
 
 async def _cancel(conn: Connection, run_id: UUID, by: str) -> Result:
     async with conn.transaction():
+        await conn.execute(query("planner/lock_user_of"), {"run_id": run_id})
         cursor = await conn.execute(query("planner/runs_cancel"), {"run_id": run_id, "reason": f"by {by}"})
         row = await cursor.fetchone()
         if row is None:

@@ -46,7 +46,7 @@ async def working(world: World, double: Double, pace: Pace = FAST, **settings) -
 
 async def settled(world: World, *states: str, count: int = 1) -> None:
     """Waits until `count` runs are in one of `states`."""
-    async with asyncio.timeout(60):  # a run that misses the end of another waits `hold_for_place_s` for its place
+    async with asyncio.timeout(15):
         while sum(run["state"] in states for run in world.runs()) < count:
             await asyncio.sleep(0.02)
 
