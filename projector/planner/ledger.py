@@ -170,12 +170,20 @@ class Ledger:
         wait_s: float | None,
         counts: bool,
     ) -> None:
-        """Ends the attempt without a plan and frees the agent's place, for who waits for it.
+        """Ends the attempt without a plan and frees the agent's place, for who waits for it. A run that is held waits
+        for a change of its mission or of `run.agent_id`.
 
         `counts` says whether the attempt is one of those that may be used up. `wait_s` None means that the run is
         never looked at again by itself.
         """
-        row = {"state": state, "decision": decision, "reason": reason, "wait_s": wait_s, "counts": counts}
+        row = {
+            "state": state,
+            "agent_id": run.agent_id,
+            "decision": decision,
+            "reason": reason,
+            "wait_s": wait_s,
+            "counts": counts,
+        }
         crash.point("planner.before_settle")
         await self._ends.ask(_Ended(run, row))
         crash.point("planner.after_settle")

@@ -2,7 +2,7 @@
 with given as (
     select *
     from jsonb_to_recordset(%(ends)s) as g
-         (run_id uuid, state text, decision text, reason text, wait_s float8, counts boolean)
+         (run_id uuid, state text, agent_id text, decision text, reason text, wait_s float8, counts boolean)
 ), mine as (
     {mine}
 ), settled as (
@@ -11,6 +11,7 @@ with given as (
         attempts = case when given.counts then r.attempts else greatest(r.attempts - 1, 0) end,
         next_attempt_at = now() + make_interval(secs => given.wait_s),
         started_at = case when given.state = 'held' then null else r.started_at end,  -- a held run has not begun
+        agent_id = case when given.state = 'held' then given.agent_id else r.agent_id end,  -- whose change wakes it
         lease_owner = null, lease_until = null, admitted_at = null, updated_at = now()
     from mine join given using (run_id)
     where r.run_id = mine.run_id
