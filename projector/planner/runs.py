@@ -114,7 +114,10 @@ class Whole:
     seen_lsn: str | None
     """Generation and commit LSN of the mission's latest change in the view of iterations, once the run's is in it."""
     failed_calls: Sequence[dict[str, Any]]
-    """The last that the run did not go on with: `at`, `error`, `ms`, tokens of both kinds, `cost` (US $), `route`."""
+    """The last that the run did not go on with: `at`, `error`, `ms`, tokens of both kinds, `cost` (US $), `route`.
+
+    The error of one that was answered, before the run came to ask something else, is `Unused`.
+    """
     research_at: datetime | None
     """When the run began a job of deep research."""
     research_credits: float | None
