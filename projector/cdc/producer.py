@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
@@ -44,6 +45,9 @@ async def stop_producer(producer: AIOKafkaProducer) -> None:
         async with asyncio.timeout(_STOP_TIMEOUT_S):
             await producer.stop()
     except TimeoutError:
-        producer._message_accumulator.fail_all(KafkaError("the producer was ended"))
+        # The requests that are under way end first: they put back into the accumulator what they carried.
         await producer.client.close()
-        await producer._sender.close()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_STOP_TIMEOUT_S):
+                await producer._sender.close()
+        producer._message_accumulator.fail_all(KafkaError("the producer was ended"))
