@@ -18,15 +18,22 @@ _TRUNCATED = TRUNCATED.encode()
 
 
 class Message(Protocol):
-    """A record as aiokafka's consumer gives it."""
+    """A record of a topic. `timestamp` in milliseconds since 1970."""
 
-    topic: str
-    partition: int
-    offset: int
-    key: bytes | None
-    value: bytes | None
-    headers: Iterable[tuple[str, bytes]]
-    timestamp: int
+    @property
+    def topic(self) -> str: ...
+    @property
+    def partition(self) -> int: ...
+    @property
+    def offset(self) -> int: ...
+    @property
+    def key(self) -> bytes | None: ...
+    @property
+    def value(self) -> bytes | None: ...
+    @property
+    def headers(self) -> Iterable[tuple[str, bytes]]: ...
+    @property
+    def timestamp(self) -> int: ...
 
 
 @dataclass(slots=True)  # not frozen, which would take longer to make than all that is in it to read
@@ -76,11 +83,11 @@ def sort(view: View, message: Message) -> Fold | Reload | Truncation | DeadLette
     headers = dict(message.headers)
     # Changes have a key, so a row whose own `op` has this name is not taken for a truncation.
     truncated = message.key is None and headers.get("op") == _TRUNCATED
-    if not truncated and not _is_of(view, message.topic, headers.get("table")):
+    if not truncated and not is_of(view, message.topic, headers.get("table")):
         return None
     place = None
     try:
-        place = _place(headers)
+        place = place_of(headers)
         if truncated:
             return Truncation(place, message.offset)
         return _sort(view, headers, message, place)
@@ -90,7 +97,8 @@ def sort(view: View, message: Message) -> Fold | Reload | Truncation | DeadLette
 
 
 @lru_cache(maxsize=4096)
-def _is_of(view: View, topic: str, table: bytes | None) -> bool:
+def is_of(view: View, topic: str, table: bytes | None) -> bool:
+    """Whether the header `table` of a record with a key makes it the view's."""
     if table is None:
         return bool(view.rest_of)
     return view.takes(app_of(topic), table.decode("utf-8", "replace"))
@@ -115,7 +123,8 @@ def app_of(topic: str) -> str:
     return topic.rpartition(".sync_changes.")[2]
 
 
-def _place(headers: dict[str, bytes]) -> Place:
+def place_of(headers: dict[str, bytes]) -> Place:
+    """The place that a record's headers tell; raises BadChange."""
     try:
         return from_headers(headers)
     except (AttributeError, KeyError, TypeError, ValueError) as error:  # a header may be null, or bytes of any kind

@@ -20,9 +20,8 @@ from projector.errors import (
 )
 from projector.kafka import admin
 from projector.sql.connection import connect
-from projector.views import generations, kafka, rebuild
+from projector.views import generations, rebuild
 from projector.views.declared import MISSIONS, RECORDS, VIEWS
-from projector.views.engine import Engine
 from projector.views.positions import Partition, Positions
 from projector.views.verify import verify
 from tests.views.log import at, row, running
@@ -190,18 +189,18 @@ async def test_a_rebuild_of_which_one_process_was_killed_says_so_and_is_whole_wh
 
 async def test_a_fill_that_a_rival_put_back_reads_everything_again(served, monkeypatch):
     rivals = 2
-    commit = Engine.commit
+    swap = Positions.swap
 
-    async def commit_after_a_rival(engine, **options):
+    async def swap_after_a_rival(positions, conn, known, next_offsets):
         nonlocal rivals
         if rivals:
             rivals -= 1
-            async with await connect(served.settings, "projector_engine") as conn:
-                await Positions(MISSIONS.name, await kafka.cluster_id(served.settings), spare=True).bump(conn)
-        return await commit(engine, **options)
+            async with await connect(served.settings, "projector_engine") as other:
+                await positions.bump(other)
+        await swap(positions, conn, known, next_offsets)
 
     monkeypatch.setattr("projector.views.filler.WAITING_BYTES", 1)
-    monkeypatch.setattr(Engine, "commit", commit_after_a_rival)
+    monkeypatch.setattr(Positions, "swap", swap_after_a_rival)
     await rebuild.start(served.settings, MISSIONS)
     assert rivals == 0
     assert (await rebuild.diff(served.settings, MISSIONS)).examples == ()
