@@ -101,7 +101,7 @@ class Filler:
 
     async def _gather(self, partition: Partition, begin: int, end: int) -> tuple[Gathered, int]:
         """As much as may wait, and the offset to which it reaches."""
-        gathered = Gathered(self._view, partition.topic)
+        gathered = Gathered(self._view, partition)
         began = time.monotonic()
         async with aclosing(self._fetcher.read(partition, begin, end)) as answers:
             async for messages, next_offset in answers:

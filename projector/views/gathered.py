@@ -17,6 +17,7 @@ from projector.log.place import Place
 from projector.views.declared import Identity, View
 from projector.views.held import Held, Row, nothing
 from projector.views.inbox import DeadLetter, Fold, Message, Reload, Truncation, app_of, is_of, place_of, sort
+from projector.views.positions import Partition
 
 ENTRY_OCTETS = 400
 """What a record of a topic takes in memory beside its value."""
@@ -39,12 +40,12 @@ _new = tuple.__new__
 
 
 class Gathered:
-    """What was read of one topic, records of one partition for one view. `octets`: about what it takes in memory."""
+    """What was read of one partition for one view. `octets`: about what it takes in memory."""
 
-    def __init__(self, view: View, topic: str) -> None:
+    def __init__(self, view: View, partition: Partition) -> None:
         self._view = view
-        self._topic = topic
-        self._app = app_of(topic)
+        self._partition = partition
+        self._app = app_of(partition.topic)
         self._waiting: dict[tuple[str, str, str], list[Entry]] = {}
         self._noticed = Counters()
         self.octets = 0
@@ -65,7 +66,7 @@ class Gathered:
 
     def add(self, messages: Iterable[Message]) -> None:
         """Takes records in, in the order of their offsets; one of another view costs next to nothing."""
-        view, topic, waiting = self._view, self._topic, self._waiting
+        view, topic, waiting = self._view, self._partition.topic, self._waiting
         for message in messages:
             headers = dict(message.headers)
             key, table = message.key, headers.get("table")
@@ -82,10 +83,12 @@ class Gathered:
                 self._sort(message)
                 continue
             found = waiting.get(claimed)
-            if found is None:
-                waiting[claimed] = [entry]
-            else:
+            if found is not None:
                 found.append(entry)
+            elif "\0" in "".join(claimed):  # no text that the database could be asked for
+                self._sort(message)
+            else:
+                waiting[claimed] = [entry]
 
     def records(self) -> Iterator[Waiting]:
         """Hands out what waits, in the order of its keys, which is about that of the rows' index."""
@@ -95,24 +98,34 @@ class Gathered:
 
     def rows(self, records: Iterable[Waiting], held: Mapping[Identity, Held]) -> Iterator[Row]:
         """The rows of `records`, each folded when it is asked for; `held` are those that have a row so far."""
-        view = self._view
         for identity, entries in records:
-            one = held.get(identity) or nothing(view.fold)
-            folded = 0
-            for place, offset, value in entries:
-                try:
-                    change = decode(value)
-                except BadChange:
-                    self.again.add(offset)
-                    continue
-                if (change.user_id, change.app_id, change.table, change.record_id) != identity:
-                    self.again.add(offset)
-                    continue
+            try:
+                one, folded = self._fold(identity, entries, held.get(identity))
+                row = one.row(self._view, identity) if folded else None
+            except Exception as error:
+                topic, number = self._partition
+                error.add_note(f"in {'/'.join(identity)}, of {topic}-{number} at or after offset {entries[0].offset}")
+                raise
+            self.changes += folded
+            if row is not None:
+                yield row
+
+    def _fold(self, identity: Identity, entries: Sequence[Entry], held: Held | None) -> tuple[Held, int]:
+        """The record, and how many of the changes went into it."""
+        one = nothing(self._view.fold) if held is None else held
+        folded = 0
+        for place, offset, value in reversed(entries) if self._view.fold.newest_first else entries:
+            try:
+                change = decode(value)
+            except BadChange:
+                self.again.add(offset)
+                continue
+            if (change.user_id, change.app_id, change.table, change.record_id) == identity:
                 one.take(change, place, self._noticed)
                 folded += 1
-            self.changes += folded
-            if folded:
-                yield one.row(view, identity)
+            else:
+                self.again.add(offset)
+        return one, folded
 
     def sort_again(self, messages: Iterable[Message]) -> None:
         """Takes in what `again` names."""
