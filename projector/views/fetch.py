@@ -23,8 +23,8 @@ from projector.kafka import client_options, explain_failure
 from projector.logging import get
 from projector.views.positions import Partition
 
-FETCH_BYTES = 512 * 1024
-"""Asked for at once: about what a core's cache holds. A batch of the producer's that is larger comes whole."""
+FETCH_BYTES = 256 * 1024
+"""Asked for at once: less than a core's cache holds. A batch of the producer's that is larger comes whole."""
 MAX_WAIT_MS = 200
 RETRY_S = 0.5
 

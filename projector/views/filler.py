@@ -28,7 +28,8 @@ WAITING_BYTES = 256 * 1024 * 1024
 CHECKPOINT_S = 60.0
 """How long a fill may read before it commits: what a crash costs at most, beside the folding."""
 RECORDS_AT_ONCE = 500
-"""So many are folded and copied before progress is told and other tasks have their turn."""
+"""So many are folded and copied before other tasks have their turn."""
+REPORT_S = 0.5
 
 T = TypeVar("T")
 
@@ -68,6 +69,7 @@ class Filler:
         self._store: Store | None = None
         self._events = 0
         self._changes = 0
+        self._told = time.monotonic()
 
     async def open(self, partitions: Iterable[Partition]) -> dict[Partition, int]:
         """Takes partitions over; returns the offset at which to go on in each. As `Positions.load`."""
@@ -132,8 +134,10 @@ class Filler:
             held = {} if new else await store.load(conn, [identity for identity, _ in some])
             await store.copy(conn, gathered.rows(some, held), len(some), new=new)
             done += len(some)
-            share = done / count
-            self._tell(self._events + int(share * (next_offset - known.next_offset)), self._changes + gathered.changes)
+            if (now := time.monotonic()) - self._told >= REPORT_S:
+                self._told = now
+                events = (next_offset - known.next_offset) * done // count
+                self._tell(self._events + events, self._changes + gathered.changes)
         if not new:
             await store.merge(conn)
         if gathered.again:

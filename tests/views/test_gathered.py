@@ -116,6 +116,12 @@ def test_what_does_not_tell_its_record_plainly_is_what_sort_says(view, odd):
     assert [found.truncation] == ([one for one in others if isinstance(one, Truncation)] or [None])
 
 
+def test_an_id_with_escapes_is_read_at_once():
+    same = [message(n, value_of(row("update", 'a "b"', n, {f"k{n}": n}))) for n in range(3)]
+    found, rows = gathered(MISSIONS, same)
+    assert (rows, found.again) == (one_by_one(MISSIONS, same)[0], set())
+
+
 def test_nothing_but_its_own_place_goes_into_a_row():
     bad = message(90, value_of(row("update", "m1", 5, {}) | {"data": []}))
     found, rows = gathered(MISSIONS, [*PLAIN, bad])

@@ -220,6 +220,7 @@ async def test_what_is_odd_in_a_topic_is_rebuilt_as_the_live_view_took_it(log, m
     for poison in POISON.values():
         await log.poison(poison)
     await log.poison(b'{"record_id":"m1"', table=None)
+    await log.poison(b'{"record_id":"m\0"}')
     turned = row("update", "m2", 30, {"record_id": "m3", "note": "of m2"})
     await log.store([turned])
     value = orjson.dumps({"data": turned["data"], **turned})
@@ -239,7 +240,7 @@ async def test_what_is_odd_in_a_topic_is_rebuilt_as_the_live_view_took_it(log, m
     async with running(log.settings):
         await log.caught_up()
     assert kept == [one for one in await fetch(log, kinds) if one[0] == "missions"]
-    assert [reason for _, reason, _ in kept] == [*POISON]
+    assert [reason for _, reason, _ in kept] == [*POISON, "not-json"]
     for view in (MISSIONS, RECORDS, VIEWS["iterations"]):
         await rebuild.start(log.settings, view, replace=True)
         assert (await rebuild.diff(log.settings, view)).examples == ()
