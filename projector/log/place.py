@@ -32,8 +32,4 @@ def parse_lsn(text: str) -> int:
 
 def from_headers(headers: Mapping[str, bytes]) -> Place:
     """Reads the place of a Kafka record; raises KeyError or ValueError when it has none."""
-    high, slash, low = headers["lsn"].partition(b"/")
-    if not slash:
-        raise ValueError(f"{headers['lsn']!r} is no LSN")
-    place = (int(headers["source"]), int(high, 16) << 32 | int(low, 16), int(headers["ord"]))
-    return tuple.__new__(Place, place)  # in half the time that its own constructor takes; every record has one
+    return Place(int(headers["source"]), parse_lsn(headers["lsn"].decode("ascii")), int(headers["ord"]))
