@@ -49,6 +49,9 @@ CDC_LETTERS_STORED = Gauge(
 CDC_RESTARTS = Counter("projector_cdc_restarts_total", "Sessions ended by a fault and begun again", ["reason"])
 CDC_STATUS_UPDATES = Counter("projector_cdc_status_updates_total", "Standby status updates sent to Postgres")
 CDC_IN_FLIGHT = Gauge("projector_cdc_in_flight_bytes", "Bytes read and not yet acknowledged by Kafka")
+CDC_HELD = Gauge(
+    "projector_cdc_held_seconds", "How long records have waited for their commit to become visible, 0 when none do"
+)
 CDC_CONFIRMED_LSN = Gauge("projector_cdc_confirmed_lsn_bytes", "LSN last confirmed to Postgres, as a byte position")
 CDC_COMMIT_TIME = Gauge(
     "projector_cdc_last_commit_timestamp_seconds", "Commit time of the newest transaction read, Unix time"

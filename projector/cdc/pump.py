@@ -17,11 +17,13 @@ from projector.cdc.progress import Progress
 from projector.cdc.publisher import Publisher
 from projector.cdc.replication import Replication
 from projector.cdc.translate import Translator
+from projector.cdc.visibility import Snapshot, Visibility
 from projector.cdc.wire import Keepalive
 from projector.errors import ReplicationError
 from projector.health.judge import Seen
 from projector.health.parts import Part, Servers, at_work
-from projector.metrics import CDC_CONFIRMED_LSN, CDC_IN_FLIGHT
+from projector.logging import get
+from projector.metrics import CDC_CONFIRMED_LSN, CDC_HELD, CDC_IN_FLIGHT
 
 PUMP, STREAM, ACKNOWLEDGEMENTS = "cdc", "replication stream", "acknowledgements"
 """The parts of it that must move."""
@@ -39,12 +41,17 @@ _TICK_S = 0.1
 _IDLE_TICK_S = 0.5
 _READ_BUDGET = 256 * 1024
 _DRAIN_TIMEOUT_S = 5.0
+_LOOK_AGAIN_S = 0.002, 0.1
+_HELD_LONG_S = 5.0
+
+log = get("cdc")
 
 
 class Pump:
     """One replication session that has been started, and one producer.
 
-    `wake` is set by whoever has something for `run` to do; `store_letters` writes dead letters; `still_ours` asks the
+    `wake` is set by whoever has something for `run` to do; `store_letters` writes dead letters; `look` asks the server
+    what can be seen, because nothing is sent before its transaction can be (see `visibility`); `still_ours` asks the
     server whether this session holds the slot, and is awaited before sending when nothing has been heard for half of
     `sender_timeout` (seconds; 0 = the default): a process that was paused must not write what its successor wrote.
     """
@@ -56,10 +63,12 @@ class Pump:
         publisher: Publisher,
         progress: Progress,
         heartbeat: Heartbeat,
+        visibility: Visibility,
         wake: asyncio.Event,
         *,
         store_letters: Callable[[], Awaitable[None]],
         still_ours: Callable[[], Awaitable[bool]],
+        look: Callable[[], Awaitable[Snapshot]],
         sender_timeout: float,
     ) -> None:
         self._replication = replication
@@ -69,6 +78,11 @@ class Pump:
         self._heartbeat = heartbeat
         self._store_letters = store_letters
         self._still_ours = still_ours
+        self._visibility = visibility
+        self._look = look
+        self._look_again: asyncio.TimerHandle | None = None
+        self._held_since: float | None = None
+        self._told_held = 0.0
         timeout = sender_timeout or DEFAULT_SENDER_TIMEOUT_S
         self._silence_s = timeout / 2
         self._status_interval_s = min(STATUS_INTERVAL_S, timeout / 6)
@@ -113,16 +127,20 @@ class Pump:
         finally:
             stopping.cancel()
             self._pause()
-            for timer in (self._ticker, self._again):
+            for timer in (self._ticker, self._again, self._look_again):
                 if timer is not None:
                     timer.cancel()
 
-    async def _stream(self, _servers: Servers) -> Seen:
+    async def _stream(self, _servers: Servers) -> Seen | None:
         """The server must be heard while heartbeats are on their way: not of them, when others are before them."""
+        if self._held_since is not None:
+            return None
         return Seen((self._reads, self._publisher.acknowledged), self._heartbeat.is_awaited)
 
-    async def _acknowledged(self, _servers: Servers) -> Seen:
+    async def _acknowledged(self, _servers: Servers) -> Seen | None:
         """That more is received says nothing here: nothing of it is safe before it is acknowledged."""
+        if self._held_since is not None:
+            return None
         return Seen((self._publisher.acknowledged, self._told_flushed), self._progress.outstanding)
 
     async def _step(self) -> None:
@@ -134,7 +152,7 @@ class Pump:
             crash.point("cdc.after_send_before_ack")
         if self._translator.letters:
             await self._store_letters()
-        if self._publisher.ready:
+        if self._publisher.ready and await self._is_visible():
             await self._make_sure()
             await self._publisher.send()
         if self._watched is None and self._publisher.octets < MAX_IN_FLIGHT_BYTES // 2:
@@ -203,12 +221,50 @@ class Pump:
             raise ReplicationError("nothing heard from Postgres for too long, and the slot is no longer ours")
         self._heard = asked
 
+    # Holding back
+
+    async def _is_visible(self) -> bool:
+        """Whether others can see all that was read; otherwise `run` will be woken to ask again."""
+        if not self._visibility.unseen:
+            return True
+        if self._look_again is not None:
+            return False
+        # What is read meanwhile would be younger than the answer.
+        self._pause()
+        self._visibility.see(await self._look())
+        if not self._visibility.unseen:
+            self._held_since = None
+            return True
+        now = time.monotonic()
+        if self._held_since is None:
+            self._held_since = self._told_held = now
+        least, most = _LOOK_AGAIN_S
+        # Most are over in no time, and one that is not may take for ever.
+        self._look_again = self._loop.call_later(min(max(least, now - self._held_since), most), self._ask_to_look)
+        return False
+
+    def _ask_to_look(self) -> None:
+        self._look_again = None
+        self._wake.set()
+
+    def _observe_held(self) -> None:
+        now = time.monotonic()
+        CDC_HELD.set(0 if self._held_since is None else now - self._held_since)
+        if self._held_since is not None and now - self._told_held >= _HELD_LONG_S:
+            self._told_held = now
+            log.warning(
+                "waiting for a commit that nobody can see yet, as when a synchronous standby is away",
+                seconds=round(now - self._held_since),
+                transactions=self._visibility.unseen[:5],
+            )
+
     # Confirming
 
     def _tick(self) -> None:
         busy = self._progress.outstanding or self._progress.flushed > self._told_flushed
         self._ticker = self._loop.call_later(_TICK_S if busy else _IDLE_TICK_S, self._tick)
         CDC_IN_FLIGHT.set(self._publisher.octets)
+        self._observe_held()
         self._translator.observe()
         self._wake.set()
 

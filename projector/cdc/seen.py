@@ -15,7 +15,9 @@ from aiokafka.errors import KafkaError
 from projector.cdc.rows import IDENTITY, Row, erased_row
 from projector.config import Settings
 from projector.kafka import REQUEST_TIMEOUT_MS, client_options, explain_failure
-from projector.log.change import ERASED
+from projector.log.change import ERASED, FILL_HEADER
+from projector.log.order import Order
+from projector.log.place import from_headers
 from projector.log.topics import Topics
 from projector.log.watermark import Ends
 from projector.logging import get
@@ -118,6 +120,7 @@ async def _copy(
     truncations: dict[TopicPartition, int] = {}
     total = sum(last - first for first, last in left.values())
     done, reported = 0, time.monotonic()
+    orders = {tp: Order() for tp in left}
     consumer.assign(list(left))
     beginnings = await consumer.beginning_offsets(list(left))
     for tp, (first, last) in list(left.items()):
@@ -128,7 +131,7 @@ async def _copy(
         while left:
             for tp, records in (await consumer.getmany(*left, timeout_ms=1000, max_records=_AT_ONCE)).items():
                 _, last = left[tp]
-                found = [record for record in records if record.offset < last]
+                found = [record for record in records if record.offset < last and _is_new(orders[tp], record)]
                 for record in found:
                     if record.key is None:
                         truncations[tp] = record.offset
@@ -142,6 +145,12 @@ async def _copy(
                 reported = time.monotonic()
                 log.info("reading which changes the topics hold", records=done, of=total)
     return truncations
+
+
+def _is_new(order: Order, record: Any) -> bool:
+    """What came again says nothing: after it was erased it would look as if it were there."""
+    headers = dict(record.headers)
+    return order.grows(from_headers(headers), filled=FILL_HEADER in headers)
 
 
 def _line(tp: TopicPartition, record: Any) -> bytes:

@@ -6,6 +6,7 @@ from typing import Any, Final, NamedTuple
 
 import psycopg
 
+from projector.cdc.visibility import Snapshot
 from projector.errors import ConfigError, DatabaseUnavailableError, ReplicationError
 from projector.log.place import parse_lsn
 from projector.sql import query
@@ -69,6 +70,14 @@ async def read_server(conn: Connection) -> Server:
 
 async def read_slot(conn: Connection, name: str) -> Slot | None:
     return Slot.of(await (await conn.execute(query("cdc/slot"), [name])).fetchone())
+
+
+async def read_snapshot(conn: Connection) -> Snapshot:
+    """What a query that begins now can see."""
+    row = await (await conn.execute(query("cdc/snapshot"))).fetchone()
+    if row is None:
+        raise ReplicationError("the server does not say what can be seen")
+    return Snapshot.parse(row[0])
 
 
 async def holds_slot(conn: Connection, name: str, pid: int) -> bool:

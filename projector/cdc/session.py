@@ -18,12 +18,13 @@ from projector.cdc.publication import Published, require_publication
 from projector.cdc.publisher import Publisher
 from projector.cdc.pump import Pump
 from projector.cdc.replication import Replication
-from projector.cdc.server import Connection, holds_slot, read_server
+from projector.cdc.server import Connection, holds_slot, read_server, read_snapshot
 from projector.cdc.slot import confirmed_lsn, start_when_free
 from projector.cdc.source import Source, ensure_source
 from projector.cdc.tail import read_tails
 from projector.cdc.topics import ensure_topics
 from projector.cdc.translate import Translator
+from projector.cdc.visibility import Snapshot, Visibility
 from projector.cdc.writer import Writer
 from projector.config import Settings
 from projector.errors import NotMigratedError, ProjectorError, ReplicationError
@@ -158,8 +159,9 @@ async def _assemble(
         topic=topics.watermarks,
         interval=settings.heartbeat_s,
     )
+    visibility = Visibility(await read_snapshot(conn))
     translator = Translator(
-        publisher, progress, topics, source.apps, source.generation, settings.max_message_bytes, heartbeat
+        publisher, progress, topics, source.apps, source.generation, settings.max_message_bytes, heartbeat, visibility
     )
 
     async def store_letters() -> None:
@@ -172,15 +174,21 @@ async def _assemble(
         async with asyncio.timeout(_QUERY_TIMEOUT_S):
             return await holds_slot(conn, settings.slot_name, replication.backend_pid)
 
+    async def look() -> Snapshot:
+        async with asyncio.timeout(_QUERY_TIMEOUT_S):
+            return await read_snapshot(conn)
+
     pump = Pump(
         replication,
         translator,
         publisher,
         progress,
         heartbeat,
+        visibility,
         wake,
         store_letters=store_letters,
         still_ours=still_ours,
+        look=look,
         sender_timeout=writer.timeout,
     )
     log.info(

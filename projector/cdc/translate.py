@@ -26,6 +26,7 @@ from projector.cdc.pgoutput import (
 from projector.cdc.progress import Progress
 from projector.cdc.publisher import Headers, Lane, Publisher, record_size
 from projector.cdc.rows import Row, RowCodec
+from projector.cdc.visibility import Visibility
 from projector.errors import MalformedMessageError
 from projector.log.change import TRUNCATED
 from projector.log.clock import POSTGRES_EPOCH_US
@@ -64,12 +65,14 @@ class Translator:
         source: int,
         max_record_bytes: int,
         heartbeat: Heartbeat,
+        visibility: Visibility,
     ) -> None:
         self._publisher = publisher
         self._progress = progress
         self._source = source
         self._max_record_bytes = max_record_bytes
         self._heartbeat = heartbeat
+        self._visibility = visibility
         self._changes = {app.encode(): (*self._route(topics.changes(app)), since) for app, since in apps.items()}
         self._commands = {
             commands.DUE: self._route(topics.due),
@@ -123,6 +126,7 @@ class Translator:
         self._begin = begin
         self._ord = 0
         self._progress.begin()
+        self._visibility.read(begin.xid)
         committed_us = begin.commit_time + POSTGRES_EPOCH_US
         self._committed_us = committed_us
         self._timestamp_ms = committed_us // 1000

@@ -160,14 +160,15 @@ async def _count(settings: Settings, selection: Selection, _after: str | None, _
 
 async def _show(settings: Settings, name: str, full: bool, as_json: bool) -> None:
     from projector.sql.connection import connect
+    from projector.views.deadletters import change_exists
     from projector.views.dlq import judge_one
-    from projector.views.letters import change_exists, find, parse_id, read_whole
+    from projector.views.letters import find, parse_id, read_whole
 
     letter_id = parse_id(name)
     async with await connect(settings, "projector_engine") as conn:
         letter = await find(conn, letter_id)
         if letter_id.part == "cdc":
-            exists = letter.change_id is not None and await change_exists(conn, letter.change_id)
+            exists = await change_exists(conn, letter.change_id)
             if as_json:
                 json_line(**_fields(letter), in_log=exists, retry=_of_cdc(settings, letter).detail)
                 return

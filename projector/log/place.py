@@ -17,6 +17,12 @@ class Place(NamedTuple):
         return f"{self.source}:{lsn_text(self.lsn)}:{self.ord}"
 
 
+def parse_place(text: str) -> Place:
+    """The inverse of `str`; raises ValueError."""
+    source, lsn, number = text.split(":")
+    return Place(int(source), parse_lsn(lsn), int(number))
+
+
 def lsn_text(lsn: int) -> str:
     """PostgreSQL's way of writing a 64-bit WAL position: two hexadecimal halves."""
     return f"{lsn >> 32:X}/{lsn & 0xFFFFFFFF:X}"

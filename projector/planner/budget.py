@@ -19,12 +19,13 @@ from projector import crash
 from projector.errors import LeaseLostError
 from projector.planner.agent import Agent
 from projector.planner.effects import EFFECTS, effects_of
-from projector.planner.gates import Load, Verdict, judge_load, judge_round, passed, tokens_left
-from projector.planner.ledger import MINE, ClaimedRun, Connection, Pool, leases_lost
+from projector.planner.gates import WAITING_FOR_OTHERS, Load, Verdict, judge_load, judge_round, passed, tokens_left
+from projector.planner.ledger import LOCK_USERS, MINE, ClaimedRun, Connection, Pool, leases_lost
 from projector.planner.together import Together
 from projector.sql import query
 
 _ADMIT = sql.SQL(query("planner/admit")).format(mine=MINE)
+_HOLD = sql.SQL(query("planner/hold")).format(mine=MINE)
 _AGENT_LOAD = sql.SQL(query("planner/agent_load")).format(effects=EFFECTS)
 
 
@@ -43,22 +44,29 @@ class _Round:
 
 
 class Budget:
-    """Asked by the worker `owner`. `run`: tokens of the largest run; `day`: of the installation in a day, 0: any."""
+    """Asked by the worker `owner`. `run`: tokens of the largest run; `day`: of the installation in a day, 0: any.
 
-    def __init__(self, pool: Pool, owner: str, *, run: int, day: int) -> None:
+    `hold_s`: when a run that waits for others of its agent is looked at again, if nothing wakes it.
+    """
+
+    def __init__(self, pool: Pool, owner: str, *, run: int, day: int, hold_s: float) -> None:
         self._pool = pool
         self._owner = owner
         self._run = run
         self._day = day
+        self._hold_s = hold_s
         self._admissions = Together(self._admit_all)
         self._rounds = Together(self._judge_rounds)
 
     async def admit(self, run: ClaimedRun, agent: Agent, brief: dict[str, Any] | None) -> Verdict:
-        """Asks the gates that depend on what the agent has in hand, one run of the agent at a time.
+        """Asks the gates that depend on what the agent has in hand, for one worker at a time per user.
 
         When they agree, the run counts against the agent's limits from here on, with what it may spend at most, and
         `brief` is what will be asked; it gets what the gates found, and what the agent had spent, unless it says so
-        already. None while that has to be gathered yet: then it is asked for once more. Raises LeaseLostError.
+        already. None while that has to be gathered yet: then it is asked for once more.
+
+        When they say that it has to wait for others of its agent, the run is held by now: it misses no end of theirs.
+        Raises LeaseLostError.
         """
         return await self._admissions.ask(_Admission(run, agent, brief))
 
@@ -80,16 +88,17 @@ class Budget:
 
     async def _admit_all(self, asked: Sequence[_Admission]) -> list[Verdict | LeaseLostError]:
         async with self._pool.connection() as conn, conn.transaction():
-            agents = {
-                "users": [admission.run.user_id for admission in asked],
-                "agents": [admission.agent.id for admission in asked],
-            }
-            await conn.execute(query("planner/lock_agents"), agents)
+            await conn.execute(LOCK_USERS, {"users": [one.run.user_id for one in asked]})
             stopped, loads = await self._loads(conn, asked)
             if stopped is not None:
                 return [stopped] * len(asked)
             verdicts, admitted = self._judge(asked, loads)
-            lost = await self._admit(conn, admitted)
+            waiting = [pair for pair in zip(asked, verdicts, strict=True) if pair[1].decision in WAITING_FOR_OTHERS]
+            if admitted and waiting:
+                # Each of the two locks its runs in order; both together would not.
+                changed = [one.run.run_id for one, _ in (*admitted, *waiting)]
+                await conn.execute(MINE, {"run_ids": changed, "owner": self._owner})
+            lost = await self._admit(conn, admitted) | await self._hold(conn, waiting)
             crash.point("planner.before_admit_commit")
         return [lost.get(admission.run.run_id) or verdict for admission, verdict in zip(asked, verdicts, strict=True)]
 
@@ -131,6 +140,25 @@ class Budget:
             for one, reserved in admitted
         ]
         cursor = await conn.execute(_ADMIT, {"runs": Jsonb(rows), "run_ids": ids, "owner": self._owner})
+        return dict(zip(ids, leases_lost(ids, await cursor.fetchall()), strict=True))
+
+    async def _hold(
+        self, conn: Connection, waiting: Sequence[tuple[_Admission, Verdict]]
+    ) -> dict[UUID, LeaseLostError | None]:
+        if not waiting:
+            return {}
+        ids = [one.run.run_id for one, _ in waiting]
+        rows = [
+            {
+                "run_id": str(one.run.run_id),
+                "agent_id": one.agent.id,
+                "decision": verdict.decision,
+                "reason": verdict.reason,
+                "wait_s": self._hold_s,
+            }
+            for one, verdict in waiting
+        ]
+        cursor = await conn.execute(_HOLD, {"waiting": Jsonb(rows), "run_ids": ids, "owner": self._owner})
         return dict(zip(ids, leases_lost(ids, await cursor.fetchall()), strict=True))
 
     async def _judge_rounds(self, asked: Sequence[_Round]) -> list[Verdict | LeaseLostError | None]:

@@ -36,7 +36,9 @@ Decision = Literal[
 ]
 
 WAITING_FOR_OTHERS = ("skipped-concurrency", "skipped-reserved")
-"""Decisions that the end of another run of the agent may turn."""
+"""Decisions that the end of another run of the agent may turn. Whoever takes one holds the run at once, in the same
+transaction: an end that came between the two would wake nobody.
+"""
 LOOKED_AT_SOON = (*WAITING_FOR_OTHERS, "skipped-foreground", "skipped-version")
 """These, and others that pass without a change of mission or agent: a browser ends its run, and while a new version is
 rolled out, workers that can go on with a run are about.

@@ -1,17 +1,24 @@
-"""How many iterations a mission's record carries: every write and every device repeats the whole array.
+"""How much of its iterations a mission's record carries: every write and every device repeats the whole array.
 
 What is older leaves the record in two writes. The first marks it with `archivedAt`, which tells the log, and so the
 view of iterations, that it is no loss; the second leaves it out. The view keeps it for good.
+
+The bytes are such that all of it fits twice into a megabyte, which is what a topic takes that nobody raised: what
+stays, what is marked and the new iteration go with one row, and one iteration may have some 260 KiB.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
-KEPT = 20
-UNDECIDED_KEPT = 100
-"""Of iterations that wait for somebody's review, for a device may have been away for long."""
+KEPT, KEPT_BYTES = 20, 128 * 1024
+UNDECIDED_KEPT, UNDECIDED_BYTES = 100, 384 * 1024
+"""Of iterations that wait for somebody's review, for a device may have been away for long.
+
+Bytes are those of an iteration as JSON in UTF-8 with all later ones that stay, but for the last: that one always does.
+"""
 _DECIDED = frozenset({"approved", "rejected", "failed"})
 
 
@@ -20,16 +27,27 @@ def capped(iterations: list[Any], now: str) -> list[Any]:
 
     Elements that are no iteration stay: nobody could find them again.
     """
-    return list(_capped(iterations, now))
+    return list(_capped(iterations, now))[::-1]
+
+
+def size_of(iteration: Any) -> int:
+    """Bytes."""
+    return len(json.dumps(iteration, ensure_ascii=False).encode("utf-8", "surrogatepass"))
 
 
 def _capped(iterations: list[Any], now: str) -> Iterator[Any]:
-    for age, iteration in zip(range(len(iterations) - 1, -1, -1), iterations, strict=True):
-        if age < KEPT or not isinstance(iteration, dict) or not isinstance(iteration.get("id"), str):
+    later = 0
+    for age, iteration in enumerate(reversed(iterations)):
+        if age == 0 or not isinstance(iteration, dict) or not isinstance(iteration.get("id"), str):
             yield iteration
+            continue
+        size = later + size_of(iteration)
+        if age < KEPT and size <= KEPT_BYTES:
+            pass
         elif isinstance(archived_at := iteration.get("archivedAt"), str) and archived_at:  # as the fold reads it
             continue
-        elif iteration.get("overallStatus") in _DECIDED or age >= UNDECIDED_KEPT:
+        elif iteration.get("overallStatus") in _DECIDED or age >= UNDECIDED_KEPT or size > UNDECIDED_BYTES:
             yield {**iteration, "archivedAt": now}
-        else:
-            yield iteration
+            continue
+        later = size
+        yield iteration

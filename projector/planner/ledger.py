@@ -18,7 +18,7 @@ from projector.config import Settings
 from projector.errors import ChatError, LeaseLostError, NotMigratedError
 from projector.planner.agent import agent_of
 from projector.planner.backoff import Failures
-from projector.planner.gates import WAITING_FOR_OTHERS, Situation
+from projector.planner.gates import Situation
 from projector.planner.mission import DEFAULT_AGENT, MAX_AGENT_ID, mission_of
 from projector.planner.steps import Step, StepKind, evidence_of_failure
 from projector.planner.together import Together
@@ -34,6 +34,8 @@ CHANGED_AT = sql.SQL(query("planner/changed_at"))
 SITUATION = sql.SQL(query("planner/situation")).format(failures=FAILURES, changed_at=CHANGED_AT)
 MINE = sql.SQL(query("planner/mine"))
 """The runs named that the worker holds, for the `{mine}` of a query."""
+LOCK_USERS = query("planner/lock_users")
+"""Before whatever takes a place of an agent, waits for one or frees one; `users` names whose."""
 _WOKEN = sql.SQL(query("planner/woken"))
 WAKE_HELD = sql.SQL(query("planner/wake_held")).format(woken=_WOKEN)
 _RENEW = sql.SQL(query("planner/renew")).format(mine=MINE)
@@ -168,12 +170,20 @@ class Ledger:
         wait_s: float | None,
         counts: bool,
     ) -> None:
-        """Ends the attempt without a plan; `counts` says whether it is one of those that may be used up.
+        """Ends the attempt without a plan and frees the agent's place, for who waits for it. A run that is held waits
+        for a change of its mission or of `run.agent_id`.
 
-        `wait_s` None means that the run is never looked at again by itself.
+        `counts` says whether the attempt is one of those that may be used up. `wait_s` None means that the run is
+        never looked at again by itself.
         """
-        row = {"state": state, "decision": decision, "reason": reason, "wait_s": wait_s, "counts": counts}
-        row["frees"] = decision not in WAITING_FOR_OTHERS
+        row = {
+            "state": state,
+            "agent_id": run.agent_id,
+            "decision": decision,
+            "reason": reason,
+            "wait_s": wait_s,
+            "counts": counts,
+        }
         crash.point("planner.before_settle")
         await self._ends.ask(_Ended(run, row))
         crash.point("planner.after_settle")
@@ -212,7 +222,9 @@ class Ledger:
     ) -> list[LeaseLostError | None]:
         ids = [end.run.run_id for end in asked]
         rows = [{"run_id": str(end.run.run_id)} | end.row for end in asked]
-        async with self._pool.connection() as conn:
+        # All of it in one round trip and the commit: nobody waits for the lock while this program thinks.
+        async with self._pool.connection() as conn, conn.pipeline(), conn.transaction():
+            await conn.execute(LOCK_USERS, {"users": [end.run.user_id for end in asked]})
             cursor = await conn.execute(statement, {parameter: Jsonb(rows), "run_ids": ids, "owner": self.owner})
             return leases_lost(ids, await cursor.fetchall())
 

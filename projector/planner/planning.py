@@ -48,7 +48,13 @@ def planning_of(
     return Planning(
         ledger=Ledger(pool, owner, settings.lease_s),
         gathering=Gathering(pool, research, settings.missions_with_gaps),
-        budget=Budget(pool, owner, run=settings.max_tokens_per_run, day=settings.max_tokens_per_day),
+        budget=Budget(
+            pool,
+            owner,
+            run=settings.max_tokens_per_run,
+            day=settings.max_tokens_per_day,
+            hold_s=pace.hold_for_place_s,
+        ),
         model=model,
         alias=settings.llm_model,
         max_rounds=settings.planner_max_rounds,

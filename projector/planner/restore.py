@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 from uuid import UUID
 
@@ -15,6 +16,7 @@ from projector.log.actor import MISSION_RUNNER, origin_from_actor
 from projector.log.clock import to_datetime
 from projector.log.ids import restored_change_id
 from projector.logging import get
+from projector.planner.history import UNDECIDED_BYTES, capped, size_of
 from projector.planner.ledger import Connection
 from projector.planner.mission_state import enter_user, lock_mission, mission_now
 from projector.sql import query
@@ -81,7 +83,7 @@ async def restore(conn: Connection, user_id: str, mission_id: str, *, rest_s: fl
                 "id": restored_change_id(run_ids, restores),
                 "user_id": user_id,
                 "mission_id": mission_id,
-                "data": Jsonb({"iterations": merged(shown, [d.iteration for d in dropped])}),
+                "data": Jsonb({"iterations": capped(merged(shown, [d.iteration for d in dropped]), stamp)}),
                 "field_meta": Jsonb({"iterations": stamp}),
                 "actor": Jsonb(MISSION_RUNNER.to_json()),
                 "origin": origin_from_actor(MISSION_RUNNER),
@@ -123,4 +125,13 @@ async def _dropped(conn: Connection, mission: dict[str, str], shown: list[Any], 
     await cursor.execute(query("planner/dropped"), mission | {"most": MOST_RESTORES, "rest_s": rest_s})
     # The view may be behind the log, which has the last word on what devices show.
     known = {iteration.get("id") for iteration in shown if isinstance(iteration, dict)}
-    return [found for found in await cursor.fetchall() if found.iteration["id"] not in known]
+    return _at_once([found for found in await cursor.fetchall() if found.iteration["id"] not in known])
+
+
+def _at_once(dropped: list[Dropped]) -> list[Dropped]:
+    """The newest of them, no more than a record keeps; the next pass finds the others."""
+    newest = sorted(dropped, key=lambda found: _started(found.iteration), reverse=True)
+    sizes = accumulate(size_of(found.iteration) for found in newest)
+    return [
+        found for n, (found, size) in enumerate(zip(newest, sizes, strict=True)) if n == 0 or size <= UNDECIDED_BYTES
+    ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import Literal
@@ -20,7 +20,7 @@ from projector.planner.gathering import gathered_before
 from projector.planner.guardrails import judge_input
 from projector.planner.inputs.resolve import Inputs
 from projector.planner.ledger import ClaimedRun
-from projector.planner.mission import Mission
+from projector.planner.mission import MAX_AGENT_ID, Mission
 from projector.planner.plan import plan_of
 from projector.planner.planning import Planning
 from projector.planner.policy import allowed_tools
@@ -66,6 +66,8 @@ async def carry_out(run: ClaimedRun, planning: Planning) -> Result:
         return await _fail(run, planning, _VANISHED, _VANISHED.message)
     known = await planning.ledger.look(run)
     situation = known.situation
+    if situation.mission is not None:
+        run = replace(run, agent_id=situation.mission.agent_id[:MAX_AGENT_ID])  # as a due mission's is cut
     verdict = judge_mission(situation, run.due_at, datetime.now(UTC))
     if verdict is not None:
         return await _turn_away(run, planning, verdict)
@@ -160,6 +162,8 @@ async def _turn_away(run: ClaimedRun, planning: Planning, verdict: Verdict, *, w
     pace = planning.pace
     metrics.AGENT_DECISIONS.labels(decision=verdict.decision).inc()
     log.info("turned away", run=str(run.run_id), decision=verdict.decision)
+    if verdict.decision in WAITING_FOR_OTHERS:
+        return "held"  # where that was judged
     if verdict.action == "cancel":
         await planning.ledger.settle(
             run,

@@ -114,7 +114,10 @@ class Whole:
     seen_lsn: str | None
     """Generation and commit LSN of the mission's latest change in the view of iterations, once the run's is in it."""
     failed_calls: Sequence[dict[str, Any]]
-    """The last that the run did not go on with: `at`, `error`, `ms`, tokens of both kinds, `cost` (US $), `route`."""
+    """The last that the run did not go on with: `at`, `error`, `ms`, tokens of both kinds, `cost` (US $), `route`.
+
+    The error of one that was answered, before the run came to ask something else, is `Unused`.
+    """
     research_at: datetime | None
     """When the run began a job of deep research."""
     research_credits: float | None
@@ -248,6 +251,7 @@ def _why_not(state: str, lease_expired: bool | None, other: UUID | None) -> str:
 
 async def _cancel(conn: Connection, run_id: UUID, by: str) -> Result:
     async with conn.transaction():
+        await conn.execute(query("planner/lock_user_of"), {"run_id": run_id})
         cursor = await conn.execute(query("planner/runs_cancel"), {"run_id": run_id, "reason": f"by {by}"})
         row = await cursor.fetchone()
         if row is None:

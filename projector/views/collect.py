@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 import orjson
 
 from projector.log.place import Place, from_headers
+from projector.views import inbox
 from projector.views.declared import Identity, View
 from projector.views.explain import Entry
-from projector.views.inbox import DeadLetter, Fold, Message, Reload, Truncation, sort
+from projector.views.inbox import DeadLetter, Fold, Message, Truncation, sort
 
 LETTERS = 100
 
@@ -78,7 +79,7 @@ class Collector:
         if isinstance(event, Fold):
             if event.identity == self.identity:
                 self._fold(event, message)
-        elif isinstance(event, Reload):
+        elif isinstance(event, inbox.Erasure):
             if event.identity == self.identity:
                 self.erasures[event.change_id] = Erasure(event.place, message.offset, truncated=False)
         elif isinstance(event, Truncation):

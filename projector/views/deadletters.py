@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
+from uuid import UUID
 
 import psycopg
 from psycopg.types.json import Jsonb
@@ -14,7 +16,7 @@ from projector.config import Settings
 from projector.health.parts import at_work
 from projector.sql import query
 from projector.sql.connection import connect
-from projector.views.inbox import DeadLetter
+from projector.views.inbox import DeadLetter, Message
 from projector.views.positions import Partition
 from projector.waiting import pause
 
@@ -24,8 +26,31 @@ LOOK_S = 10.0
 """How often stored letters are counted for the metrics."""
 
 
+_EMPTIED = "it came again, and its change is not in the log: its content is not kept"
+
+
+class _Emptied:
+    """A record of which only the place and whose it is are left."""
+
+    value = None
+
+    def __init__(self, message: Message) -> None:
+        self.topic, self.partition, self.offset = message.topic, message.partition, message.offset
+        self.key, self.timestamp = message.key, message.timestamp
+        self.headers = [(name, value) for name, value in message.headers if name in ("source", "lsn", "ord")]
+
+
 async def insert(conn: psycopg.AsyncConnection[Any], view: str, cluster: str, letters: Sequence[DeadLetter]) -> None:
-    """Stores the letters; for one that is stored already, this is one more attempt."""
+    """Stores the letters; for one that is stored already, this is one more attempt.
+
+    Of one that came again and is not in the log the content is left out: it may be what was erased.
+    """
+    letters = [
+        replace(letter, message=_Emptied(letter.message), detail=_EMPTIED)
+        if letter.again and not await change_exists(conn, letter.change_id)
+        else letter
+        for letter in letters
+    ]
     rows = [
         (
             view,
@@ -48,6 +73,16 @@ async def insert(conn: psycopg.AsyncConnection[Any], view: str, cluster: str, le
     ]
     async with conn.cursor() as cursor:
         await cursor.executemany(query("views/dead_letter_insert"), rows)
+
+
+async def change_exists(conn: psycopg.AsyncConnection[Any], change_id: str | None) -> bool:
+    """Whether the log holds the change; it has none whose id is no UUID."""
+    try:
+        uuid = UUID(change_id)
+    except (TypeError, ValueError):
+        return False
+    row = await (await conn.execute(query("views/change_exists"), {"id": uuid})).fetchone()
+    return row is not None and bool(row[0])
 
 
 async def erase(conn: psycopg.AsyncConnection[Any], view: str, change_ids: Sequence[str]) -> None:

@@ -6,7 +6,6 @@ from collections import defaultdict
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
-from uuid import UUID
 
 import psycopg
 
@@ -18,8 +17,8 @@ from projector.views import deadletters
 from projector.views.declared import VIEWS, Identity, View
 from projector.views.generations import FILLING, load_one
 from projector.views.held import Held, nothing
-from projector.views.inbox import DeadLetter, Fold, Reload, Truncation, sort
-from projector.views.letters import LetterId, Listed, Selection, change_exists, pages
+from projector.views.inbox import DeadLetter, Erasure, Fold, Truncation, sort
+from projector.views.letters import LetterId, Listed, Selection, pages
 from projector.views.positions import Partition, Positions
 from projector.views.reload import reload
 from projector.views.store import SMALL_BATCH, Store
@@ -64,7 +63,7 @@ class Verdict(NamedTuple):
     outcome: Outcome
     reason: str
     detail: str
-    event: Fold | Reload | None = None
+    event: Fold | Erasure | None = None
 
 
 class Result(NamedTuple):
@@ -186,7 +185,7 @@ class Records:
         self._next_offset = next_offset
         self._held: dict[Identity, Held | None] = {}
 
-    async def take(self, offset: int, event: Fold | Reload) -> None:
+    async def take(self, offset: int, event: Fold | Erasure) -> None:
         """As the engine does it, if this generation is past `offset`."""
         if offset >= self._next_offset:
             return
@@ -194,7 +193,7 @@ class Records:
         if identity not in self._held:
             self._held[identity] = (await self._store.load(self._conn, [identity])).get(identity)
         held = self._held[identity]
-        if isinstance(event, Reload):
+        if isinstance(event, Erasure):
             self._held[identity] = await reload(self._conn, self._store.view.fold, identity, held, event.place)
             await deadletters.erase(self._conn, self._store.view.name, [event.change_id])
         else:
@@ -227,18 +226,11 @@ async def _judge(conn: Connection, origin: Origin, letter: Stored, next_offset: 
         return Verdict("failed", event.reason, event.detail)
     if isinstance(event, Truncation):
         return Verdict("skipped", letter.reason, f"it says that the log was truncated: rebuild view {view.name}")
-    if isinstance(event, Reload):
+    if isinstance(event, Erasure):
         return Verdict("reloaded", letter.reason, f"change {event.change_id} was erased", event)
-    if not await _in_log(conn, event.change.id):
+    if not await deadletters.change_exists(conn, event.change.id):
         return Verdict("erased", letter.reason, f"change {event.change.id} is no longer in sync_changes")
     return Verdict("folded", letter.reason, f"change {event.change.id}", event)
-
-
-async def _in_log(conn: Connection, change_id: str) -> bool:
-    try:
-        return await change_exists(conn, str(UUID(change_id)))
-    except ValueError:
-        return False  # sync_changes has no such id
 
 
 async def _next_offset(conn: Connection, origin: Origin) -> int | None:

@@ -19,13 +19,14 @@ import psycopg
 
 from projector import crash, metrics
 from projector.errors import PositionOutOfRangeError
+from projector.log.order import Order
 from projector.logging import get
 from projector.views.batch import Applied, Batch
 from projector.views.beside import write_beside
 from projector.views.cache import Cache
 from projector.views.declared import Identity, View
 from projector.views.held import Row, nothing
-from projector.views.inbox import DeadLetter, Fold, Message, Reload, Truncation, sort
+from projector.views.inbox import DeadLetter, Erasure, Fold, Message, Reload, Truncation, in_order, sort
 from projector.views.positions import LOST, Partition, Position, Positions
 from projector.views.reload import reload
 from projector.views.store import Store
@@ -40,12 +41,19 @@ log = get("views")
 
 @dataclass(slots=True)
 class Owned:
-    """A partition that this engine works on. `read_to` runs ahead of the position over what is not committed."""
+    """A partition that this engine works on. `read_to` and `order` run ahead of the position over what is not
+    committed."""
 
     position: Position
     read_to: int
+    order: Order
     cache: Cache
     gap_at: int | None = None
+
+    @property
+    def ahead(self) -> Position:
+        """The position when all that was read is committed."""
+        return Position(self.read_to, self.position.revision, self.order.reached)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +61,7 @@ class Writing:
     """A batch on its way into the database. Its records may be altered by the next one: its rows are made."""
 
     batch: Batch
-    ahead: Mapping[Partition, int]
+    ahead: Mapping[Partition, Position]
     task: Task[None]
     started: float
 
@@ -102,7 +110,7 @@ class Engine:
             await self._stores[generation].prepare(self._conn)
         self._store = self._stores[generation]
         for partition, position in positions.items():
-            self._owned[partition] = Owned(position, position.next_offset, Cache())
+            self._owned[partition] = Owned(position, position.next_offset, Order(position.reached), Cache())
             self.applied_to[partition] = position.next_offset
         crash.point("views.opened")
         return {partition: position.next_offset for partition, position in positions.items()}
@@ -165,10 +173,10 @@ class Engine:
         if before.seek:
             return before
         batch, self._batch = self._batch, Batch()
-        ahead = {p: owned.read_to for p, owned in self._owned.items() if owned.read_to > owned.position.next_offset}
+        ahead = {p: owned.ahead for p, owned in self._owned.items() if owned.read_to > owned.position.next_offset}
         idle = batch.is_empty and not flush and time.monotonic() - self._swapped_at < IDLE_ADVANCE_S
         if idle or not ahead:
-            self.applied_to |= ahead
+            self.applied_to |= _offsets(ahead)
             return before
         # A truncation alters rows that the next batch could load meanwhile.
         alone = wait or bool(batch.truncated)
@@ -200,7 +208,7 @@ class Engine:
         seconds = time.monotonic() - self._writing.started
         self._writing = None
         self._settle(batch, ahead, seconds)
-        return Applied(batch.changes, len(batch.held), ahead)
+        return Applied(batch.changes, len(batch.held), _offsets(ahead))
 
     def _gap(self, partition: Partition, owned: Owned, offset: int) -> int:
         """A fetch may have been on its way when the partition was opened: ask again, but only once."""
@@ -224,9 +232,10 @@ class Engine:
             if message.offset < owned.read_to:
                 continue
             owned.read_to = message.offset + 1
-            event = sort(self._view, message)
-            if event is None:
+            sorted_out = sort(self._view, message)
+            if sorted_out is None:
                 continue
+            event = in_order(owned.order, sorted_out)
             if isinstance(event, Truncation):
                 batch.truncated[partition] = event
                 continue
@@ -268,7 +277,8 @@ class Engine:
         try:
             for event in events:
                 if isinstance(event, Reload):
-                    batch.erased.append(event.change_id)
+                    if isinstance(event, Erasure):
+                        batch.erased.append(event.change_id)
                     held = await reload(self._reading, self._view.fold, identity, held, event.place)
                 else:
                     held = nothing(self._view.fold) if held is None else held
@@ -279,7 +289,7 @@ class Engine:
             raise
         batch.held[identity] = held
 
-    async def _commit(self, batch: Batch, rows: Iterable[Row], ahead: Mapping[Partition, int]) -> None:
+    async def _commit(self, batch: Batch, rows: Iterable[Row], ahead: Mapping[Partition, Position]) -> None:
         assert self._store is not None, "nothing is ahead of its position before `open`"
         known = {partition: self._owned[partition].position for partition in ahead}
         if batch.is_small:
@@ -302,19 +312,18 @@ class Engine:
             self._conn, store, self._positions, self._widths, batch.letters, batch.erased, batch.truncated
         )
 
-    def _settle(self, batch: Batch, ahead: Mapping[Partition, int], seconds: float) -> None:
+    def _settle(self, batch: Batch, ahead: Mapping[Partition, Position], seconds: float) -> None:
         """The transaction is committed: what was folded may be remembered."""
         self._swapped_at = time.monotonic()
-        for partition, next_offset in ahead.items():
-            owned = self._owned[partition]
-            owned.position = Position(next_offset, owned.position.revision)
+        for partition, position in ahead.items():
+            self._owned[partition].position = position
         for identity, held in batch.kept:
             # One that the next batch has taken over is put back with it.
             if identity not in self._batch.held:
                 self._owned[batch.partition_of[identity]].cache.put(identity, held)
         for partition in batch.truncated:
             self._owned[partition].cache.clear()
-        self.applied_to |= ahead
+        self.applied_to |= _offsets(ahead)
         name = self._view.name
         metrics.VIEW_CHANGES.labels(name).inc(batch.changes)
         metrics.VIEW_ROWS.labels(name).inc(len(batch.held))
@@ -328,6 +337,10 @@ class Engine:
             metrics.VIEW_COMMIT_TO_ROW_SECONDS.labels(name).observe(
                 max(0.0, time.time() - batch.newest_commit_us / 1e6)
             )
+
+
+def _offsets(positions: Mapping[Partition, Position]) -> dict[Partition, int]:
+    return {partition: position.next_offset for partition, position in positions.items()}
 
 
 async def _made(rows: Iterator[Row]) -> list[Row]:

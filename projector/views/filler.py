@@ -12,12 +12,13 @@ from uuid import UUID
 import psycopg
 
 from projector import crash
+from projector.log.order import Order
 from projector.views.beside import write_beside
 from projector.views.declared import View
 from projector.views.fetch import Fetcher
 from projector.views.gathered import Gathered
 from projector.views.held import nothing
-from projector.views.inbox import Reload
+from projector.views.inbox import Erasure, Reload
 from projector.views.positions import LOST, Partition, Position, Positions
 from projector.views.progress import Tell
 from projector.views.reload import reload
@@ -103,7 +104,7 @@ class Filler:
 
     async def _gather(self, partition: Partition, begin: int, end: int) -> tuple[Gathered, int]:
         """As much as may wait, and the offset to which it reaches."""
-        gathered = Gathered(self._view, partition)
+        gathered = Gathered(self._view, partition, Order(self._known[partition].reached))
         began = time.monotonic()
         async with aclosing(self._fetcher.read(partition, begin, end)) as answers:
             async for messages, next_offset in answers:
@@ -115,13 +116,14 @@ class Filler:
 
     async def _commit(self, partition: Partition, gathered: Gathered, next_offset: int) -> None:
         known = self._known[partition]
+        moved = Position(next_offset, known.revision, gathered.order.reached)
         async with self._conn.transaction():
-            await self._positions.swap(self._conn, {partition: known}, {partition: next_offset})
+            await self._positions.swap(self._conn, {partition: known}, {partition: moved})
             crash.point("views.swapped")
             await self._write(partition, gathered, next_offset)
             crash.point("views.before_commit")
         crash.point("views.after_commit")
-        self._known[partition] = Position(next_offset, known.revision)
+        self._known[partition] = moved
         self._events += next_offset - known.next_offset
         self._changes += gathered.changes
 
@@ -158,7 +160,8 @@ class Filler:
                 one = held[identity]
                 for _, event in sorted(events, key=lambda event: event[0]):
                     if isinstance(event, Reload):
-                        erased.append(event.change_id)
+                        if isinstance(event, Erasure):
+                            erased.append(event.change_id)
                         one = await reload(self._conn, fold, identity, one, event.place)
                     else:
                         one = nothing(fold) if one is None else one

@@ -12,11 +12,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from projector.fold import Counters
-from projector.log.change import ERASED, BadChange, decode
+from projector.log.change import ERASED, FILL_HEADER, BadChange, decode
+from projector.log.order import Order
 from projector.log.place import Place
 from projector.views.declared import Identity, View
 from projector.views.held import Held, Row, nothing
-from projector.views.inbox import DeadLetter, Fold, Message, Reload, Truncation, app_of, is_of, place_of, sort
+from projector.views.inbox import DeadLetter, Fold, Message, Reload, Truncation, app_of, in_order, is_of, place_of, sort
 from projector.views.positions import Partition
 
 ENTRY_OCTETS = 400
@@ -42,8 +43,10 @@ _new = tuple.__new__
 class Gathered:
     """What was read of one partition for one view. `octets`: about what it takes in memory."""
 
-    def __init__(self, view: View, partition: Partition) -> None:
+    def __init__(self, view: View, partition: Partition, order: Order) -> None:
+        """`order` is the partition's, as far as it was read before."""
         self._view = view
+        self.order = order
         self._partition = partition
         self._app = app_of(partition.topic)
         self._waiting: dict[tuple[str, str, str], list[Entry]] = {}
@@ -54,8 +57,8 @@ class Gathered:
         self.letters: list[DeadLetter] = []
         self.truncation: Truncation | None = None
         self.later: dict[Identity, list[tuple[int, Fold | Reload]]] = {}
-        """By offset, what is to be done when all rows are written: rows erased from the log, and changes that were
-        read again. A reload finds in the log what came after it, so it may come last."""
+        """By offset, what is to be done when all rows are written: reloads, and changes that were read again. A reload
+        finds in the log what came after it, so it may come last."""
         self.again: set[int] = set()
         """The offsets of what is to be read again, and given to `sort_again`, when all rows are written."""
 
@@ -66,7 +69,7 @@ class Gathered:
 
     def add(self, messages: Iterable[Message]) -> None:
         """Takes records in, in the order of their offsets; one of another view costs next to nothing."""
-        view, topic, waiting = self._view, self._partition.topic, self._waiting
+        view, topic, order, waiting = self._view, self._partition.topic, self.order, self._waiting
         for message in messages:
             headers = dict(message.headers)
             key, table = message.key, headers.get("table")
@@ -78,17 +81,19 @@ class Gathered:
                 if key is None or table is None or headers.get("op") == _ERASED:
                     raise ValueError("no change that tells what it is of")
                 claimed = (key.decode(), table.decode(), _claimed_id(value))
-                entry = _new(Entry, (place_of(headers), message.offset, value))
+                place = place_of(headers)
             except (BadChange, ValueError):
                 self._sort(message)
                 continue
             found = waiting.get(claimed)
-            if found is not None:
-                found.append(entry)
-            elif "\0" in "".join(claimed):  # no text that the database could be asked for
+            # The database cannot be asked for a text with NUL; what came before is the log's to decide about.
+            unasked = found is None and "\0" in "".join(claimed)
+            if unasked or not order.grows(place, filled=FILL_HEADER in headers):
                 self._sort(message)
+            elif found is None:
+                waiting[claimed] = [_new(Entry, (place, message.offset, value))]
             else:
-                waiting[claimed] = [entry]
+                found.append(_new(Entry, (place, message.offset, value)))
 
     def records(self) -> Iterator[Waiting]:
         """Hands out what waits, in the order of its keys, which is about that of the rows' index."""
@@ -139,8 +144,9 @@ class Gathered:
                     self.letters.append(event)
 
     def _sort(self, message: Message) -> None:
-        """For what does not plainly tell its record, or is no change."""
-        event = sort(self._view, message)
+        """For what does not plainly tell its record, is no change, or came before."""
+        sorted_out = sort(self._view, message)
+        event = None if sorted_out is None else in_order(self.order, sorted_out)
         if isinstance(event, Fold):
             user_id, _, table, record_id = event.identity
             entry = Entry(event.place, message.offset, message.value or b"")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Protocol
 
 import orjson
 
 from projector.log.change import ERASED, FILL_HEADER, TRUNCATED, BadChange, Change, decode
+from projector.log.order import Order
 from projector.log.place import Place, from_headers
 from projector.views.declared import Identity, View
 
@@ -48,10 +49,17 @@ class Fold:
 
 @dataclass(frozen=True, slots=True)
 class Reload:
-    """A row of this record was erased from the log, and cannot be subtracted from a fold."""
+    """The record must be folded anew from the log: a change of it came again, and may have been erased meanwhile."""
 
     identity: Identity
     place: Place
+    filled: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Erasure(Reload):
+    """A row of this record was erased from the log, and cannot be subtracted from a fold."""
+
     change_id: str
 
 
@@ -65,7 +73,7 @@ class Truncation:
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """A record that cannot be folded, with the cause."""
+    """A record that cannot be folded, with the cause. `again`: it came before, and may have been erased meanwhile."""
 
     message: Message
     place: Place | None
@@ -73,9 +81,14 @@ class DeadLetter:
     change_id: str | None
     reason: str
     detail: str
+    filled: bool
+    again: bool = False
 
 
-def sort(view: View, message: Message) -> Fold | Reload | Truncation | DeadLetter | None:
+Event = Fold | Reload | Truncation | DeadLetter
+
+
+def sort(view: View, message: Message) -> Fold | Erasure | Truncation | DeadLetter | None:
     """What `view` does with `message`; None for records of other views, which are not decoded.
 
     A record that does not name its table is the affair of the view that takes the rest.
@@ -93,7 +106,18 @@ def sort(view: View, message: Message) -> Fold | Reload | Truncation | DeadLette
         return _sort(view, headers, message, place)
     except BadChange as error:
         user_id, change_id = _owner(message, headers)
-        return DeadLetter(message, place, user_id, change_id, error.code, error.detail)
+        return DeadLetter(message, place, user_id, change_id, error.code, error.detail, FILL_HEADER in headers)
+
+
+def in_order(order: Order, event: Event) -> Event:
+    """The event, or what is to be done instead when its record came before, and others of the partition after it."""
+    if event.place is None:
+        return event
+    if order.grows(event.place, filled=not isinstance(event, Truncation) and event.filled):
+        return event
+    if isinstance(event, Fold | Reload):
+        return Reload(event.identity, event.place, event.filled)
+    return replace(event, again=True) if isinstance(event, DeadLetter) else event
 
 
 @lru_cache(maxsize=4096)
@@ -104,16 +128,16 @@ def is_of(view: View, topic: str, table: bytes | None) -> bool:
     return view.takes(app_of(topic), table.decode("utf-8", "replace"))
 
 
-def _sort(view: View, headers: dict[str, bytes], message: Message, place: Place) -> Fold | Reload:
-    value = message.value or b""
+def _sort(view: View, headers: dict[str, bytes], message: Message, place: Place) -> Fold | Erasure:
+    value, filled = message.value or b"", FILL_HEADER in headers
     if headers.get("op") == _ERASED:
         identity, change_id = _erasure(value)
         _check(view, message, identity)
-        return Reload(identity, place, change_id)
+        return Erasure(identity, place, filled, change_id)
     change = decode(value)
     identity = (change.user_id, change.app_id, change.table, change.record_id)
     _check(view, message, identity)
-    return Fold(identity, place, change, FILL_HEADER in headers)
+    return Fold(identity, place, change, filled)
 
 
 @lru_cache(maxsize=1024)

@@ -162,12 +162,6 @@ async def read_whole(conn: Connection, letter: LetterId) -> Whole:
     return Whole(*row)
 
 
-async def change_exists(conn: Connection, change_id: str) -> bool:
-    """Whether the log holds the change; the id must be a UUID in any notation."""
-    row = await (await conn.execute(query("views/change_exists"), {"id": change_id})).fetchone()
-    return row is not None and bool(row[0])
-
-
 async def drop(conn: Connection, selection: Selection, *, by: str) -> AsyncIterator[Sequence[LetterId]]:
     """Deletes the selected letters, and says in the log who did; yields what is gone, page by page.
 

@@ -16,6 +16,7 @@ from psycopg import sql
 
 from projector.errors import FoldVersionError, ForeignClusterError, NotMigratedError, TopicRecreatedError
 from projector.fold import FOLD_VERSION
+from projector.log.place import Place, parse_place
 from projector.sql import query
 
 
@@ -37,10 +38,12 @@ LOST = psycopg.errors.SerializationFailure
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """`next_offset` is the first offset not applied; `revision` counts the writes made beside the engine."""
+    """`next_offset` is the first offset not applied; `revision` counts the writes made beside the engine; `reached` is
+    the largest place of the view's records before it (see `Order`), None when that is not known."""
 
     next_offset: int
     revision: int
+    reached: Place | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,14 +85,15 @@ class Positions:
         if not rows:
             raise NotMigratedError(f"view {self.view} has no tables in this database")
         serving = int(rows[0][0])
-        for _, topic, partition, next_offset, revision, fold_version in rows:
+        for _, topic, partition, next_offset, revision, fold_version, reached in rows:
             if topic is None:
                 continue
             if fold_version != FOLD_VERSION:
                 raise FoldVersionError(
                     f"view {self.name} was folded by rules {fold_version}, this program follows {FOLD_VERSION}"
                 )
-            found[Partition(topic, partition)] = Position(next_offset, revision)
+            place = None if reached is None else parse_place(reached)
+            found[Partition(topic, partition)] = Position(next_offset, revision, place)
         return (3 - serving if self.spare else serving), found
 
     async def read(self, conn: psycopg.AsyncConnection[Any]) -> dict[Partition, int]:
@@ -142,24 +146,26 @@ class Positions:
         self,
         conn: psycopg.AsyncConnection[Any],
         known: Mapping[Partition, Position],
-        next_offsets: Mapping[Partition, int],
+        moved: Mapping[Partition, Position],
     ) -> None:
-        """Moves the positions to `next_offsets`, all of them, if they are still as `known`; first in a transaction.
+        """Moves the positions to `moved`, all of them, if they are still as `known`; first in a transaction.
 
         Raises LOST when somebody else has moved one: what was folded on top of it is void.
         """
         swap = sql.SQL(query("views/position_swap")) + sql.SQL("select held from swapped")
-        await conn.execute(swap, self.swapping(known, next_offsets))
+        await conn.execute(swap, self.swapping(known, moved))
 
-    def swapping(self, known: Mapping[Partition, Position], next_offsets: Mapping[Partition, int]) -> dict[str, Any]:
+    def swapping(self, known: Mapping[Partition, Position], moved: Mapping[Partition, Position]) -> dict[str, Any]:
         """The parameters of `views/position_swap`, for a statement that does more than the swap."""
         # Always in the same order, so that two workers never wait for each other.
-        moved = sorted(next_offsets)
-        return self._parameters(moved) | {
-            "expected": [known[partition].next_offset for partition in moved],
-            "revisions": [known[partition].revision for partition in moved],
-            "next_offsets": [next_offsets[partition] for partition in moved],
-            "wanted": len(moved),
+        partitions = sorted(moved)
+        reached = [moved[partition].reached for partition in partitions]
+        return self._parameters(partitions) | {
+            "expected": [known[partition].next_offset for partition in partitions],
+            "revisions": [known[partition].revision for partition in partitions],
+            "next_offsets": [moved[partition].next_offset for partition in partitions],
+            "reached": [None if place is None else str(place) for place in reached],
+            "wanted": len(partitions),
         }
 
     async def bump(

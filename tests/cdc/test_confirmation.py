@@ -123,12 +123,13 @@ async def test_an_idle_stream_sends_no_storm_of_status_updates(settings, conn) -
     def sent() -> float:
         return CDC_STATUS_UPDATES._value.get()
 
-    async with running(settings):
+    async with running(settings.model_copy(update={"heartbeat_s": 60})):
         insert(conn)
         await confirmed_beyond(settings, current_lsn(conn))
         before = sent()
         await asyncio.sleep(3)
-        assert sent() - before <= 4
+        # The first heartbeat may still be on its way, and the server logs by itself which transactions run, every 15 s.
+        assert sent() - before <= 2
         before = sent()
         for number in range(300):
             insert(conn, record_id=str(number))

@@ -165,6 +165,26 @@ def _postgres_killed(strike: Strike) -> None:
     strike.world.over = time.monotonic()
 
 
+def _standby_away(strike: Strike) -> None:
+    """Commits are in the WAL and wait for a standby, where nobody sees them; the stream may be killed meanwhile."""
+    world = strike.world
+    _wait_for_standby(world, "nobody")
+    try:
+        time.sleep(strike.numbers.uniform(0.3, 1.5))
+        if strike.numbers.random() < 0.5:
+            world.stream.kill()
+            world.start_stream()
+            time.sleep(strike.numbers.uniform(0, 2))
+    finally:
+        _wait_for_standby(world, "")
+    world.over = time.monotonic()
+
+
+def _wait_for_standby(world: World, name: str) -> None:
+    world.ask(f"alter system set synchronous_standby_names = '{name}'")
+    world.ask("select pg_reload_conf()")
+
+
 def _broker_stopped(strike: Strike) -> None:
     strike.world.servers.kafka.stop()
     time.sleep(strike.away_s)
@@ -312,6 +332,7 @@ FAULTS = (
     Fault("postgres cut", _postgres_cut),
     Fault("postgres frozen", _postgres_frozen, slow=True, every=2),
     Fault("postgres vanished", _postgres_vanished, slow=True, every=2),
+    Fault("standby away", _standby_away, every=2),
     Fault("broker stopped", _broker_stopped, slow=True, every=1),
     Fault("broker killed", _broker_killed, slow=True, every=1),
     Fault("broker paused", _broker_paused, slow=True, every=1),

@@ -29,7 +29,7 @@ def step(tokens: int, seq: int = 1) -> Step:
 
 
 async def admit(world: World, run: ClaimedRun, agent: Agent, *, owner: str = "w1", largest: int = LARGEST) -> Verdict:
-    return await Budget(world.pool, owner, run=largest, day=0).admit(run, agent, {})
+    return await Budget(world.pool, owner, run=largest, day=0, hold_s=900).admit(run, agent, {})
 
 
 async def claimed(world: World, count: int, *, owner: str = "w1", lease_s: float = 60) -> list[ClaimedRun]:
@@ -65,7 +65,7 @@ async def test_runs_that_begin_at_once_share_the_last_tokens_and_the_others_wait
 async def test_runs_that_one_worker_admits_together_count_for_each_other(world: World):
     *runs, gone = await claimed(world, 13)
     world.admin.execute("update mana_ai.mission_runs set lease_owner = 'w2' where run_id = %s", [gone.run_id])
-    budget = Budget(world.pool, "w1", run=LARGEST, day=0)
+    budget = Budget(world.pool, "w1", run=LARGEST, day=0, hold_s=900)
     asked = [*(budget.admit(run, an_agent(concurrent=3), {"of": run.mission_id}) for run in runs[:6]),
              budget.admit(gone, an_agent(agent="a2"), {}),
              *(budget.admit(run, an_agent(500, agent="a3"), {"of": run.mission_id}) for run in runs[6:])]  # fmt: skip
@@ -88,7 +88,7 @@ async def test_runs_that_one_worker_admits_together_count_for_each_other(world: 
 
 async def test_a_run_that_gathered_first_counts_once_when_it_is_admitted_again_beside_others(world: World):
     first, second, third = await claimed(world, 3)
-    budget = Budget(world.pool, "w1", run=LARGEST, day=0)
+    budget = Budget(world.pool, "w1", run=LARGEST, day=0, hold_s=900)
     agent = an_agent(2 * LARGEST + 50, concurrent=2)
     assert (await budget.admit(first, agent, None)).action == "admit"
     verdicts = await asyncio.gather(*(budget.admit(run, agent, {}) for run in (first, second, third)))
@@ -111,8 +111,7 @@ async def test_what_a_run_did_not_spend_is_free_once_it_settles_and_wakes_who_wa
     first, second = await claimed(world, 2)
     ledger = world.ledger()
     await admit(world, first, an_agent(200))
-    refused = await admit(world, second, an_agent(200))
-    await ledger.settle(second, "held", decision=refused.decision, reason=refused.reason, wait_s=900, counts=False)
+    assert (await admit(world, second, an_agent(200))).decision == "skipped-reserved"
     assert await ledger.claim(1, per_user=9) == []
     await ledger.steps(first).store(step(50))
     await ledger.store_plan(first, {}, sweep_after_s=5)
@@ -125,6 +124,8 @@ async def test_a_vanished_worker_leaves_no_reservation_behind(world: World):
     first, second = await claimed(world, 2)
     await admit(world, first, an_agent(200))
     assert (await admit(world, second, an_agent(200))).decision == "skipped-reserved"
+    world.shift_clock_past(second.run_id)
+    (second,) = await world.ledger().claim(1, per_user=9)
     world.shift_clock_past(first.run_id)
     assert (await admit(world, second, an_agent(200))).action == "admit"
     # Taken over, the first run is one that asks like any other, whatever it had before.
@@ -146,7 +147,7 @@ async def test_default_agents_of_different_users_reserve_apart(world: World):
 async def test_a_worker_that_lost_its_lease_may_not_ask(world: World):
     (run,) = await claimed(world, 1)
     await admit(world, run, an_agent())
-    budget = Budget(world.pool, "w1", run=LARGEST, day=0)
+    budget = Budget(world.pool, "w1", run=LARGEST, day=0, hold_s=900)
     assert await budget.may_ask(run, an_agent(), 1) is None
     world.shift_clock_past(run.run_id)
     (taken,) = await world.ledger("w2").claim(1, per_user=1)

@@ -9,18 +9,33 @@ from zoneinfo import ZoneInfo
 
 import pytest
 from prometheus_client import REGISTRY
+from psycopg.types.json import Jsonb
 
 from projector.config import Settings
 from projector.log.actor import MISSION_RUNNER, normalize_actor
-from projector.planner.first_time import timeless
+from projector.planner.first_time import PAGE, timeless
 from projector.planner.never_due import CAUSES, read_never_due
 from projector.planner.pace import Pace
 from projector.planner.writer import Writer
 from projector.planner.zones import set_zone
-from projector.sql.connection import pool
+from projector.sql import query
+from projector.sql.connection import connect_sync, pool
 from tests.planner.world import World
+from tests.views.test_reads import Scan, scans
 
 NINE = {"kind": "cron", "expression": "0 9 * * *"}
+MANY = """
+    insert into mana_ai.mission_snapshots_1
+        (user_id, mission_id, status, deleted, complete, source, source_lsn, last_applied_at, record, state)
+    select 'u' || n % 1000, 'm' || n, 'active', false, true, 1, '0/1', now(),
+           case n when 500 then '{"cadence": {"kind": "cron", "expression": "0 9 31 2 *"}}'::jsonb
+                  when 700 then '{"cadence": {"kind": "cron"}}'
+                  when 900 then '{"cadence": {"kind": "daily"}, "nextRunAt": "soon"}'
+                  else '{"cadence": {"kind": "manual"}, "nextRunAt": null}' end,
+           '{"w": []}'
+    from generate_series(1, 100000) n
+"""
+"""Missions that are started by hand, and three that are not."""
 
 
 def never_due() -> dict[str, float | None]:
@@ -134,7 +149,7 @@ async def test_what_changed_before_the_view_shows_it_counts(world: World, writer
     assert world.ours() == []
 
 
-async def test_all_of_them_are_found_page_by_page_through_an_index(world: World):
+async def test_all_of_them_are_found_page_by_page(world: World):
     for number in range(5):
         await world.mission(f"u{number % 2}", f"m{number}", seen=False, cadence=NINE, nextRunAt=None)
     await world.catch_up()
@@ -143,5 +158,35 @@ async def test_all_of_them_are_found_page_by_page_through_an_index(world: World)
         while page := await timeless(conn, found[-1] if found else ("", ""), limit=2):
             found += [mission[:2] for mission in page]
     assert found == sorted((f"u{number % 2}", f"m{number}") for number in range(5))
-    indexes = "select count(*) from pg_indexes where schemaname = 'mana_ai' and indexname like 'mission%timeless'"
-    assert world.admin.execute(indexes).fetchone() == (2,)
+
+
+async def test_looking_for_them_costs_what_they_are_and_not_what_has_no_time_for_good_reason(world: World):
+    world.admin.execute(MANY)
+    world.admin.execute("vacuum analyze mana_ai.mission_snapshots_1")
+    with connect_sync(world.settings, "projector_planner") as conn:
+        page = {"after_user": "", "after_mission": "", "limit": PAGE}
+        assert scans(conn, query("planner/timeless"), page) == [Scan("mission_snapshots_1_timeless", 3)]
+    async with world.pool.connection() as planner:
+        assert (await read_never_due(planner)).counts == {"cron": 2, "next-run-at": 1}
+
+
+async def test_the_generation_that_serves_is_asked(world: World):
+    await world.mission(mission="old", nextRunAt="soon")
+    world.admin.execute(
+        "insert into mana_ai.mission_snapshots_2 (user_id, mission_id, status, deleted, complete, source, source_lsn,"
+        " last_applied_at, record, state) values ('u1', 'new', 'active', false, true, 1, '0/1', now(), %s, '{}')",
+        [Jsonb({"nextRunAt": "soon"})],
+    )
+    async with world.pool.connection() as conn:
+        assert [mission.mission_id for mission in await timeless(conn)] == ["old"]
+        world.admin.execute("update mana_ai.view_generations set serving = 2 where view = 'missions'")
+        assert [mission.mission_id for mission in await timeless(conn)] == ["new"]
+
+
+async def test_an_edit_of_one_that_stays_what_it_is_writes_no_index(world: World):
+    await world.mission(nextRunAt=None, cadence=NINE)
+    edit = "update mana_ai.mission_snapshots_1 set record = record || %s, state = state || %s"
+    in_place = "select n_tup_hot_upd from pg_stat_xact_user_tables where relname = 'mission_snapshots_1'"
+    with world.admin.transaction():
+        world.admin.execute(edit, [Jsonb({"title": "Kakteen"})] * 2)
+        assert world.admin.execute(in_place).fetchone() == (1,)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from projector.planner.history import KEPT, UNDECIDED_KEPT, capped
+from projector.planner.history import KEPT, KEPT_BYTES, UNDECIDED_BYTES, UNDECIDED_KEPT, capped, size_of
 
 NOW = "2026-01-01T00:00:00.000Z"
 
@@ -52,3 +52,32 @@ def test_the_array_stops_growing():
         array = capped([*array, {"id": f"i{number}", "overallStatus": "approved"}], NOW)
         sizes.append(len(array))
     assert max(sizes) == KEPT + 1
+
+
+def large(number: int, bytes_: int, status: str = "approved") -> dict:
+    iteration = {"id": f"i{number}", "overallStatus": status, "summary": ""}
+    return iteration | {"summary": "ö" * ((bytes_ - size_of(iteration)) // 2)}
+
+
+@pytest.mark.parametrize(("status", "limit"), [("approved", KEPT_BYTES), ("awaiting-review", UNDECIDED_BYTES)])
+def test_large_iterations_leave_sooner_and_those_of_no_decision_later(status, limit):
+    given = [large(number, limit // 5, status) for number in range(8)]
+    assert [i.get("archivedAt") for i in capped(given, NOW)] == [NOW] * 2 + [None] * 6
+    assert all(after.items() >= before.items() for before, after in zip(given, capped(given, NOW), strict=True))
+
+
+def test_the_newest_stays_and_leaves_the_others_their_room_however_large_it_is():
+    given = [*iterations(3), large(3, 2 * UNDECIDED_BYTES)]
+    assert capped(given, NOW) == given
+    assert [i.get("archivedAt") for i in capped([*given, *iterations(1)], NOW)] == [None, None, None, NOW, None]
+
+
+@pytest.mark.parametrize("status", ["approved", "awaiting-review"])
+def test_an_array_of_the_largest_iterations_fits_into_a_megabyte(status):
+    array: list = []
+    sizes = []
+    for number in range(30):
+        array = capped([*array, large(number, 260 * 1024 - 100 * number, status)], NOW)
+        sizes.append(size_of(array))
+    assert 500 * 1024 < max(sizes[5:]) < 1_000_000
+    assert max(sizes[20:]) < 1.01 * max(sizes[:10])

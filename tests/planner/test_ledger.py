@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 import psycopg
 import pytest
 
@@ -134,6 +136,14 @@ async def test_a_step_asked_anew_replaces_the_old_one_and_both_are_paid_for(worl
     await steps.store(other)
     assert (await world.ledger().look(run)).steps == [other]
     assert world.admin.execute("select sum(tokens_used)::int from mana_ai.token_usage").fetchone() == (130,)
+    [unused] = world.run()["failed_calls"]
+    assert datetime.fromisoformat(unused.pop("at")) < datetime.now(UTC)
+    assert unused == {
+        "error": "Unused", "ms": 0, "cost": None, "route": [], "prompt_tokens": 100, "completion_tokens": 20
+    }  # fmt: skip
+    await steps.store(Step(2, "tool", b"\3" * 32, {"success": True, "message": ""}))
+    await steps.store(Step(2, "llm", b"\4" * 32, {"content": "z"}, 1, 1))
+    assert len(world.run()["failed_calls"]) == 1  # a tool costs nothing
 
 
 async def test_a_stored_plan_is_announced_in_the_same_transaction(world: World):

@@ -9,6 +9,8 @@ import pytest
 
 from projector.sql.connection import connect
 from tests.llm.double import Double, calls, text
+from tests.planner.test_replay import command
+from tests.planner.test_tracing import told
 from tests.planner.test_worker import FAST, TASK, settled, worked, working
 from tests.planner.world import World
 from tests.planner.writing import write_back
@@ -60,7 +62,9 @@ async def test_a_mission_that_is_active_again_gets_the_plan_that_was_paid_for(wo
     [{"objective": "Topfe sie um"}, {"conceptMarkdown": "Topf"}, {"agentId": "a2"}],
     ids=lambda c: next(iter(c)),
 )
-async def test_one_that_wants_something_else_by_now_is_asked_anew(world: World, change):
+async def test_one_that_wants_something_else_by_now_is_asked_anew_and_keeps_what_the_first_answers_cost(
+    world: World, capsys: pytest.CaptureFixture[str], change
+):
     async with Double(calls(TASK), text("fertig"), calls(OTHER), text("anders")) as double:
         run = await refused(world, double)
         await due_again(world, run, **change)
@@ -70,3 +74,9 @@ async def test_one_that_wants_something_else_by_now_is_asked_anew(world: World, 
     again = world.run()
     assert [step["params"] for step in again["plan"]["steps"]] == [OTHER[1]]
     assert again["plan"]["summary"] == "anders"
+    [shown] = await command(world, capsys, "show", again["run_id"])
+    unused = shown["failed_calls"]
+    assert [(one["error"], one["model"], one["ms"] >= 0) for one in unused] == [("Unused", "double/1", True)] * 2
+    assert sum(one["prompt_tokens"] for one in (*unused, *shown["steps"])) == again["prompt_tokens"] == 400
+    chats = [span for span in await told(world, again) if span.name.startswith("chat")]
+    assert sorted(span.error for span in chats) == ["", "", "Unused", "Unused"]

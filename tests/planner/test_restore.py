@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -14,7 +15,7 @@ from psycopg import sql
 
 from projector.planner.due import wake_changed
 from projector.planner.effects import start_effects, stop_effects
-from projector.planner.history import KEPT
+from projector.planner.history import KEPT, UNDECIDED_BYTES
 from projector.planner.iteration import iso_ms
 from projector.planner.ledger import CHANGED_AT
 from projector.planner.pace import Pace
@@ -240,6 +241,28 @@ async def test_the_record_of_a_mission_stops_growing_and_the_view_keeps_all(worl
     listed = world.admin.execute("select iteration_id, archived_at from mana_ai.mission_iteration_list").fetchall()
     assert {iteration for iteration, _ in listed} == set(ids)
     assert {iteration for iteration, archived in listed if archived} == set(ids[: len(ids) - KEPT])
+
+
+async def test_large_ones_come_back_a_few_at_a_time_and_leave_again_marked(world: World, writer: Writer):
+    await world.mission()
+    text = "ö" * (UNDECIDED_BYTES // 4)
+    ids = []
+    for _ in range(4):
+        ids.append(await written(world, writer))
+        await world.edit(nextRunAt=iso_ms(datetime.now(UTC)))
+    await world.edit(iterations=[i | {"userFeedback": text} for i in shown(world)])
+    await world.edit(iterations=[])
+    sizes = []
+    for _ in range(6):
+        if await writer.restore_dropped():
+            sizes.append(len(json.dumps(world.ours()[-1]["data"], ensure_ascii=False).encode()))
+        await world.catch_up()
+    assert len(sizes) == 4
+    assert max(sizes) < 1_000_000
+    asked = "select iteration_id, archived_at, feedback from mana_ai.mission_iteration_list"
+    listed = world.admin.execute(asked).fetchall()
+    assert {iteration for iteration, _, feedback in listed if feedback == text} == set(ids)
+    assert {iteration for iteration, archived, _ in listed if archived} == set(ids[:2])
 
 
 def test_what_comes_back_stands_where_its_beginning_puts_it():

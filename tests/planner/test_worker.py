@@ -9,6 +9,7 @@ import pytest
 
 from projector.llm.client import OpenAIChat
 from projector.planner.catalogue import CATALOGUE_DIGEST
+from projector.planner.due import wake_changed
 from projector.planner.pace import Pace
 from projector.planner.research.services import ResearchServices
 from projector.planner.steps import Step
@@ -46,7 +47,7 @@ async def working(world: World, double: Double, pace: Pace = FAST, **settings) -
 
 async def settled(world: World, *states: str, count: int = 1) -> None:
     """Waits until `count` runs are in one of `states`."""
-    async with asyncio.timeout(60):  # a run that misses the end of another waits `hold_for_place_s` for its place
+    async with asyncio.timeout(15):
         while sum(run["state"] in states for run in world.runs()) < count:
             await asyncio.sleep(0.02)
 
@@ -89,6 +90,21 @@ async def test_only_what_the_agents_policy_allows_is_offered_and_planned(world: 
     assert "create_task" not in [tool["function"]["name"] for tool in double.requests[0]["tools"]]
     assert [step["toolName"] for step in run["plan"]["steps"]] == ["create_note"]
     assert run["plan"]["rejectedCalls"] == 2
+
+
+async def test_a_run_held_for_the_agent_that_its_mission_was_given_to_is_woken_by_that_one(world: World):
+    await world.agent()
+    await world.agent(agent="a2", state="paused")
+    await world.mission()
+    await world.open()
+    await world.edit(agentId="a2")
+    async with Double(text("nie")) as double:
+        run = await worked(world, double, "held")
+    assert (run["decision"], run["agent_id"]) == ("skipped-paused", "a2")
+    async with world.pool.connection() as conn:
+        assert await wake_changed(conn) == 0
+        await world.edit_agent(agent="a2", state="active")
+        assert await wake_changed(conn) == 1
 
 
 async def test_no_ciphertext_leaves_with_a_request(world: World):

@@ -21,7 +21,8 @@ from tests.views.log import COLUMNS, JSON_COLUMNS, Row, value_of
 USERS = 15
 RECORDS = 6
 """Of one user in one table."""
-TABLES = (("ai", "aiMissions"), ("ai", "aiMissions"), ("ai", "agents"), ("notes", "notes"))
+ERASED_APP = "notes"
+TABLES = (("ai", "aiMissions"), ("ai", "aiMissions"), ("ai", "agents"), (ERASED_APP, "notes"))
 KNOWN, NEWER = 0, 1
 """Schema versions: workers know the first alone, everything else both."""
 LETTER_SHARE, ERASED_SHARE = 0.03, 0.02
@@ -86,7 +87,7 @@ class DeviceLoad(threading.Thread):
             if self._erasable and self._numbers.random() < ERASED_SHARE * count:
                 # What the workers lay aside, they would lose when they fold a record anew: notes have none of it.
                 conn.execute("delete from sync_changes where id = %s", [self._erasable.popleft()])
-        self._erasable += [row["id"] for row in rows if row["app_id"] == "notes"]
+        self._erasable += [row["id"] for row in rows if row["app_id"] == ERASED_APP]
         return count
 
     def _history(self) -> Iterator[Row]:

@@ -32,3 +32,4 @@ def test_all_views_rebuilt_are_those_that_serve(running: Matrix) -> None:
     assert isinstance(running.world, ViewWorld)
     running.world.finish()
     assert running.world.verified > 500
+    assert running.world.strays.sent > 0

@@ -15,12 +15,13 @@ from projector.views import generations, kafka
 from projector.views.declared import VIEWS, View
 from projector.views.generations import EMPTY, Generations
 from projector.views.verify import verify
-from projector.views.wait import wait_for_lsn
+from projector.views.wait import wait_for_lsn, wait_for_offset
 from tests.faults.judge import NOTHING, Allowed, Violation
 from tests.faults.servers import Servers
 from tests.faults.stream import Stream
 from tests.faults.world import NotRecovered, World
-from tests.view_faults.load import NEWER, DeviceLoad
+from tests.view_faults.load import ERASED_APP, NEWER, DeviceLoad
+from tests.view_faults.strays import Strays
 
 WORKERS = 2
 RECOVERY_LIMIT_S = 180.0
@@ -45,6 +46,7 @@ class ViewWorld(World):
         # The stream is no part of this, and a crowded machine must not cost it its connection.
         self.ask(f"alter role {STREAM_LOGIN} in database {name} set wal_sender_timeout = '{LONG_SENDER_TIMEOUT}'")
         self.load = DeviceLoad(self.admin_url, seed, rate)
+        self.strays = Strays(self.settings)
         self.workers: list[Stream] = []
         self.over = time.monotonic()
         self.verified = 0
@@ -114,6 +116,7 @@ class ViewWorld(World):
         """Stops the load for a moment and compares everything with the log. Raises Violation."""
         with self.load.lock:
             self.recover()
+            asyncio.run(self._stray())
             self._letters_as_expected()
             if self.letters():
                 self.command("dlq", "retry", "--all")
@@ -168,6 +171,14 @@ class ViewWorld(World):
         async with await connect(self.settings, "projector_engine") as conn:
             for view in VIEWS.values():
                 await wait_for_lsn(self.settings, conn, view, lsn, limit - time.monotonic())
+
+    async def _stray(self) -> None:
+        """What was erased comes again, and everybody takes it in."""
+        ends = await self.strays.send()
+        async with await connect(self.settings, "projector_engine") as conn:
+            for view in VIEWS.values():
+                if ERASED_APP in view.apps(self.settings.apps):
+                    await wait_for_offset(conn, view, ends, COMMAND_LIMIT_S)
 
     async def _at_the_ends(self) -> None:
         """Every position is the end of its partition, as nothing is being written."""

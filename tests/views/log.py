@@ -125,6 +125,13 @@ class Log:
             sends.append(await self.send(one["app_id"], one["user_id"], value, one["op"], one["table_name"], one["id"]))
         await self._settle(sends)
 
+    async def publish_below(self, lsn: int, rows: Iterable[Row]) -> None:
+        """Into the topics alone, with places up to `lsn`, as a writer that was paused does it when it wakes."""
+        rows, newest = list(rows), self.lsn
+        self.lsn = lsn - 0x100 * len(rows)
+        await self.publish(rows)
+        self.lsn = newest
+
     async def write(self, rows: Sequence[Row]) -> None:
         """Into both, as a committed change ends up."""
         await self.store(rows)

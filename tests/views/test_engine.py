@@ -15,7 +15,7 @@ from projector.views import kafka
 from projector.views.batch import Applied
 from projector.views.declared import MISSIONS, RECORDS
 from projector.views.engine import Engine
-from projector.views.positions import LOST, Partition, Positions, widths_of
+from projector.views.positions import LOST, Partition, Position, Positions, widths_of
 from projector.views.verify import verify
 from tests.views.log import at, row, running
 
@@ -199,10 +199,10 @@ async def test_a_swap_is_lost_when_anything_that_it_compares_has_changed(setting
         )
         await conn.execute(there)
         with pytest.raises(LOST):
-            await positions.swap(conn, known, {partition: 7})
+            await positions.swap(conn, known, {partition: Position(7, 0)})
         assert 7 not in (await positions.read(conn)).values()
         await conn.execute(back)
-        await positions.swap(conn, known, {partition: 7})
+        await positions.swap(conn, known, {partition: Position(7, 0)})
         assert await positions.read(conn) == {partition: 7}
 
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import pytest
+
 from projector.views.declared import MISSIONS
 from projector.views.rebuild import rebuild_and_compare
 from projector.views.verify import verify
@@ -70,3 +72,56 @@ async def test_the_dead_letter_of_a_row_that_is_erased_in_the_same_batch_is_not_
     async with running(log.settings):
         await log.caught_up()
     assert await (await log.admin.execute("select value from mana_ai.dead_letters")).fetchall() == []
+
+
+@pytest.mark.parametrize("seen", ["nothing", "the change", "its erasure"])
+async def test_what_comes_again_after_its_erasure_stays_erased(log, seen):
+    """As a paused writer brings it: with the place it had. Of what came before, another worker may have seen a part."""
+    first, second = row("insert", "m1", 1, {"title": "t"}), row("update", "m1", 2, {"title": "secret"})
+    only = row("insert", "m2", 3, {"title": "secret"})
+    await log.write([first, second, only])
+    if seen == "the change":
+        await _seen(log)
+    before = log.lsn
+    await log.erase(second)
+    await log.erase(only)
+    if seen == "its erasure":
+        await _seen(log)
+    await log.publish_below(before, [second, only])
+    async with running(log.settings):
+        await log.caught_up(MISSIONS)
+        assert await records(log) == {"m1": {"title": "t"}}
+        [rebuilt] = await rebuild_and_compare(log.settings, [MISSIONS])
+        assert (rebuilt.rows, rebuilt.examples) == (1, ())
+
+
+@pytest.mark.parametrize("seen", [False, True])
+async def test_of_a_dead_letter_that_comes_again_after_its_erasure_nothing_is_kept(log, seen):
+    bad = row("update", "m1", 1, {}) | {"data": "secret"}
+    kept = row("update", "m1", 2, {}) | {"data": "text"}
+    await log.write([bad, kept])
+    before = log.lsn
+    await log.erase(bad)
+    if seen:
+        await _seen(log)
+    await log.publish_below(before, [bad, kept])
+    await _seen(log)
+    letters = "select change_id, value is not null from mana_ai.dead_letters where view = 'missions' order by id"
+    emptied = [(bad["id"], False)] if seen else []
+    assert await (await log.admin.execute(letters)).fetchall() == [(kept["id"], True), *emptied, (kept["id"], True)]
+
+
+async def test_a_change_that_comes_out_of_order_is_not_lost(log):
+    """The stream never does that. Should anybody else, the log decides."""
+    late = row("update", "m1", 1, {"note": "late"})
+    await log.write([row("insert", "m1", 2, {"title": "t"})])
+    await log.store([late])
+    await log.publish_below(log.lsn - 0x100, [late])
+    async with running(log.settings):
+        await log.caught_up(MISSIONS)
+        assert await records(log) == {"m1": {"title": "t", "note": "late"}}
+
+
+async def _seen(log):
+    async with running(log.settings):
+        await log.caught_up(MISSIONS)

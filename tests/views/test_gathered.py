@@ -5,6 +5,7 @@ from random import Random
 import orjson
 import pytest
 
+from projector.log.order import Order
 from projector.log.place import Place
 from projector.views.declared import MISSION_ITERATIONS, MISSIONS, RECORDS
 from projector.views.fetch import Record
@@ -78,7 +79,7 @@ def one_by_one(view, messages):
 
 
 def gathered(view, messages):
-    found = Gathered(view, AI)
+    found = Gathered(view, AI, Order())
     found.add(messages[:20])
     found.add(messages[20:])
     records = list(found.records())
@@ -93,7 +94,8 @@ def gathered(view, messages):
 @pytest.mark.parametrize("view", [MISSIONS, MISSION_ITERATIONS], ids=lambda view: view.name)
 @pytest.mark.parametrize("seed", range(3))
 def test_rows_are_those_of_folding_one_by_one_in_any_order(view, seed):
-    messages = Random(seed).sample(PLAIN, len(PLAIN))
+    values = Random(seed).sample([one.value for one in PLAIN], len(PLAIN))
+    messages = [message(n, value) for n, value in enumerate(values)]
     found, rows = gathered(view, messages)
     assert rows == one_by_one(view, messages)[0]
     assert (found.changes, found.letters, found.later, found.again) == (30, [], {}, set())
@@ -122,6 +124,18 @@ def test_an_id_with_escapes_is_read_at_once():
     assert (rows, found.again) == (one_by_one(MISSIONS, same)[0], set())
 
 
+@pytest.mark.parametrize("more", [{}, {"\0": 1}], ids=["plain", "bad"])
+def test_what_came_before_is_not_folded_and_the_log_decides(more):
+    first, second = PLAIN[:2]
+    again = message(50, value_of(row("update", "m0", 0, more)), lsn=b"0/1")
+    found, rows = gathered(MISSIONS, [first, second, again])
+    assert rows == one_by_one(MISSIONS, [first, second])[0]
+    assert (found.order.reached, found.changes) == (Place(1, 2, 0), 2)
+    assert [letter.again for letter in found.letters] == ([True] if more else [])
+    expected = [] if more else [[(50, Reload(("u1", "ai", "aiMissions", "m0"), Place(1, 1, 0), filled=False))]]
+    assert [*found.later.values()] == expected
+
+
 def test_nothing_but_its_own_place_goes_into_a_row():
     bad = message(90, value_of(row("update", "m1", 5, {}) | {"data": []}))
     found, rows = gathered(MISSIONS, [*PLAIN, bad])
@@ -130,8 +144,8 @@ def test_nothing_but_its_own_place_goes_into_a_row():
 
 
 def test_a_row_that_is_there_is_gone_on_with_and_records_come_in_order():
-    found = Gathered(MISSIONS, AI)
-    found.add(PLAIN[::-1])
+    found = Gathered(MISSIONS, AI, Order())
+    found.add(PLAIN)
     records = list(found.records())
     assert [identity for identity, _ in records] == [("u1", "ai", "aiMissions", f"m{n}") for n in range(3)]
     held = nothing(MISSIONS.fold)
@@ -141,7 +155,7 @@ def test_a_row_that_is_there_is_gone_on_with_and_records_come_in_order():
 
 
 def test_an_exception_says_in_which_record(monkeypatch):
-    found = Gathered(MISSIONS, AI)
+    found = Gathered(MISSIONS, AI, Order())
     found.add(PLAIN)
     monkeypatch.setattr("projector.views.held.Held.row", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError) as raised:
@@ -150,7 +164,7 @@ def test_an_exception_says_in_which_record(monkeypatch):
 
 
 def test_what_is_of_another_view_takes_no_memory():
-    found = Gathered(MISSIONS, AI)
+    found = Gathered(MISSIONS, AI, Order())
     found.add([message(1, b"x" * 1000, table=b"agents"), message(2, b"x" * 1000, table=b"others")])
     assert (found.octets, found.count) == (0, 0)
     found.add(PLAIN)

@@ -21,7 +21,7 @@ from projector.sql.connection import connect
 from projector.views import kafka, rebuild
 from projector.views.consume import consume
 from projector.views.declared import MISSIONS, VIEWS
-from projector.views.positions import Partition, Positions
+from projector.views.positions import Partition, Position, Positions
 from projector.views.topic_ids import topic_ids
 from projector.views.verify import verify
 from projector.views.wait import wait_for_lsn, wait_for_offset, wal_end
@@ -215,7 +215,7 @@ async def test_positions_take_over_the_id_only_where_it_is_unknown_or_nothing_wa
     old, new = {"t": uuid4()}, {"t": uuid4()}
     async with await connect(settings, "projector_engine") as conn:
         _, known = await positions.load(conn, [fresh, begun])
-        await positions.swap(conn, {begun: known[begun]}, {begun: 3})
+        await positions.swap(conn, {begun: known[begun]}, {begun: Position(3, 0)})
         await positions.load(conn, [fresh, begun], old)
         await positions.load(conn, [fresh], new)
         with pytest.raises(TopicRecreatedError, match="at offset 3 of t-1"):

@@ -1,7 +1,7 @@
 -- Where a topic ends below what a view has applied of it, what is published again there would pass the view by. It may be
 -- another topic of that name, whose records the position counts from here on.
 update mana_ai.stream_positions p
-set next_offset = e.next_offset, topic_id = null, revision = p.revision + 1, updated_at = now()
+set next_offset = e.next_offset, reached = null, topic_id = null, revision = p.revision + 1, updated_at = now()
 from (
     select topic.key as topic, (offsets.n - 1)::int as partition, offsets.next_offset::text::bigint as next_offset
     from jsonb_each(%s::jsonb) as topic (key, value)

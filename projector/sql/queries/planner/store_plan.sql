@@ -1,5 +1,5 @@
--- Plans and their announcements, in one, and who waited for their runs to end. The write-back looks by itself once an
--- announcement is late.
+-- Plans and their announcements, in one, and who waited for their runs to end. Asked under `lock_users`. The write-back
+-- looks by itself once an announcement is late.
 with given as (
     select *
     from jsonb_to_recordset(%(plans)s) as g

@@ -1,6 +1,6 @@
 -- The generation that serves, and the positions asked for as far as there are any.
 select generation.serving, position.topic, position.partition, position.next_offset, position.revision,
-       position.fold_version
+       position.fold_version, position.reached
 from mana_ai.view_generations as generation
 left join (
     mana_ai.stream_positions as position

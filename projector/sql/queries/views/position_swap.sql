@@ -2,11 +2,11 @@
 -- after it: of two workers that own a partition, the second waits here for the first, and then finds that it has lost.
 with moved as (
     update mana_ai.stream_positions as position
-    set next_offset = swap.next_offset, updated_at = now()
+    set next_offset = swap.next_offset, reached = swap.reached, updated_at = now()
     from unnest(
         %(topics)b::text[], %(partitions)b::int[], %(expected)b::bigint[], %(revisions)b::bigint[],
-        %(next_offsets)b::bigint[]
-    ) as swap (topic, partition, expected, revision, next_offset)
+        %(next_offsets)b::bigint[], %(reached)b::text[]
+    ) as swap (topic, partition, expected, revision, next_offset, reached)
     where position.view = %(view)s and position.cluster = %(cluster)s
       and position.topic = swap.topic and position.partition = swap.partition
       and position.next_offset = swap.expected and position.revision = swap.revision
