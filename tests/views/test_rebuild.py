@@ -255,6 +255,19 @@ async def test_what_is_odd_in_a_topic_is_rebuilt_as_the_live_view_took_it(log, m
     }
 
 
+async def test_what_comes_again_after_its_erasure_stays_erased_whatever_was_committed_between(log, monkeypatch):
+    monkeypatch.setattr("projector.views.filler.WAITING_BYTES", 1)
+    monkeypatch.setattr("projector.views.fetch.FETCH_BYTES", 1)
+    await log.write([row("insert", "m1", 1, {"title": "t"})])
+    secret = row("update", "m1", 2, {"title": "secret"})
+    await log.write([secret])
+    before = log.lsn
+    await log.erase(secret)
+    await log.publish_below(before, [secret])
+    await rebuild.start(log.settings, MISSIONS)
+    assert await fetch(log, "select record from mana_ai.mission_snapshots_2") == [({"title": "t"},)]
+
+
 async def test_changes_of_a_record_in_two_partitions_become_one_row(log):
     """As they are after the topic was given more partitions."""
     await log.write([row("insert", "m1", 1, {"title": "one"})])
