@@ -33,9 +33,14 @@ class Fold(Generic[S]):
     derive: Callable[[S], Record]
     dump: Callable[[S], dict[str, Any]]
     load: Callable[[dict[str, Any]], S]
+    newest_first: bool = False
+    """Whether many changes of a record cost less when they are given from the last to the first: what most of them
+    write has lost then."""
 
 
-RECORD_FOLD: Fold[State] = Fold(State, state.apply, partial(record.derive, share=True), codec.dump, codec.load)
+RECORD_FOLD: Fold[State] = Fold(
+    State, state.apply, partial(record.derive, share=True), codec.dump, codec.load, newest_first=True
+)
 ITERATIONS_FOLD: Fold[IterationsState] = Fold(
     IterationsState, iterations.apply, iterations.as_record, iterations_codec.dump, iterations_codec.load
 )

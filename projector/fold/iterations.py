@@ -7,6 +7,7 @@ leaves a trace.
 
 from __future__ import annotations
 
+import marshal
 from dataclasses import dataclass
 from typing import Any
 
@@ -129,8 +130,8 @@ def _read_new(
     if len(state.seen) > MAX_ITERATIONS:  # ids that were cut
         state.seen.clear()
     for key, element in elements.items():
-        # Not compared by value, because True equals 1.
-        mark = hash(repr(element))
+        # Not compared by value, because True equals 1. Version 2 knows nothing of what values share.
+        mark = hash(marshal.dumps(element, 2))
         seen = state.seen.get(key)
         if seen is not None and seen[1] == mark and seen[0] < write.order:
             continue

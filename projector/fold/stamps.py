@@ -15,6 +15,7 @@ FUTURE_TOLERANCE_US = 5 * 60 * 1_000_000
 
 _SECOND_US = 1_000_000
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
 _EPOCH_DAY = date(1970, 1, 1).toordinal()
 _EARLIEST_US = (date.min.toordinal() - _EPOCH_DAY) * 86_400 * _SECOND_US
 _LATEST_US = (date.max.toordinal() + 1 - _EPOCH_DAY) * 86_400 * _SECOND_US - 1
@@ -60,11 +61,19 @@ def parse_instant(text: str) -> int | None:
     Accepted: `YYYY-MM-DDTHH:MM:SS`, up to nine digits of a fraction (cut to microseconds), and `Z` or `±hh:mm`;
     a real date, and an instant within the years 1 to 9999 UTC. Everything else is no instant.
     """
-    if len(text) == 24 and text[16] == ":" and text[19] == "." and text[23] == "Z":  # as devices write it
-        second, millisecond = text[17:19], text[20:23]
-        if text.isascii() and second.isdecimal() and second < "60" and millisecond.isdecimal():
-            minute_us = _minute(text[:16])
-            return None if minute_us is None else minute_us + int(second) * _SECOND_US + int(millisecond) * 1000
+    if (
+        len(text) == 24
+        and text[23] == "Z"
+        and text[19] == "."
+        and text[10] == "T"
+        and text[5] != "W"
+        and text[11:13] != "24"
+    ):
+        # As devices write it: of what looks so, `fromisoformat` takes what is described above and nothing else.
+        try:
+            return (datetime.fromisoformat(text) - _EPOCH) // _MICROSECOND
+        except ValueError:
+            return None
     found = _match(text)
     if found is None:
         return None
@@ -80,12 +89,6 @@ def parse_instant(text: str) -> int | None:
     if fraction is not None:
         us += int(fraction[:6].ljust(6, "0"))
     return us if _EARLIEST_US <= us <= _LATEST_US else None
-
-
-@lru_cache(maxsize=4096)
-def _minute(text: str) -> int | None:
-    """`parse_instant` at the beginning of the minute `YYYY-MM-DDTHH:MM`, UTC; stamps of a log come close together."""
-    return parse_instant(f"{text}:00Z")
 
 
 @lru_cache(maxsize=1024)

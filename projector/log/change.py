@@ -120,7 +120,8 @@ def decode(value: bytes) -> Change:
             raise BadChange("too-deep", f"values are nested more than {MAX_DEPTH} deep")
         if any(key.count(".") >= MAX_DEPTH for key in change.data):
             raise BadChange("too-deep", f"a key has more than {MAX_DEPTH} segments")
-    if b"\\u0000" in value and _holds_nul(row):
+    # One octet is found many times faster than six.
+    if b"\\" in value and b"\\u0000" in value and _holds_nul(row):
         raise BadChange("unstorable-text", "a text holds U+0000")
     return change
 

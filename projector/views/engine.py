@@ -21,16 +21,15 @@ from projector import crash, metrics
 from projector.errors import PositionOutOfRangeError
 from projector.log.order import Order
 from projector.logging import get
-from projector.views import deadletters
 from projector.views.batch import Applied, Batch
-from projector.views.cache import CACHE_BYTES, Cache
+from projector.views.beside import write_beside
+from projector.views.cache import Cache
 from projector.views.declared import Identity, View
 from projector.views.held import Row, nothing
 from projector.views.inbox import DeadLetter, Erasure, Fold, Message, Reload, Truncation, in_order, sort
 from projector.views.positions import LOST, Partition, Position, Positions
 from projector.views.reload import reload
 from projector.views.store import Store
-from projector.views.truncate import reload_partition
 
 ROWS_AT_ONCE = 500
 """So many are made before other tasks, the group's heartbeat among them, have their turn."""
@@ -81,14 +80,10 @@ class Engine:
         widths: Mapping[str, int],
         *,
         reading: psycopg.AsyncConnection[Any] | None = None,
-        keep_letters: bool = True,
-        empty: bool = False,
-        cache_bytes: int = CACHE_BYTES,
     ) -> None:
-        """`widths`: how many partitions each topic of the view has. `empty`: the generation has no rows yet.
+        """`widths`: how many partitions each topic of the view has.
 
         `reading`: a second connection, for who wants to fold a batch while `conn` writes the one before.
-        `cache_bytes` for each partition.
         """
         self._view = view
         self._stores = {number: Store(view, number) for number in (1, 2)}
@@ -97,9 +92,6 @@ class Engine:
         self._conn = conn
         self._reading = conn if reading is None else reading
         self._widths = widths
-        self._keep_letters = keep_letters
-        self._empty = empty
-        self._cache_bytes = cache_bytes
         self._owned: dict[Partition, Owned] = {}
         self._batch = Batch()
         self._writing: Writing | None = None
@@ -118,9 +110,7 @@ class Engine:
             await self._stores[generation].prepare(self._conn)
         self._store = self._stores[generation]
         for partition, position in positions.items():
-            self._owned[partition] = Owned(
-                position, position.next_offset, Order(position.reached), Cache(self._cache_bytes)
-            )
+            self._owned[partition] = Owned(position, position.next_offset, Order(position.reached), Cache())
             self.applied_to[partition] = position.next_offset
         crash.point("views.opened")
         return {partition: position.next_offset for partition, position in positions.items()}
@@ -276,7 +266,7 @@ class Engine:
             else:
                 batch.octets += held.size
             batch.held[identity] = held
-        if self._store is not None and not self._empty:
+        if self._store is not None:
             loaded = await self._store.load(self._reading, missing)
             batch.octets += sum(held.size for held in loaded.values())
             batch.held |= loaded
@@ -302,7 +292,7 @@ class Engine:
     async def _commit(self, batch: Batch, rows: Iterable[Row], ahead: Mapping[Partition, Position]) -> None:
         assert self._store is not None, "nothing is ahead of its position before `open`"
         known = {partition: self._owned[partition].position for partition in ahead}
-        if batch.is_small and not self._empty:
+        if batch.is_small:
             crash.point("views.before_commit")
             await self._store.swap_and_write(self._conn, rows, self._positions.swapping(known, ahead))
         else:
@@ -316,28 +306,15 @@ class Engine:
 
     async def _write(self, store: Store, batch: Batch, rows: Iterable[Row]) -> None:
         gone = batch.gone
-        await store.write(self._conn, rows, len(batch.held) - len(gone), new=self._empty)
+        await store.write(self._conn, rows, len(batch.held) - len(gone))
         await store.delete(self._conn, gone)
-        if batch.letters and self._keep_letters:
-            await deadletters.insert(self._conn, self._positions.name, self._positions.cluster, batch.letters)
-        # After that, because the row of a letter may have been erased in the same batch.
-        if batch.erased:
-            await deadletters.erase(self._conn, self._positions.name, batch.erased)
-        # What followed in the same batch is in the log by now, so it is reloaded too.
-        for partition, truncation in batch.truncated.items():
-            await self._truncate(store, partition, truncation)
-
-    async def _truncate(self, store: Store, partition: Partition, truncation: Truncation) -> None:
-        name, cluster = self._positions.name, self._positions.cluster
-        await reload_partition(self._conn, store, partition, self._widths[partition.topic], truncation.place)
-        await deadletters.erase_below(self._conn, name, cluster, partition, truncation.offset)
-        log.info("log truncated, partition reloaded", view=name, topic=partition.topic, partition=partition.partition)
+        await write_beside(
+            self._conn, store, self._positions, self._widths, batch.letters, batch.erased, batch.truncated
+        )
 
     def _settle(self, batch: Batch, ahead: Mapping[Partition, Position], seconds: float) -> None:
         """The transaction is committed: what was folded may be remembered."""
         self._swapped_at = time.monotonic()
-        # One commit is enough to make records that have rows.
-        self._empty = False
         for partition, position in ahead.items():
             self._owned[partition].position = position
         for identity, held in batch.kept:

@@ -3,80 +3,177 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import aclosing
+from itertools import islice
+from typing import Any, TypeVar
+from uuid import UUID
 
-from aiokafka import AIOKafkaConsumer, TopicPartition
+import psycopg
 
 from projector import crash
-from projector.views.engine import Engine
-from projector.views.positions import Partition
+from projector.log.order import Order
+from projector.views.beside import write_beside
+from projector.views.declared import View
+from projector.views.fetch import Fetcher
+from projector.views.gathered import Gathered
+from projector.views.held import nothing
+from projector.views.inbox import Erasure, Reload
+from projector.views.positions import LOST, Partition, Position, Positions
 from projector.views.progress import Tell
+from projector.views.reload import reload
+from projector.views.store import SMALL_BATCH, Store
 
-POLL_MS = 200
-REPORT_S = 0.5
 WAITING_BYTES = 256 * 1024 * 1024
-"""Of changes folded in memory before their rows are written."""
+"""Of what was read and not folded."""
 CHECKPOINT_S = 60.0
-"""How long a fill may work before it commits: what a crash costs at most."""
+"""How long a fill may read before it commits: what a crash costs at most, beside the folding."""
+RECORDS_AT_ONCE = 500
+"""So many are folded and copied before other tasks have their turn."""
+REPORT_S = 0.5
+
+T = TypeVar("T")
 
 
 class Filler:
-    """Reads partitions from where the engine is up to given offsets, and not one record further."""
+    """Reads partitions one after the other, each up to a given offset and not one record further.
 
-    def __init__(self, engine: Engine, consumer: AIOKafkaConsumer, tell: Tell) -> None:
-        """`consumer` has exactly the engine's partitions assigned."""
-        self._engine = engine
-        self._consumer = consumer
+    As the engine does, it moves a position by compare-and-swap in the transaction that writes the rows: a row is the
+    fold of all changes below the position that was committed with it.
+    """
+
+    def __init__(
+        self,
+        view: View,
+        positions: Positions,
+        conn: psycopg.AsyncConnection[Any],
+        fetcher: Fetcher,
+        widths: Mapping[str, int],
+        topic_ids: Mapping[str, UUID],
+        *,
+        empty: bool,
+        keep_letters: bool,
+        tell: Tell,
+    ) -> None:
+        """`widths`: how many partitions each topic of the view has. `empty`: of a partition whose position is at its
+        beginning there are no rows."""
+        self._view = view
+        self._positions = positions
+        self._conn = conn
+        self._fetcher = fetcher
+        self._widths = widths
+        self._topic_ids = topic_ids
+        self._empty = empty
+        self._keep_letters = keep_letters
         self._tell = tell
+        self._known: dict[Partition, Position] = {}
+        self._store: Store | None = None
         self._events = 0
         self._changes = 0
+        self._told = time.monotonic()
+
+    async def open(self, partitions: Iterable[Partition]) -> dict[Partition, int]:
+        """Takes partitions over; returns the offset at which to go on in each. As `Positions.load`."""
+        generation, known = await self._positions.load(self._conn, partitions, self._topic_ids)
+        if self._store is None:
+            self._store = Store(self._view, generation)
+            await self._store.prepare(self._conn)
+        self._known |= known
+        return {partition: position.next_offset for partition, position in known.items()}
+
+    def position(self, partition: Partition) -> int:
+        """The next offset of a partition that was opened."""
+        return self._known[partition].next_offset
 
     async def fill(self, ends: Mapping[Partition, int]) -> None:
-        """Returns when everything below `ends` is committed."""
-        pending = dict(ends)
-        self._consumer.pause(*self._consumer.assignment())
-        self._retire(pending)
-        for partition in pending:
-            self._consumer.seek(TopicPartition(*partition), self._engine.read_to(partition))
-            self._consumer.resume(TopicPartition(*partition))
-        told = committed = time.monotonic()
-        while pending:
-            fetched = await self._consumer.getmany(timeout_ms=POLL_MS)
-            due = {}
-            for partition, messages in fetched.items():
-                end = pending.get(Partition(*partition))
-                if end is not None:
-                    due[Partition(*partition)] = (
-                        messages if messages[-1].offset < end else [m for m in messages if m.offset < end]
-                    )
-            before = {partition: self._engine.read_to(partition) for partition in due}
-            seek = await self._engine.take(due)
-            self._events += sum(self._engine.read_to(partition) - before[partition] for partition in due)
-            now = time.monotonic()
-            if self._engine.waiting_octets >= WAITING_BYTES or now - committed >= CHECKPOINT_S:
-                seek |= await self._commit()
-                committed = now
-            self._retire(pending)
-            if not pending:
-                seek |= await self._commit()
-            for partition, offset in seek.items():
-                # Also one that was done, when a lost swap has put the engine back.
-                pending[partition] = ends[partition]
-                self._consumer.seek(TopicPartition(*partition), offset)
-                self._consumer.resume(TopicPartition(*partition))
-            if now - told >= REPORT_S:
-                told = now
-                self._tell(self._events, self._changes)
-        await self._commit()
+        """Returns when everything below `ends`, all of them partitions that were opened, is committed."""
+        for partition, end in ends.items():
+            while (begin := self.position(partition)) < end:
+                gathered, next_offset = await self._gather(partition, begin, end)
+                crash.point("rebuild.mid_fill")
+                try:
+                    await self._commit(partition, gathered, next_offset)
+                except (LOST, psycopg.errors.DeadlockDetected):
+                    await self.open([partition])
+                except psycopg.errors.UniqueViolation:
+                    # A record of which another partition has brought changes too: the topic was given more partitions.
+                    if not self._empty:
+                        raise
+                    self._empty = False
         self._tell(self._events, self._changes)
 
-    async def _commit(self) -> dict[Partition, int]:
-        crash.point("rebuild.mid_fill")
-        applied = await self._engine.commit(flush=True)
-        self._changes += applied.changes
-        return dict(applied.seek)
+    async def _gather(self, partition: Partition, begin: int, end: int) -> tuple[Gathered, int]:
+        """As much as may wait, and the offset to which it reaches."""
+        gathered = Gathered(self._view, partition, Order(self._known[partition].reached))
+        began = time.monotonic()
+        async with aclosing(self._fetcher.read(partition, begin, end)) as answers:
+            async for messages, next_offset in answers:
+                gathered.add(messages)
+                begin = next_offset
+                if gathered.octets >= WAITING_BYTES or time.monotonic() - began >= CHECKPOINT_S:
+                    break
+        return gathered, begin
 
-    def _retire(self, pending: dict[Partition, int]) -> None:
-        for partition in [p for p, end in pending.items() if self._engine.read_to(p) >= end]:
-            del pending[partition]
-            self._consumer.pause(TopicPartition(*partition))
+    async def _commit(self, partition: Partition, gathered: Gathered, next_offset: int) -> None:
+        known = self._known[partition]
+        moved = Position(next_offset, known.revision, gathered.order.reached)
+        async with self._conn.transaction():
+            await self._positions.swap(self._conn, {partition: known}, {partition: moved})
+            crash.point("views.swapped")
+            await self._write(partition, gathered, next_offset)
+            crash.point("views.before_commit")
+        crash.point("views.after_commit")
+        self._known[partition] = moved
+        self._events += next_offset - known.next_offset
+        self._changes += gathered.changes
+
+    async def _write(self, partition: Partition, gathered: Gathered, next_offset: int) -> None:
+        assert self._store is not None, "no partition is known before `open`"
+        conn, store, known = self._conn, self._store, self._known[partition]
+        new = self._empty and known == Position(0, 0)
+        count, done = gathered.count, 0
+        for some in _in_parts(gathered.records(), RECORDS_AT_ONCE):
+            held = {} if new else await store.load(conn, [identity for identity, _ in some])
+            await store.copy(conn, gathered.rows(some, held), len(some), new=new)
+            done += len(some)
+            if (now := time.monotonic()) - self._told >= REPORT_S:
+                self._told = now
+                events = (next_offset - known.next_offset) * done // count
+                self._tell(self._events + events, self._changes + gathered.changes)
+        if not new:
+            await store.merge(conn)
+        if gathered.again:
+            async for messages, _ in self._fetcher.read(partition, min(gathered.again), max(gathered.again) + 1):
+                gathered.sort_again(messages)
+        erased = await self._write_later(store, gathered)
+        letters = sorted(gathered.letters, key=lambda letter: letter.message.offset) if self._keep_letters else []
+        truncated = {} if gathered.truncation is None else {partition: gathered.truncation}
+        await write_beside(conn, store, self._positions, self._widths, letters, erased, truncated)
+
+    async def _write_later(self, store: Store, gathered: Gathered) -> list[str]:
+        """Does what was put off; returns the ids of the changes that were erased."""
+        erased = []
+        fold = self._view.fold
+        for some in _in_parts(gathered.later.items(), SMALL_BATCH):
+            held = {**dict.fromkeys(identity for identity, _ in some), **await store.load(self._conn, dict(some))}
+            for identity, events in some:
+                one = held[identity]
+                for _, event in sorted(events, key=lambda event: event[0]):
+                    if isinstance(event, Reload):
+                        if isinstance(event, Erasure):
+                            erased.append(event.change_id)
+                        one = await reload(self._conn, fold, identity, one, event.place)
+                    else:
+                        one = nothing(fold) if one is None else one
+                        one.take(event.change, event.place)
+                held[identity] = one
+            rows = [one.row(self._view, identity) for identity, one in held.items() if one is not None]
+            await store.write(self._conn, rows, len(rows))
+            await store.delete(self._conn, [identity for identity, one in held.items() if one is None])
+        return erased
+
+
+def _in_parts(items: Iterable[T], size: int) -> Iterator[Sequence[T]]:
+    left = iter(items)
+    while some := list(islice(left, size)):
+        yield some

@@ -96,11 +96,11 @@ def sort(view: View, message: Message) -> Fold | Erasure | Truncation | DeadLett
     headers = dict(message.headers)
     # Changes have a key, so a row whose own `op` has this name is not taken for a truncation.
     truncated = message.key is None and headers.get("op") == _TRUNCATED
-    if not truncated and not _is_of(view, message.topic, headers.get("table")):
+    if not truncated and not is_of(view, message.topic, headers.get("table")):
         return None
     place = None
     try:
-        place = _place(headers)
+        place = place_of(headers)
         if truncated:
             return Truncation(place, message.offset)
         return _sort(view, headers, message, place)
@@ -121,7 +121,8 @@ def in_order(order: Order, event: Event) -> Event:
 
 
 @lru_cache(maxsize=4096)
-def _is_of(view: View, topic: str, table: bytes | None) -> bool:
+def is_of(view: View, topic: str, table: bytes | None) -> bool:
+    """Whether the header `table` of a record with a key makes it the view's."""
     if table is None:
         return bool(view.rest_of)
     return view.takes(app_of(topic), table.decode("utf-8", "replace"))
@@ -146,7 +147,8 @@ def app_of(topic: str) -> str:
     return topic.rpartition(".sync_changes.")[2]
 
 
-def _place(headers: dict[str, bytes]) -> Place:
+def place_of(headers: dict[str, bytes]) -> Place:
+    """The place that a record's headers tell; raises BadChange."""
     try:
         return from_headers(headers)
     except (AttributeError, KeyError, TypeError, ValueError) as error:  # a header may be null, or bytes of any kind

@@ -29,16 +29,17 @@ from projector.sql.connection import connect
 from projector.views import generations, kafka
 from projector.views.declared import VIEWS, View
 from projector.views.fill_worker import fill_in_process
+from projector.views.filler import Filler
 from projector.views.from_log import fill_from_log
 from projector.views.generation_diff import ViewDifference, compare
 from projector.views.generations import EMPTY, FAILED, FILLING, PREVIOUS, READY, Generations
 from projector.views.positions import Partition, Positions, widths_of
 from projector.views.progress import Ledger, Progress, Report, stored
-from projector.views.spare import Spare, fill_spare, open_spare
+from projector.views.spare import fill_spare, open_spare
 from projector.views.store import Store
 from projector.views.topic_ids import topic_ids
 
-PARALLEL_FROM = 50_000
+PARALLEL_FROM = 200_000
 """Fewer records than this are not worth a second process."""
 SETTLE_PAUSES_S: tuple[float, ...] = (0.5, 1.0, 2.0)
 """Before a few rows that differ are compared again."""
@@ -250,7 +251,6 @@ class _Work:
         read = sum(ends.values()) - sum(left.values())
         ledger = Ledger(self.view, sum(ends.values()), read, self.report)
         letters = await self._keeps_letters()
-        empty = not at
         # A worker finds its view by name.
         parallel = sum(left.values()) >= PARALLEL_FROM and VIEWS.get(self.view.name) is self.view
         shares = share_out(left, workers if parallel else 1)
@@ -265,7 +265,7 @@ class _Work:
                                 self.settings,
                                 self.view,
                                 {partition: ends[partition] for partition in share},
-                                empty=empty,
+                                empty=True,
                                 keep_letters=letters,
                                 tell=ledger.teller(number),
                             )
@@ -327,12 +327,12 @@ class _Work:
                 yield beside
 
     @asynccontextmanager
-    async def _opened(self) -> AsyncIterator[Spare]:
+    async def _opened(self) -> AsyncIterator[Filler]:
         letters = await self._keeps_letters()
         async with open_spare(self.settings, self.view, tell=lambda *_: None, keep_letters=letters) as spare:
             yield spare
 
-    async def _fill(self, spare: Spare, ends: Mapping[Partition, int]) -> None:
+    async def _fill(self, spare: Filler, ends: Mapping[Partition, int]) -> None:
         behind = sorted(partition for partition, end in ends.items() if spare.position(partition) > end)
         if behind:
             raise NotReachedError(

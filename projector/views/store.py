@@ -95,14 +95,21 @@ class Store:
             crash.point("views.mid_copy")
             await conn.execute(self._put, {"rows": self._told(rows)})
             return
-        async with conn.cursor() as cursor:
-            async with cursor.copy(self._fill if new else self._copy) as copy:
-                for number, row in enumerate(rows):
-                    if number == count // 2:
-                        crash.point("views.mid_copy")
-                    await copy.write_row(row)
-            if not new:
-                await cursor.execute(self._merge)
+        await self.copy(conn, rows, count, new=new)
+        if not new:
+            await self.merge(conn)
+
+    async def copy(self, conn: psycopg.AsyncConnection[Any], rows: Iterable[Row], count: int, *, new: bool) -> None:
+        """Half of `write`, for rows that come in parts: those that are not `new` show only after `merge`."""
+        async with conn.cursor() as cursor, cursor.copy(self._fill if new else self._copy) as copy:
+            for number, row in enumerate(rows):
+                if number == count // 2:
+                    crash.point("views.mid_copy")
+                await copy.write_row(row)
+
+    async def merge(self, conn: psycopg.AsyncConnection[Any]) -> None:
+        """Puts all that was copied in this transaction in place of what is there; once in it."""
+        await conn.execute(self._merge)
 
     async def swap_and_write(
         self, conn: psycopg.AsyncConnection[Any], rows: Iterable[Row], swap: Mapping[str, Any]

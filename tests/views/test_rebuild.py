@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 
+import orjson
 import psycopg
 import pytest
 from aiokafka import TopicPartition
@@ -14,18 +15,20 @@ from projector.cdc.commands import DUE
 from projector.errors import (
     DifferencesError,
     NothingRebuiltError,
+    PositionOutOfRangeError,
     ProjectorError,
     RebuildBusyError,
     SpareInUseError,
 )
 from projector.kafka import admin
 from projector.sql.connection import connect
-from projector.views import generations, kafka, rebuild
+from projector.views import generations, rebuild
 from projector.views.declared import MISSIONS, RECORDS, VIEWS
-from projector.views.engine import Engine
+from projector.views.fetch import fetcher
 from projector.views.positions import Partition, Positions
 from projector.views.verify import verify
-from tests.views.log import at, row, running
+from tests.views.log import at, row, running, value_of
+from tests.views.test_dead_letters import POISON
 
 TITLES = "select mission_id, record ->> 'title' from mana_ai.mission_snapshots order by 1"
 
@@ -190,21 +193,111 @@ async def test_a_rebuild_of_which_one_process_was_killed_says_so_and_is_whole_wh
 
 async def test_a_fill_that_a_rival_put_back_reads_everything_again(served, monkeypatch):
     rivals = 2
-    commit = Engine.commit
+    swap = Positions.swap
 
-    async def commit_after_a_rival(engine, **options):
+    async def swap_after_a_rival(positions, conn, known, next_offsets):
         nonlocal rivals
         if rivals:
             rivals -= 1
-            async with await connect(served.settings, "projector_engine") as conn:
-                await Positions(MISSIONS.name, await kafka.cluster_id(served.settings), spare=True).bump(conn)
-        return await commit(engine, **options)
+            async with await connect(served.settings, "projector_engine") as other:
+                await positions.bump(other)
+        await swap(positions, conn, known, next_offsets)
 
     monkeypatch.setattr("projector.views.filler.WAITING_BYTES", 1)
-    monkeypatch.setattr(Engine, "commit", commit_after_a_rival)
+    monkeypatch.setattr(Positions, "swap", swap_after_a_rival)
     await rebuild.start(served.settings, MISSIONS)
     assert rivals == 0
     assert (await rebuild.diff(served.settings, MISSIONS)).examples == ()
+
+
+@pytest.mark.parametrize("waiting", [1, 1 << 30], ids=["many commits", "one commit"])
+async def test_what_is_odd_in_a_topic_is_rebuilt_as_the_live_view_took_it(log, monkeypatch, waiting):
+    monkeypatch.setattr("projector.views.filler.WAITING_BYTES", waiting)
+    monkeypatch.setattr("projector.views.fetch.FETCH_BYTES", 1)
+    erased = [row("update", "m1", 20 + n, {"title": f"erased {n}"}) for n in range(2)]
+    await log.write([row("insert", f"m{n}", n, {"title": f"t{n}"}) for n in range(4)])
+    await log.write([erased[0]])
+    for poison in POISON.values():
+        await log.poison(poison)
+    await log.poison(b'{"record_id":"m1"', table=None)
+    await log.poison(b'{"record_id":"m\0"}')
+    turned = row("update", "m2", 30, {"record_id": "m3", "note": "of m2"})
+    await log.store([turned])
+    value = orjson.dumps({"data": turned["data"], **turned})
+    await log.poison(value)
+    await log.write([row("insert", 'quoted "m"', 31, {"title": "q"}), erased[1]])
+    for one in erased:
+        await log.erase(one)
+    await log.write([row("update", "m1", 40, {"note": "kept"}), row("insert", "gone", 41, {})])
+    gone = row("insert", "gone too", 42, {})
+    await log.write([gone])
+    await log.erase(gone)
+    kinds = 'select view, reason, "offset" from mana_ai.dead_letters order by 1, 3'
+    # Without a live view the letters are the rebuild's.
+    await rebuild.start(log.settings, MISSIONS)
+    kept = [(view.partition("@")[0], *rest) for view, *rest in await fetch(log, kinds)]
+    await log.admin.execute("truncate mana_ai.dead_letters")
+    async with running(log.settings):
+        await log.caught_up()
+    assert kept == [one for one in await fetch(log, kinds) if one[0] == "missions"]
+    assert [reason for _, reason, _ in kept] == [*POISON, "not-json"]
+    for view in (MISSIONS, RECORDS, VIEWS["iterations"]):
+        await rebuild.start(log.settings, view, replace=True)
+        assert (await rebuild.diff(log.settings, view)).examples == ()
+        assert (await verify(log.settings, view)).examples == ()
+    assert dict(await fetch(log, TITLES)) == {
+        "m0": "t0",
+        "m1": "t1",
+        "m2": "t2",
+        "m3": "t3",
+        'quoted "m"': "q",
+        "gone": None,
+    }
+
+
+async def test_what_comes_again_after_its_erasure_stays_erased_whatever_was_committed_between(log, monkeypatch):
+    monkeypatch.setattr("projector.views.filler.WAITING_BYTES", 1)
+    monkeypatch.setattr("projector.views.fetch.FETCH_BYTES", 1)
+    await log.write([row("insert", "m1", 1, {"title": "t"})])
+    secret = row("update", "m1", 2, {"title": "secret"})
+    await log.write([secret])
+    before = log.lsn
+    await log.erase(secret)
+    await log.publish_below(before, [secret])
+    await rebuild.start(log.settings, MISSIONS)
+    assert await fetch(log, "select record from mana_ai.mission_snapshots_2") == [({"title": "t"},)]
+
+
+async def test_changes_of_a_record_in_two_partitions_become_one_row(log):
+    """As they are after the topic was given more partitions."""
+    await log.write([row("insert", "m1", 1, {"title": "one"})])
+    update = row("update", "m1", 2, {"note": "two"})
+    [(topic, partition)] = log.ends
+    log.lsn += 0x100
+    headers = [*log._headers("update"), ("table", b"aiMissions"), ("id", update["id"].encode())]
+    other = (partition + 1) % log.settings.topic_partitions
+    await log.producer.send_and_wait(topic, value_of(update), b"u1", partition=other, headers=headers)
+    assert (await rebuild.start(log.settings, MISSIONS)).changes == 2
+    rows = await fetch(log, "select record from mana_ai.mission_snapshots_2")
+    assert rows == [({"title": "one", "note": "two"},)]
+
+
+async def test_a_partition_is_read_from_an_offset_to_another_and_not_before_its_beginning(log):
+    await log.write([row("insert", f"m{n}", n, {}) for n in range(9)])
+    [(topic, number)] = log.ends
+    partition = Partition(topic, number)
+    async with fetcher(log.settings, [topic]) as topics:
+        read = [one.offset async for messages, _ in topics.read(partition, 3, 7) for one in messages]
+        assert read == [3, 4, 5, 6]
+        assert [one async for one in topics.read(partition, 9, 9)] == []
+        with pytest.raises(PositionOutOfRangeError, match=f"offset 20 of {topic}-{number} is needed"):
+            [one async for one in topics.read(partition, 20, 21)]
+        async with admin(log.settings) as client:
+            from aiokafka.admin import RecordsToDelete
+
+            await client.delete_records({TopicPartition(topic, number): RecordsToDelete(before_offset=5)})
+        with pytest.raises(PositionOutOfRangeError, match="offset 3 of"):
+            [one async for one in topics.read(partition, 3, 7)]
 
 
 def test_shares_are_even_and_none_is_left_out():
