@@ -16,6 +16,7 @@ import orjson
 import psycopg
 from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from psycopg import sql
 
 from projector.config import Settings
 from projector.log.place import lsn_text
@@ -91,6 +92,11 @@ def early_deletes(chance: Random, record_id: str) -> list[Row]:
 def value_of(row: Row) -> bytes:
     """The value of the row's record: columns in the table's order, `created_at` with six digits."""
     return orjson.dumps({name: row[name] for name in COLUMNS})
+
+
+def written(view: View) -> sql.Composed:
+    """The columns of the view's table, but for those that the server makes itself."""
+    return sql.SQL(", ").join(map(sql.Identifier, view.all_columns))
 
 
 @dataclass

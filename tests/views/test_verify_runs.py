@@ -14,7 +14,7 @@ from psycopg import sql
 from projector.errors import RunContinuedError
 from projector.views.declared import MISSIONS
 from projector.views.verify import verify
-from tests.views.log import row, running
+from tests.views.log import row, running, written
 
 ROWS = sql.SQL("mana_ai.mission_snapshots_1")
 
@@ -68,8 +68,11 @@ async def corrupt(log, *records: tuple[str, str]) -> None:
 async def test_pages_of_users_and_of_records_of_a_large_one_cover_everything_once(served):
     faults = [("u00", "m000"), ("u10-large", "m000"), ("u10-large", "m059"), ("u19", "m002")]
     await corrupt(served, *faults)
-    extra = 'insert into {} select r.* from {} m, jsonb_populate_record(m, \'{{"user_id": "u99"}}\') r limit 1'
-    await served.admin.execute(sql.SQL(extra).format(ROWS, ROWS))
+    extra = (
+        "insert into {rows} ({columns}) select {columns} from (select r.*"
+        ' from {rows} m, jsonb_populate_record(m, \'{{"user_id": "u99"}}\') r limit 1) as one'
+    )
+    await served.admin.execute(sql.SQL(extra).format(rows=ROWS, columns=written(MISSIONS)))
     for size in (20, 100_000):
         seen, digests = [], []
         report = await verify(
