@@ -233,7 +233,9 @@ class Pump:
         self._pause()
         self._visibility.see(await self._look())
         if not self._visibility.unseen:
-            self._held_since = None
+            if self._held_since is not None:
+                self._held_since = None
+                self._observe_held()
             return True
         now = time.monotonic()
         if self._held_since is None:
