@@ -36,6 +36,7 @@ from projector.views.declared import VIEWS
 
 NAME = "views"
 CHANGES, RECORDS, RUNS = 1_000_000, 20_000, 3
+FLAT_RUNS = 7
 WORKERS = 2
 HISTORIES, FLAT_BATCH, FLAT_RECORDS, FLAT_ITEMS = (10_000, 1_000_000), 20_000, 1_000, 2
 """With few items the records hold as much after the short history as after the long one: only that differs then."""
@@ -88,12 +89,12 @@ def _flat(report: Report, settings: Settings, conn: psycopg.Connection[Any], div
         with running(settings, conn) as work:
             work.catch_up(ends)
         runs = []
-        for number in range(RUNS):
+        for number in range(FLAT_RUNS):
             more = History(FLAT_RECORDS, later=number + 1, items=FLAT_ITEMS)
             ends, _ = publish_history(report, settings, more, batch)
             with running(settings, conn) as work:
                 runs.append(work.catch_up(ends))
-        told = {"history": length, "changes": batch, "records": FLAT_RECORDS, "runs": RUNS}
+        told = {"history": length, "changes": batch, "records": FLAT_RECORDS, "runs": FLAT_RUNS}
         views, server = (
             [done.views_cpu_s / batch * 1e6 for done in runs],
             [done.server_cpu_s / batch * 1e6 for done in runs],
