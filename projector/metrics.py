@@ -87,6 +87,11 @@ VIEW_LETTERS_STORED = Gauge(
     "Dead letters that wait for somebody, those of all processes",
     ["view", "reason"],
 )
+VIEW_CAME_AGAIN = Counter(
+    "projector_view_came_again_total",
+    "Records below the place that their partition had reached: looked up in the log",
+    ["view"],
+)
 VIEW_NOTICED = Counter(
     "projector_view_noticed_total", "Oddities of changes that were folded all the same", ["view", "kind"]
 )

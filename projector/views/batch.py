@@ -27,6 +27,8 @@ class Batch:
     truncated: dict[Partition, Truncation] = field(default_factory=dict)
     noticed: Counters = field(default_factory=Counters)
     changes: int = 0
+    again: int = 0
+    """Records that were not above the place reached."""
     octets: int = 0
     """Of the values taken and of the states they went into: what the batch takes in memory, in proportion."""
     newest_commit_us: int | None = None

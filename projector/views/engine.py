@@ -25,10 +25,10 @@ from projector.views.batch import Applied, Batch
 from projector.views.beside import write_beside
 from projector.views.cache import Cache
 from projector.views.declared import Identity, View
-from projector.views.held import Row, nothing
+from projector.views.held import Row
 from projector.views.inbox import DeadLetter, Erasure, Fold, Message, Reload, Truncation, in_order, sort
 from projector.views.positions import LOST, Partition, Position, Positions
-from projector.views.reload import reload
+from projector.views.reload import take_in
 from projector.views.store import Store
 
 ROWS_AT_ONCE = 500
@@ -236,6 +236,7 @@ class Engine:
             if sorted_out is None:
                 continue
             event = in_order(owned.order, sorted_out)
+            batch.again += event is not sorted_out
             if isinstance(event, Truncation):
                 batch.truncated[partition] = event
                 continue
@@ -271,23 +272,17 @@ class Engine:
             batch.octets += sum(held.size for held in loaded.values())
             batch.held |= loaded
 
-    async def _fold(self, identity: Identity, events: Iterable[Fold | Reload]) -> None:
+    async def _fold(self, identity: Identity, events: Sequence[Fold | Reload]) -> None:
         batch = self._batch
-        held = batch.held[identity]
+        batch.erased += [event.change_id for event in events if isinstance(event, Erasure)]
         try:
-            for event in events:
-                if isinstance(event, Reload):
-                    if isinstance(event, Erasure):
-                        batch.erased.append(event.change_id)
-                    held = await reload(self._reading, self._view.fold, identity, held, event.place)
-                else:
-                    held = nothing(self._view.fold) if held is None else held
-                    held.take(event.change, event.place, batch.noticed)
+            batch.held[identity] = await take_in(
+                self._reading, self._view.fold, identity, batch.held[identity], events, batch.noticed
+            )
         except Exception as error:
             partition = batch.partition_of[identity]
             error.add_note(f"in {'/'.join(identity)}, of {partition} below offset {self.read_to(partition)}")
             raise
-        batch.held[identity] = held
 
     async def _commit(self, batch: Batch, rows: Iterable[Row], ahead: Mapping[Partition, Position]) -> None:
         assert self._store is not None, "nothing is ahead of its position before `open`"
@@ -327,6 +322,7 @@ class Engine:
         name = self._view.name
         metrics.VIEW_CHANGES.labels(name).inc(batch.changes)
         metrics.VIEW_ROWS.labels(name).inc(len(batch.held))
+        metrics.VIEW_CAME_AGAIN.labels(name).inc(batch.again)
         metrics.VIEW_TRANSACTION_SECONDS.labels(name).observe(seconds)
         for kind, count in asdict(batch.noticed).items():
             if count and kind != "changes":

@@ -17,11 +17,10 @@ from projector.views.beside import write_beside
 from projector.views.declared import View
 from projector.views.fetch import Fetcher
 from projector.views.gathered import Gathered
-from projector.views.held import nothing
-from projector.views.inbox import Erasure, Reload
+from projector.views.inbox import Erasure
 from projector.views.positions import LOST, Partition, Position, Positions
 from projector.views.progress import Tell
-from projector.views.reload import reload
+from projector.views.reload import take_in
 from projector.views.store import SMALL_BATCH, Store
 
 WAITING_BYTES = 256 * 1024 * 1024
@@ -157,16 +156,9 @@ class Filler:
         for some in _in_parts(gathered.later.items(), SMALL_BATCH):
             held = {**dict.fromkeys(identity for identity, _ in some), **await store.load(self._conn, dict(some))}
             for identity, events in some:
-                one = held[identity]
-                for _, event in sorted(events, key=lambda event: event[0]):
-                    if isinstance(event, Reload):
-                        if isinstance(event, Erasure):
-                            erased.append(event.change_id)
-                        one = await reload(self._conn, fold, identity, one, event.place)
-                    else:
-                        one = nothing(fold) if one is None else one
-                        one.take(event.change, event.place)
-                held[identity] = one
+                in_order = [event for _, event in sorted(events, key=lambda event: event[0])]
+                erased += [event.change_id for event in in_order if isinstance(event, Erasure)]
+                held[identity] = await take_in(self._conn, fold, identity, held[identity], in_order)
             rows = [one.row(self._view, identity) for identity, one in held.items() if one is not None]
             await store.write(self._conn, rows, len(rows))
             await store.delete(self._conn, [identity for identity, one in held.items() if one is None])

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 import psycopg
 from psycopg import sql
 
-from projector.fold import Fold
+from projector.fold import Counters, Fold
 from projector.log.change import BadChange, Change, decode
 from projector.log.place import Place
 from projector.logging import get
 from projector.sql import query
+from projector.views import inbox
 from projector.views.declared import IDENTITY, Identity
-from projector.views.held import Held, fold_anew
+from projector.views.held import Held, fold_anew, nothing
+from projector.views.inbox import Reload
 
 log = get("views")
 
@@ -38,6 +41,29 @@ async def reload(
     if held is not None:
         anew.reach(Place(held.source, held.lsn, 0))
     return anew
+
+
+async def take_in(
+    conn: psycopg.AsyncConnection[Any],
+    fold: Fold[Any],
+    identity: Identity,
+    held: Held | None,
+    events: Sequence[inbox.Fold | Reload],
+    noticed: Counters | None = None,
+) -> Held | None:
+    """The record after `events`, in the order of their offsets; None when the log holds nothing of it any more.
+
+    What the log decides about is read from there once, however many rows of the record were erased: it has what came
+    before as well.
+    """
+    decided = max((number for number, event in enumerate(events, 1) if isinstance(event, Reload)), default=0)
+    if decided:
+        held = await reload(conn, fold, identity, held, max(event.place for event in events[:decided]))
+    for event in events[decided:]:
+        assert isinstance(event, inbox.Fold), "what comes after the last reload"
+        held = nothing(fold) if held is None else held
+        held.take(event.change, event.place, noticed)
+    return held
 
 
 async def changes_of(

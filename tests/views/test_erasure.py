@@ -2,10 +2,14 @@ from __future__ import annotations
 
 import pytest
 
-from projector.views.declared import MISSIONS
+from projector import metrics
+from projector.views import reload
+from projector.views.declared import MISSION_ITERATIONS, MISSIONS
 from projector.views.rebuild import rebuild_and_compare
 from projector.views.verify import verify
 from tests.views.log import row, running
+
+CAME_AGAIN = metrics.VIEW_CAME_AGAIN.labels(MISSIONS.name)
 
 
 async def records(log):
@@ -125,3 +129,25 @@ async def test_a_change_that_comes_out_of_order_is_not_lost(log):
 async def _seen(log):
     async with running(log.settings):
         await log.caught_up(MISSIONS)
+
+
+async def test_a_record_that_loses_many_rows_at_once_is_read_from_the_log_once(log, monkeypatch):
+    read = []
+
+    async def counted(conn, identity, *since):
+        read.append(identity)
+        return await changes_of(conn, identity, *since)
+
+    changes_of = reload.changes_of
+    monkeypatch.setattr(reload, "changes_of", counted)
+    rows = [row("update", "m1", number, {f"f{number}": number}) for number in range(1, 41)]
+    again = CAME_AGAIN._value.get()
+    await log.write(rows)
+    for one in rows[:-2]:
+        await log.erase(one)
+    await log.publish_below(log.lsn, [rows[-1]])
+    async with running(log.settings):
+        await log.caught_up(MISSIONS)
+        assert await records(log) == {"m1": {"f39": 39, "f40": 40}}
+        assert read.count(("u1", "ai", "aiMissions", "m1")) <= 2 * len([MISSIONS, MISSION_ITERATIONS])
+    assert CAME_AGAIN._value.get() == again + 1
