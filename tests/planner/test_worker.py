@@ -47,7 +47,7 @@ async def working(world: World, double: Double, pace: Pace = FAST, **settings) -
 
 async def settled(world: World, *states: str, count: int = 1) -> None:
     """Waits until `count` runs are in one of `states`."""
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(25):  # a run that missed the end of another would look for its place after 30
         while sum(run["state"] in states for run in world.runs()) < count:
             await asyncio.sleep(0.02)
 
