@@ -16,7 +16,7 @@ from projector.cdc.rows import IDENTITY, Row, erased_row
 from projector.config import Settings
 from projector.kafka import REQUEST_TIMEOUT_MS, client_options, explain_failure
 from projector.log.change import ERASED, FILL_HEADER
-from projector.log.order import Order
+from projector.log.order import PartitionOrder
 from projector.log.place import from_headers
 from projector.log.topics import Topics
 from projector.log.watermark import Ends
@@ -120,7 +120,7 @@ async def _copy(
     truncations: dict[TopicPartition, int] = {}
     total = sum(last - first for first, last in left.values())
     done, reported = 0, time.monotonic()
-    orders = {tp: Order() for tp in left}
+    orders = {tp: PartitionOrder() for tp in left}
     consumer.assign(list(left))
     beginnings = await consumer.beginning_offsets(list(left))
     for tp, (first, last) in list(left.items()):
@@ -147,7 +147,7 @@ async def _copy(
     return truncations
 
 
-def _is_new(order: Order, record: Any) -> bool:
+def _is_new(order: PartitionOrder, record: Any) -> bool:
     """What came again says nothing: after it was erased it would look as if it were there."""
     headers = dict(record.headers)
     return order.grows(from_headers(headers), filled=FILL_HEADER in headers)

@@ -12,18 +12,14 @@ from projector.config import Settings
 from projector.errors import ForeignSourceError
 from projector.kafka import REQUEST_TIMEOUT_MS, client_options, explain_failure
 from projector.log.change import FILL_HEADER
+from projector.log.order import standing
 from projector.log.place import Place, from_headers
 from projector.log.topics import Topics
 from projector.log.watermark import Ends, Watermark, decode
 
-_BEFORE_THE_STREAM = -1
-
 
 class Tails(NamedTuple):
-    """`places` holds the place of the last record of each (topic, partition) that has one.
-
-    A record of a fill stands before everything streamed from its LSN on, so its place counts as ordinal -1.
-    """
+    """`places` holds where the last record of each (topic, partition) that has one is `standing`."""
 
     places: dict[tuple[str, int], Place]
     ends: Ends
@@ -89,12 +85,10 @@ async def _last_records(consumer: AIOKafkaConsumer, end: dict[TopicPartition, in
 
 def _place(record: Any) -> Place:
     try:
-        place = from_headers(dict(record.headers))
+        headers = dict(record.headers)
+        return standing(from_headers(headers), filled=FILL_HEADER in headers)
     except (KeyError, ValueError):
         raise _stranger(record) from None
-    if any(name == FILL_HEADER for name, _ in record.headers):
-        return place._replace(ord=_BEFORE_THE_STREAM)
-    return place
 
 
 def _watermark(record: Any) -> Watermark:

@@ -6,12 +6,16 @@ from __future__ import annotations
 
 from projector.log.place import Place
 
-FILLED = -1
-"""The ordinal, in `Order.reached`, of a fill: all its records share one place, before whatever committed there."""
+_FILLED = -1
 
 
-class Order:
-    """Of one partition. `reached` is the largest place so far, None before the first."""
+def standing(place: Place, *, filled: bool) -> Place:
+    """Where a record stands among others. All of a fill share one place, before whatever committed there."""
+    return Place(place.source, place.lsn, _FILLED) if filled else place
+
+
+class PartitionOrder:
+    """Of one partition. `reached` is where the last of its records in order stands, None before the first."""
 
     __slots__ = ("reached",)
 
@@ -20,8 +24,7 @@ class Order:
 
     def grows(self, place: Place, *, filled: bool) -> bool:
         """Takes the next record in; False when it came before, and something after it."""
-        if filled:
-            place = Place(place.source, place.lsn, FILLED)
+        place = standing(place, filled=filled)
         reached = self.reached
         if reached is not None and (place < reached or (place == reached and not filled)):
             return False

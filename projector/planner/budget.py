@@ -132,22 +132,15 @@ class Budget:
     async def _admit(
         self, conn: Connection, admitted: Sequence[tuple[_Admission, int]]
     ) -> dict[UUID, LeaseLostError | None]:
-        if not admitted:
-            return {}
-        ids = [one.run.run_id for one, _ in admitted]
         rows = [
             {"run_id": str(one.run.run_id), "agent_id": one.agent.id, "reserved": reserved, "brief": one.brief}
             for one, reserved in admitted
         ]
-        cursor = await conn.execute(_ADMIT, {"runs": Jsonb(rows), "run_ids": ids, "owner": self._owner})
-        return dict(zip(ids, leases_lost(ids, await cursor.fetchall()), strict=True))
+        return await self._change(conn, _ADMIT, "runs", rows)
 
     async def _hold(
         self, conn: Connection, waiting: Sequence[tuple[_Admission, Verdict]]
     ) -> dict[UUID, LeaseLostError | None]:
-        if not waiting:
-            return {}
-        ids = [one.run.run_id for one, _ in waiting]
         rows = [
             {
                 "run_id": str(one.run.run_id),
@@ -158,7 +151,16 @@ class Budget:
             }
             for one, verdict in waiting
         ]
-        cursor = await conn.execute(_HOLD, {"waiting": Jsonb(rows), "run_ids": ids, "owner": self._owner})
+        return await self._change(conn, _HOLD, "waiting", rows)
+
+    async def _change(
+        self, conn: Connection, statement: sql.Composed, parameter: str, rows: Sequence[dict[str, Any]]
+    ) -> dict[UUID, LeaseLostError | None]:
+        """Gives `rows`, one for each run, to the statement; which runs are no longer this worker's."""
+        if not rows:
+            return {}
+        ids = [UUID(row["run_id"]) for row in rows]
+        cursor = await conn.execute(statement, {parameter: Jsonb(rows), "run_ids": ids, "owner": self._owner})
         return dict(zip(ids, leases_lost(ids, await cursor.fetchall()), strict=True))
 
     async def _judge_rounds(self, asked: Sequence[_Round]) -> list[Verdict | LeaseLostError | None]:

@@ -19,7 +19,7 @@ import psycopg
 
 from projector import crash, metrics
 from projector.errors import PositionOutOfRangeError
-from projector.log.order import Order
+from projector.log.order import PartitionOrder
 from projector.logging import get
 from projector.views.batch import Applied, Batch
 from projector.views.beside import write_beside
@@ -46,7 +46,7 @@ class Owned:
 
     position: Position
     read_to: int
-    order: Order
+    order: PartitionOrder
     cache: Cache
     gap_at: int | None = None
 
@@ -110,7 +110,7 @@ class Engine:
             await self._stores[generation].prepare(self._conn)
         self._store = self._stores[generation]
         for partition, position in positions.items():
-            self._owned[partition] = Owned(position, position.next_offset, Order(position.reached), Cache())
+            self._owned[partition] = Owned(position, position.next_offset, PartitionOrder(position.reached), Cache())
             self.applied_to[partition] = position.next_offset
         crash.point("views.opened")
         return {partition: position.next_offset for partition, position in positions.items()}

@@ -12,7 +12,7 @@ from uuid import UUID
 import psycopg
 
 from projector import crash
-from projector.log.order import Order
+from projector.log.order import PartitionOrder
 from projector.views.beside import write_beside
 from projector.views.declared import View
 from projector.views.fetch import Fetcher
@@ -103,7 +103,7 @@ class Filler:
 
     async def _gather(self, partition: Partition, begin: int, end: int) -> tuple[Gathered, int]:
         """As much as may wait, and the offset to which it reaches."""
-        gathered = Gathered(self._view, partition, Order(self._known[partition].reached))
+        gathered = Gathered(self._view, partition, PartitionOrder(self._known[partition].reached))
         began = time.monotonic()
         async with aclosing(self._fetcher.read(partition, begin, end)) as answers:
             async for messages, next_offset in answers:
@@ -156,9 +156,9 @@ class Filler:
         for some in _in_parts(gathered.later.items(), SMALL_BATCH):
             held = {**dict.fromkeys(identity for identity, _ in some), **await store.load(self._conn, dict(some))}
             for identity, events in some:
-                in_order = [event for _, event in sorted(events, key=lambda event: event[0])]
-                erased += [event.change_id for event in in_order if isinstance(event, Erasure)]
-                held[identity] = await take_in(self._conn, fold, identity, held[identity], in_order)
+                ordered = [event for _, event in sorted(events, key=lambda event: event[0])]
+                erased += [event.change_id for event in ordered if isinstance(event, Erasure)]
+                held[identity] = await take_in(self._conn, fold, identity, held[identity], ordered)
             rows = [one.row(self._view, identity) for identity, one in held.items() if one is not None]
             await store.write(self._conn, rows, len(rows))
             await store.delete(self._conn, [identity for identity, one in held.items() if one is None])

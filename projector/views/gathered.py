@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from projector.fold import Counters
 from projector.log.change import ERASED, FILL_HEADER, BadChange, decode
-from projector.log.order import Order
+from projector.log.order import PartitionOrder
 from projector.log.place import Place
 from projector.views.declared import Identity, View
 from projector.views.held import Held, Row, nothing
@@ -43,7 +43,7 @@ _new = tuple.__new__
 class Gathered:
     """What was read of one partition for one view. `octets`: about what it takes in memory."""
 
-    def __init__(self, view: View, partition: Partition, order: Order) -> None:
+    def __init__(self, view: View, partition: Partition, order: PartitionOrder) -> None:
         """`order` is the partition's, as far as it was read before."""
         self._view = view
         self.order = order

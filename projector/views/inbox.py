@@ -10,7 +10,7 @@ from typing import Protocol
 import orjson
 
 from projector.log.change import ERASED, FILL_HEADER, TRUNCATED, BadChange, Change, decode
-from projector.log.order import Order
+from projector.log.order import PartitionOrder
 from projector.log.place import Place, from_headers
 from projector.views.declared import Identity, View
 
@@ -109,7 +109,7 @@ def sort(view: View, message: Message) -> Fold | Erasure | Truncation | DeadLett
         return DeadLetter(message, place, user_id, change_id, error.code, error.detail, FILL_HEADER in headers)
 
 
-def in_order(order: Order, event: Event) -> Event:
+def in_order(order: PartitionOrder, event: Event) -> Event:
     """The event, or what is to be done instead when its record came before, and others of the partition after it."""
     if event.place is None:
         return event

@@ -39,7 +39,7 @@ LOST = psycopg.errors.SerializationFailure
 @dataclass(frozen=True, slots=True)
 class Position:
     """`next_offset` is the first offset not applied; `revision` counts the writes made beside the engine; `reached` is
-    the largest place of the view's records before it (see `Order`), None when that is not known."""
+    the largest place of the view's records before it (see `PartitionOrder`), None when that is not known."""
 
     next_offset: int
     revision: int

@@ -5,7 +5,7 @@ from random import Random
 import orjson
 import pytest
 
-from projector.log.order import Order
+from projector.log.order import PartitionOrder
 from projector.log.place import Place
 from projector.views.declared import MISSION_ITERATIONS, MISSIONS, RECORDS
 from projector.views.fetch import Record
@@ -79,7 +79,7 @@ def one_by_one(view, messages):
 
 
 def gathered(view, messages):
-    found = Gathered(view, AI, Order())
+    found = Gathered(view, AI, PartitionOrder())
     found.add(messages[:20])
     found.add(messages[20:])
     records = list(found.records())
@@ -144,7 +144,7 @@ def test_nothing_but_its_own_place_goes_into_a_row():
 
 
 def test_a_row_that_is_there_is_gone_on_with_and_records_come_in_order():
-    found = Gathered(MISSIONS, AI, Order())
+    found = Gathered(MISSIONS, AI, PartitionOrder())
     found.add(PLAIN)
     records = list(found.records())
     assert [identity for identity, _ in records] == [("u1", "ai", "aiMissions", f"m{n}") for n in range(3)]
@@ -155,7 +155,7 @@ def test_a_row_that_is_there_is_gone_on_with_and_records_come_in_order():
 
 
 def test_an_exception_says_in_which_record(monkeypatch):
-    found = Gathered(MISSIONS, AI, Order())
+    found = Gathered(MISSIONS, AI, PartitionOrder())
     found.add(PLAIN)
     monkeypatch.setattr("projector.views.held.Held.row", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError) as raised:
@@ -164,7 +164,7 @@ def test_an_exception_says_in_which_record(monkeypatch):
 
 
 def test_what_is_of_another_view_takes_no_memory():
-    found = Gathered(MISSIONS, AI, Order())
+    found = Gathered(MISSIONS, AI, PartitionOrder())
     found.add([message(1, b"x" * 1000, table=b"agents"), message(2, b"x" * 1000, table=b"others")])
     assert (found.octets, found.count) == (0, 0)
     found.add(PLAIN)
