@@ -30,9 +30,9 @@ All = Annotated[bool, typer.Option("--all", help="Every one, instead of naming s
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
 
 REPUBLISH = (
-    "set PROJECTOR_MAX_MESSAGE_BYTES above that size and the topic's max.message.bytes with it (`projector doctor` has"
-    " the command); then leave the app out of PROJECTOR_APPS, run `projector migrate`, start `projector run cdc` once,"
-    " and do the same with the app in it again: what its topic lacks is published out of the table"
+    "set PROJECTOR_MAX_MESSAGE_BYTES above that size and every topic's max.message.bytes with it (`projector doctor`"
+    " has the commands), restart `projector run cdc`; then `projector cdc republish --app APP --yes` publishes out of"
+    " the table what the app's topic lacks"
 )
 
 

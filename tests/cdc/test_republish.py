@@ -10,9 +10,11 @@ import psycopg
 import pytest
 from aiokafka import TopicPartition
 from aiokafka.admin import RecordsToDelete
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from psycopg import sql
 
 from projector.cdc.publication import prepare_source
+from projector.cdc.topics import wanted_settings
 from projector.cli.cdc import republish
 from projector.errors import ConfigError, NotMigratedError, PublicationMissedError
 from projector.kafka import admin
@@ -65,6 +67,22 @@ async def test_changes_that_were_deleted_without_a_word_are_told_as_erased(setti
             assert (done.status, done.error, done.lines[-1]) == (0, "", "done")
         told = [(r.headers["op"].decode(), r.headers["id"].decode()) for r in await read(settings)]
     assert told == [("insert", gone), ("insert", kept), ("erased", gone)]
+
+
+async def test_a_record_that_was_too_large_comes_once_the_limit_is_raised(settings, conn) -> None:
+    tight = settings.model_copy(update={"max_message_bytes": 256 * 1024})
+    async with running(tight):
+        large, small = insert(conn, record_id="1", data={"text": "x" * 300_000}), insert(conn, record_id="2")
+        assert ids(await read_until(tight, 1)) == Counter([small])
+    async with admin(settings) as client:
+        topics = Topics(settings.topic_prefix).all(settings.apps)
+        await client.alter_configs(
+            [ConfigResource(ConfigResourceType.TOPIC, topic, wanted_settings(settings)) for topic in topics]
+        )
+    async with running(settings):
+        done = await projector(settings, "cdc", "republish", "--app", "ai", "--yes", "--wait")
+        assert (done.status, done.error, done.lines[-1]) == (0, "", "done")
+        assert ids(await read(settings)) == Counter([small, large])
 
 
 async def test_what_commits_while_the_publication_is_away_comes_once_it_is_back(settings, conn) -> None:
