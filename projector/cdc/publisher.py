@@ -184,7 +184,13 @@ class Publisher:
             self.in_flight += 1
             crash.point("cdc.before_send")
             sent: Future[Any] = await self._producer.send_batch(batch.builder, lane.topic, partition=lane.partition)
-            sent.add_done_callback(partial(self._acknowledge, lane, batch))
+            sent.add_done_callback(partial(self._answered, lane, batch))
+
+    def _answered(self, lane: Lane, batch: _Batch, sent: Future[Any]) -> None:
+        try:
+            self._acknowledge(lane, batch, sent)
+        except Exception as error:  # the event loop would log it alone, and whoever waits for this batch wait for ever
+            self.fail(error)
 
     def _acknowledge(self, lane: Lane, batch: _Batch, sent: Future[Any]) -> None:
         if sent.cancelled() or freeze.is_at("cdc.acknowledged"):

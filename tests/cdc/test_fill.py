@@ -122,6 +122,29 @@ async def test_an_added_app_is_filled_alone(settings, conn) -> None:
     assert {r.json["app_id"] for r in records if "fill" in r.headers} == {"notes"}
 
 
+@pytest.mark.parametrize("kept", ["ai", "notes"])
+async def test_an_app_that_is_left_out_while_it_is_filled_comes_whole_when_it_is_back(settings, conn, kept) -> None:
+    written = [insert(conn, record_id=str(n), app_id=("ai", "notes")[n % 2]) for n in range(200)]
+    stop = asyncio.Event()
+    stream = asyncio.create_task(cdc.run(settings.model_copy(update={"fill_rows_per_s": 20}), stop))
+    await read_until(settings, 30)
+    stop.set()
+    await asyncio.wait_for(stream, 10)
+    one = settings.model_copy(update={"apps": (kept,)})
+    prepare_source(conn, one)
+    async with running(one):
+        written.append(insert(conn, record_id="live", app_id=kept))
+        await read_until(one, 101)
+    missed = {"ai", "notes"} - {kept}
+    written += [insert(conn, record_id="meanwhile", app_id=app) for app in missed]
+    prepare_source(conn, settings)
+    async with running(settings):
+        written += [insert(conn, record_id="live", app_id=app) for app in missed]
+        await read_until(settings, len(written))
+        await asyncio.sleep(0.3)
+    assert Counter(ids(await read(settings))) == Counter(written)
+
+
 async def test_hidden_rows_are_an_error_before_anything_is_created(settings, conn) -> None:
     insert(conn)
     conn.execute("alter role projector_cdc nobypassrls")
