@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
@@ -22,6 +23,7 @@ from projector import crash, freeze
 from projector.cdc import dead_letters
 from projector.cdc.dead_letters import DeadLetter
 from projector.cdc.heartbeat import store
+from projector.cdc.pace import Pace
 from projector.cdc.progress import Progress
 from projector.cdc.publisher import Headers, Publisher, record_size
 from projector.cdc.pump import MAX_IN_FLIGHT_BYTES
@@ -191,12 +193,12 @@ class Fill:
         self._source_header = ("source", b"%d" % state.generation)
         self._lsn_header = ("lsn", lsn_text(state.lsn).encode())
         self._fill_header = (FILL_HEADER, b"%d" % state.fill)
-        self._began = self._reported = time.monotonic()
         self._first_row = state.rows
         self._total = 0
         self._letters: list[DeadLetter] = []
         limit = settings.fill_rows_per_s
         self._turn_rows = min(_TURN_ROWS, limit) if limit else _TURN_ROWS
+        self._turn_records = 0
 
     async def run(self, stop: asyncio.Event) -> bool:
         """Publishes what is left; False when `stop` was set before the end."""
@@ -221,6 +223,8 @@ class Fill:
         await table.walk_indexes(True)
         if self._total:
             log.info("fill begins", reason=state.reason, apps=state.apps, rows=state.rows, of=self._total)
+        self._began = self._reported = time.monotonic()
+        self._pace = Pace(self._settings.fill_rows_per_s, self._began)
         for app in apps:
             if state.app != app:
                 state.app, state.cursor = app, None
@@ -228,26 +232,35 @@ class Fill:
                 if not await self._publish_app(table, app, stop):
                     return False
         await table.walk_indexes(False)
-        await self._publish_erasures()
+        if not await self._publish_erasures(stop):
+            return False
         await self._finish()
         return True
 
-    async def _publish_erasures(self) -> None:
-        """Rows that were deleted while no slot could tell: topics hold them, and the log does not."""
+    async def _publish_erasures(self, stop: asyncio.Event) -> bool:
+        """Rows that were deleted while no slot could tell: topics hold them, and the log does not.
+
+        How far it came is not kept: whoever goes on reads in the topics, from the end of the rows on, what was told.
+        """
         created_ms = self._state.started_at // 1000
         count = 0
-        async for topic, record in vanished(self._settings, self._reader):
-            self._append(topic, created_ms, record)
-            count += 1
-            if count % self._turn_rows == 0:
-                await self._turn()
+        async with aclosing(vanished(self._settings, self._reader)) as erasures:
+            async for topic, record in erasures:
+                self._append(topic, created_ms, record)
+                count += 1
+                if count % self._turn_rows == 0:
+                    await self._turn()
+                    if stop.is_set():
+                        return False
         await self._flush()
         if count:
             log.info("erasures published", rows=count)
+        return True
 
     async def _publish_app(self, table: TableReader, app: str, stop: asyncio.Event) -> bool:
         topic = self._topics.changes(app)
         state = self._state
+        before = state.cursor
         checkpoint = time.monotonic() + _CHECKPOINT_S
         async for rows in table.rows(app, state.cursor):
             moved(FILL)
@@ -264,7 +277,9 @@ class Fill:
                         checkpoint = time.monotonic() + _CHECKPOINT_S
                         if stop.is_set():
                             return False
-        await self._checkpoint()
+        # Where no row was left, the end of the rows stays where it was: erasures may lie behind it.
+        if state.cursor != before:
+            await self._checkpoint()
         return True
 
     def _append(self, topic: str, created_ms: int, record: Row) -> None:
@@ -289,6 +304,7 @@ class Fill:
             return
         lane = self._publisher.lanes(topic).get(user_id) or self._publisher.find_lane(topic, user_id)
         self._publisher.append(lane, (self._state.lsn, 0), created_ms, user_id, value, headers)
+        self._turn_records += 1
 
     @property
     def _longest_turn_s(self) -> float:
@@ -304,10 +320,9 @@ class Fill:
         while self._publisher.octets >= MAX_IN_FLIGHT_BYTES:
             await self._acknowledgements()
         self._report()
-        if limit := self._settings.fill_rows_per_s:
-            early = (self._state.rows - self._first_row) / limit - (time.monotonic() - self._began)
-            if early > 0:
-                await asyncio.sleep(early)
+        records, self._turn_records = self._turn_records, 0
+        if wait_s := self._pace.wait_s(records, time.monotonic()):
+            await asyncio.sleep(wait_s)
 
     async def _send(self) -> None:
         if self._publisher.failure is not None:

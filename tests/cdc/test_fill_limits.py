@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 
 import psycopg
 import pytest
+from psycopg import sql
 
+from projector.cdc import republish
 from projector.cdc.topics import ensure_topics
+from projector.sql.connection import connect
 from streams import cdc
-from tests.cdc.support import insert, peak_mb, process, read, read_until, running, slot_in_use
+from tests.cdc.support import ids, insert, peak_mb, process, read, read_until, running, slot_in_use
 
 
 @pytest.fixture
@@ -33,6 +37,34 @@ async def test_a_throttled_fill_keeps_to_its_rate_and_how_far_it_came_and_ends_w
     stop.set()
     await asyncio.wait_for(stream, 5)
     assert len(await read(settings)) < 200
+
+
+async def test_erasures_keep_to_the_rate_end_when_asked_and_are_told_once(settings, conn) -> None:
+    publication = sql.Identifier(settings.publication_name)
+    conn.execute(sql.SQL("alter publication {} set (publish = 'insert')").format(publication))
+    async with running(settings):
+        gone = [insert(conn, record_id=str(n)) for n in range(120)]
+        await read_until(settings, 120)
+    conn.execute("delete from sync_changes")
+    async with await connect(settings, "projector_cdc") as asking:
+        await republish.ask(asking, settings.apps)
+    slow = settings.model_copy(update={"fill_rows_per_s": 20})
+    told = 0
+    for _ in range(2):
+        stop = asyncio.Event()
+        began = time.monotonic()
+        stream = asyncio.create_task(cdc.run(slow, stop))
+        records = await read_until(slow, 120 + told + 25)
+        assert len(records) <= 120 + told + 20 * (time.monotonic() - began) + 20
+        stop.set()
+        await asyncio.wait_for(stream, 5)
+        told = len(await read(settings)) - 120
+        assert told < 120
+    async with running(settings):
+        pass
+    records = await read(settings)
+    assert ids(r for r in records if r.headers["op"] == b"erased") == Counter(gone)
+    assert len(records) == 240
 
 
 async def test_a_large_table_is_filled_in_bounded_memory(settings, conn) -> None:
