@@ -29,7 +29,7 @@ from projector.cdc.publisher import Headers, Publisher, record_size
 from projector.cdc.pump import MAX_IN_FLIGHT_BYTES
 from projector.cdc.rows import Row
 from projector.cdc.seen import load_seen, read_ends, vanished
-from projector.cdc.table import Cursor, TableReader
+from projector.cdc.table import PAGE_ROWS, Cursor, TableReader
 from projector.cdc.tail import Tails
 from projector.cdc.writer import Writer
 from projector.config import Settings
@@ -49,6 +49,7 @@ Connection = psycopg.AsyncConnection[Any]
 REPORT_S: Final = 5.0
 _CHECKPOINT_S: Final = 1.0
 _TURN_ROWS = 100
+_PAGE_S: Final = 2
 
 FILL = "fill"
 """The part that must move."""
@@ -198,6 +199,8 @@ class Fill:
         self._letters: list[DeadLetter] = []
         limit = settings.fill_rows_per_s
         self._turn_rows = min(_TURN_ROWS, limit) if limit else _TURN_ROWS
+        # However slow it is to be: the snapshot of a statement keeps the server from cleaning up after every writer.
+        self._page_rows = min(PAGE_ROWS, limit * _PAGE_S) if limit else PAGE_ROWS
         self._turn_records = 0
 
     async def run(self, stop: asyncio.Event) -> bool:
@@ -216,7 +219,12 @@ class Fill:
         ranges = [(state.skip_from, state.filled_from), (state.filled_to, ends)]
         await load_seen(self._settings, self._reader, [self._topics.changes(app) for app in state.apps], ranges)
         table = await TableReader.open(
-            self._reader, state.fill, state.snapshot_xmin, state.started_at, whole=state.whole
+            self._reader,
+            state.fill,
+            state.snapshot_xmin,
+            state.started_at,
+            whole=state.whole,
+            page_rows=self._page_rows,
         )
         apps = [app for app in sorted(state.apps) if state.app is None or app >= state.app]
         self._total = state.rows + await table.count(state.app, state.cursor, [app for app in apps if app != state.app])

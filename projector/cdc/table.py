@@ -20,7 +20,7 @@ from projector.sql import query
 from projector.sql.copy_out import copy_out
 
 PAGE_ROWS: Final = 10_000
-"""Rows of one statement: it holds back cleaning up of the table for no longer than they take."""
+"""Rows of one statement, at most: it holds back cleaning up of the table for as long as they take."""
 
 _NULL: Final = b"\\N"
 _ESCAPED: Final = re.compile(rb"\\(.)", re.DOTALL)
@@ -55,7 +55,7 @@ class FilledRow(NamedTuple):
 class TableReader:
     """Reads what a fill takes: with `whole` every row of transactions below `xmin`, and the rows listed for it.
 
-    `started_at` is when the fill was laid out, µs since 1970.
+    `started_at` is when the fill was laid out, µs since 1970; `page_rows` are read by one statement.
     """
 
     def __init__(
@@ -65,6 +65,7 @@ class TableReader:
         xmin: str,
         started_at: int,
         whole: bool,
+        page_rows: int,
         columns: list[Column],
     ) -> None:
         self._conn = conn
@@ -72,18 +73,19 @@ class TableReader:
         self._xmin = xmin
         self._old = datetime.fromtimestamp(started_at / 1e6, UTC) - _SURELY_BEFORE
         self._whole = whole
+        self._page_rows = page_rows
         self._columns = sql.SQL(", ").join(sql.SQL("c.{}").format(sql.Identifier(c.name)) for c in columns)
         self._codec = RowCodec(Relation(_RELATION_ID, "public", "sync_changes", "d", tuple(columns)))
         self._header = b"I%bN%b" % (_RELATION_ID.to_bytes(4, "big"), len(columns).to_bytes(2, "big"))
 
     @classmethod
     async def open(
-        cls, conn: psycopg.AsyncConnection[Any], fill: int, xmin: str, started_at: int, *, whole: bool
+        cls, conn: psycopg.AsyncConnection[Any], fill: int, xmin: str, started_at: int, *, whole: bool, page_rows: int
     ) -> Self:
         """`conn` is for this reader alone. Raises TableShapeError."""
         await conn.execute("set datestyle = 'ISO'")
         found = await (await conn.execute(query("cdc/log_columns"))).fetchall()
-        return cls(conn, fill, xmin, started_at, whole, [Column(name, oid, -1, False) for name, oid in found])
+        return cls(conn, fill, xmin, started_at, whole, page_rows, [Column(name, oid, -1, False) for name, oid in found])
 
     async def count(self, app: str | None, cursor: Cursor | None, whole_apps: Iterable[str]) -> int:
         """How many rows are left to publish: those of `app` after the cursor, and all of `whole_apps`."""
@@ -112,7 +114,7 @@ class TableReader:
                 cursor = rows[-1].cursor
                 count += len(rows)
                 yield rows
-            if count == PAGE_ROWS:
+            if count == self._page_rows:
                 page = rest
             elif page != others:
                 page = others
@@ -123,7 +125,7 @@ class TableReader:
         return sql.SQL(query("cdc/fill_page")).format(columns=self._columns, after=after)
 
     async def _page(self, text: sql.Composed, app: str, cursor: Cursor | None) -> AsyncIterator[list[FilledRow]]:
-        parameters = self._parameters(app, cursor) | {"limit": PAGE_ROWS}
+        parameters = self._parameters(app, cursor) | {"limit": self._page_rows}
         statement = psycopg.AsyncClientCursor(self._conn).mogrify(text, parameters)
         async for lines in copy_out(self._conn, statement):
             yield [self._decode(line) for line in lines]

@@ -39,6 +39,28 @@ async def test_a_throttled_fill_keeps_to_its_rate_and_how_far_it_came_and_ends_w
     assert len(await read(settings)) < 200
 
 
+async def test_a_slow_fill_holds_no_snapshot_for_long(settings, conn) -> None:
+    conn.execute(
+        "insert into sync_changes (app_id, table_name, record_id, user_id, op, data, client_id)"
+        " select 'ai', 'notes', i::text, 'anna', 'insert', jsonb_build_object('x', repeat('y', 50000)), 'c'"
+        " from generate_series(1, 300) i"
+    )
+    held = (
+        "select extract(epoch from clock_timestamp() - query_start)::float8 from pg_stat_activity"
+        " where datname = current_database() and backend_xmin is not null and query ilike '%copy (%'"
+    )
+    stop = asyncio.Event()
+    stream = asyncio.create_task(cdc.run(settings.model_copy(update={"fill_rows_per_s": 20}), stop))
+    await read_until(settings, 1)
+    seen = []
+    for _ in range(70):
+        seen += [seconds for (seconds,) in conn.execute(held).fetchall()]
+        await asyncio.sleep(0.1)
+    stop.set()
+    await asyncio.wait_for(stream, 5)
+    assert max(seen, default=0.0) < 4
+
+
 async def test_erasures_keep_to_the_rate_end_when_asked_and_are_told_once(settings, conn) -> None:
     publication = sql.Identifier(settings.publication_name)
     conn.execute(sql.SQL("alter publication {} set (publish = 'insert')").format(publication))
