@@ -42,7 +42,8 @@ def migrate(
     with connect_admin(settings) as conn:
         conn.add_notice_handler(_warn)
         applied = apply(conn, accept_drift=accept_drift)
-        grant_login(conn, login or stream_login(settings))
+        for refused in grant_login(conn, login or stream_login(settings)):
+            typer.echo(f"warning: {refused.what}; to mend it: {refused.remedy}", err=True)
         prepare_source(conn, settings)
     if as_json:
         json_line(applied=[f"{migration.number:04}_{migration.name}" for migration in applied])

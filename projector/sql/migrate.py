@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any, LiteralString, NamedTuple
@@ -11,7 +12,7 @@ import psycopg
 from psycopg import conninfo, errors, sql
 
 from projector.config import Settings
-from projector.errors import NotMigratedError, PrivilegeError, ProjectorError
+from projector.errors import Finding, NotMigratedError, PrivilegeError, ProjectorError
 from projector.sql import drift
 from projector.sql.connection import STREAM_ROLES
 
@@ -142,15 +143,17 @@ def stream_login(settings: Settings) -> str:
     return str(conninfo.conninfo_to_dict(settings.require_database()).get("user") or "")
 
 
-def grant_login(conn: psycopg.Connection[Any], login: str) -> None:
-    """Lets `login` enter the streams' roles and read the WAL; raises PrivilegeError when `conn` may not grant it.
+def grant_login(conn: psycopg.Connection[Any], login: str) -> list[Finding]:
+    """Lets `login` enter the streams' roles and read the WAL, and a fill make temporary tables in this database.
 
-    A superuser is refused: everything would work, and row-level security would protect nobody.
+    Raises PrivilegeError when `conn` may not grant the roles. What else it may not grant is returned: managed servers
+    give these rights in ways of their own, and `projector doctor` tries them. A superuser is refused: everything would
+    work, and row-level security would protect nobody.
     """
-    row = conn.execute("select rolsuper, rolreplication from pg_roles where rolname = %s", [login]).fetchone()
+    row = conn.execute("select rolsuper from pg_roles where rolname = %s", [login]).fetchone()
     if row is None:
         raise NotMigratedError(f"there is no login {login!r}", "create it without superuser, then migrate again")
-    is_superuser, may_replicate = row
+    (is_superuser,) = row
     if is_superuser:
         raise PrivilegeError(
             f"the streams' login {login!r} is a superuser, whom row-level security does not bind",
@@ -160,7 +163,43 @@ def grant_login(conn: psycopg.Connection[Any], login: str) -> None:
     try:
         for role in STREAM_ROLES:
             conn.execute(sql.SQL("grant {} to {}").format(sql.Identifier(role), name))
-        if not may_replicate:
-            conn.execute(sql.SQL("alter role {} replication").format(name))
     except errors.InsufficientPrivilege as error:
         raise PrivilegeError(f"this login may not grant the streams' roles: {error.diag.message_primary}") from error
+    return [
+        *_give(
+            conn,
+            sql.SQL("select rolreplication from pg_roles where rolname = {}").format(sql.Literal(login)),
+            sql.SQL("alter role {} replication").format(name),
+            f"this login may not give {login} REPLICATION",
+            "the stream reads the WAL through a replication slot, which it creates itself",
+            "as a superuser, or on Amazon RDS: grant rds_replication to it; `projector doctor` tries whether it can",
+        ),
+        *_give(
+            conn,
+            sql.SQL("select has_database_privilege('projector_cdc', current_database(), 'temporary')"),
+            sql.SQL("grant temporary on database {} to projector_cdc").format(sql.Identifier(conn.info.dbname)),
+            "this login may not let projector_cdc make temporary tables",
+            "a fill keeps there which changes the topics hold",
+            "as the owner of the database",
+        ),
+    ]
+
+
+def _give(
+    conn: psycopg.Connection[Any],
+    held: sql.SQL | sql.Composed,
+    grant: sql.Composed,
+    lack: str,
+    why: str,
+    otherwise: str,
+) -> Iterator[Finding]:
+    if conn.execute(held).fetchone() == (True,):
+        return
+    said = "nothing was granted"
+    try:
+        conn.execute(grant)
+    except errors.InsufficientPrivilege as error:
+        said = error.diag.message_primary or said
+    # A grant that has no effect is no error.
+    if conn.execute(held).fetchone() != (True,):
+        yield Finding("warning", f"{lack}: {said}", why, f"{grant.as_string(conn)}, {otherwise}")

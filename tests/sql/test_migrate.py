@@ -7,10 +7,20 @@ from dataclasses import replace
 
 import psycopg
 import pytest
+from psycopg import sql
 
 from projector.embedded.database import create_log
 from projector.sql import migrate as module
-from projector.sql.migrate import Migration, MigrationChangedError, NewerDatabaseError, compare, migrate, migrations
+from projector.sql.connection import STREAM_ROLES
+from projector.sql.migrate import (
+    Migration,
+    MigrationChangedError,
+    NewerDatabaseError,
+    compare,
+    grant_login,
+    migrate,
+    migrations,
+)
 from tests.fixtures.settings import drop_database
 
 NAME = "to_migrate"
@@ -69,6 +79,29 @@ def test_agents_of_runs_are_cut_by_an_owner_who_is_under_row_security_himself(co
         ).fetchone()
     assert agents == [("x" * 256,), ("ä" * 256,)]
     assert forced == (True,)
+
+
+def test_what_an_admin_may_not_give_is_told_and_the_rest_is_given(conn):
+    migrate(conn)
+    roles = sql.SQL(", ").join(map(sql.Identifier, STREAM_ROLES))
+    conn.execute("create role modest_admin createrole; create role plain_login login noreplication")
+    try:
+        conn.execute(sql.SQL("grant {} to modest_admin with admin option").format(roles))
+        conn.execute("grant plain_login to modest_admin with admin option")
+        conn.execute(f"revoke temporary on database {NAME} from public")
+        conn.execute("set role modest_admin")
+        replication, temporary = grant_login(conn, "plain_login")
+        conn.execute("reset role")
+        entered = conn.execute(
+            "select roleid::regrole::text from pg_auth_members where member = 'plain_login'::regrole"
+        ).fetchall()
+    finally:
+        conn.execute("reset role")
+        conn.execute("drop role plain_login, modest_admin")
+    assert sorted(role for (role,) in entered) == sorted(STREAM_ROLES)
+    assert "may not give plain_login REPLICATION" in replication.what
+    assert replication.remedy.startswith('alter role "plain_login" replication, as a superuser')
+    assert temporary.remedy.startswith(f'grant temporary on database "{NAME}" to projector_cdc, as the owner')
 
 
 def _in_a_process(url, start, outcomes):
