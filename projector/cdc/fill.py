@@ -27,13 +27,13 @@ from projector.cdc.pace import Pace
 from projector.cdc.progress import Progress
 from projector.cdc.publisher import Headers, Publisher, record_size
 from projector.cdc.pump import MAX_IN_FLIGHT_BYTES
+from projector.cdc.rights import RIGHTS
 from projector.cdc.rows import Row
 from projector.cdc.seen import load_seen, read_ends, vanished
 from projector.cdc.table import PAGE_ROWS, Cursor, TableReader
 from projector.cdc.tail import Tails
 from projector.cdc.writer import Writer
 from projector.config import Settings
-from projector.errors import HiddenRowsError
 from projector.health.parts import at_work, moved
 from projector.log.change import FILL_HEADER
 from projector.log.place import lsn_text, parse_lsn
@@ -96,15 +96,13 @@ def beginning(tails: Tails) -> Ends:
 
 
 async def require_sight(conn: Connection) -> None:
-    """Raises HiddenRowsError when row-level security would leave rows out of what this session reads."""
-    try:
-        async with conn.transaction():
-            await conn.execute("set local row_security = off")
-            await conn.execute("select from sync_changes limit 1")
-    except errors.InsufficientPrivilege as error:
-        raise HiddenRowsError(
-            f"projector_cdc does not see every row of sync_changes: {error.diag.message_primary}"
-        ) from error
+    """Raises HiddenRowsError when row-level security would leave rows out, PrivilegeError when a right is missing."""
+    for right in RIGHTS:
+        try:
+            async with conn.transaction(force_rollback=True):
+                await conn.execute(right.trial)
+        except errors.InsufficientPrivilege as error:
+            raise right.refused(error, conn.info.dbname) from error
 
 
 async def lay_out(conn: Connection, generation: int, plan: Plan, lsn: int, ends: Ends) -> None:
@@ -133,12 +131,16 @@ async def run_all(
     writer: Writer,
     stop: asyncio.Event,
 ) -> bool:
-    """Carries out every fill that is not finished; False when `stop` was set meanwhile."""
+    """Carries out every fill that is not finished; False when `stop` was set meanwhile.
+
+    Raises HiddenRowsError or PrivilegeError when the role may not, before the first row.
+    """
     conn = writer.conn
     for (number,) in await (await conn.execute(query("cdc/unfinished_fills"), [generation])).fetchall():
         state = await _read_state(conn, number)
         reader = await connect(settings, "projector_cdc")
         try:
+            await require_sight(reader)
             if not await Fill(state, conn, reader, settings, producer, writer).run(stop):
                 return False
         finally:

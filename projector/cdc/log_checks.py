@@ -1,4 +1,4 @@
-"""What `projector doctor` asks of sync_changes: whether its rows are seen, and what its publication sends."""
+"""What `projector doctor` asks of sync_changes: whether its rows can be filled in, and what its publication sends."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import psycopg
 from psycopg import errors
 
 from projector.cdc.publication import IDENTITY_INDEX, apps_of, read_publication
+from projector.cdc.rights import RIGHTS
 from projector.config import Settings
 from projector.errors import Finding
 from projector.sql import query
@@ -19,32 +20,21 @@ _MIGRATE_AS_OWNER = "run `projector migrate` as the owner of sync_changes"
 
 def check_log(conn: psycopg.Connection[Any], settings: Settings) -> list[Finding]:
     """Looks through `conn`, an autocommit session that may enter projector_cdc."""
-    return [*_sight(conn), *_publication(conn, settings)]
+    return [*_rights(conn), *_publication(conn, settings)]
 
 
-def _sight(conn: psycopg.Connection[Any]) -> Iterator[Finding]:
-    """Reads a row as a fill does: with row_security off, a policy that would hide rows is an error instead."""
-    try:
-        with conn.transaction():
-            conn.execute("set local role projector_cdc")
-            conn.execute("set local row_security = off")
-            conn.execute("select from sync_changes limit 1")
-    except errors.InsufficientPrivilege as error:
-        text = error.diag.message_primary or ""
-        if "row-level security" in text:
-            yield Finding(
-                "error",
-                "projector_cdc cannot see the rows of sync_changes: row-level security hides them",
-                "rows that a fill does not see would be missing in the topics, and nobody would notice",
-                "alter role projector_cdc bypassrls, as a superuser",
-            )
-        else:
-            yield Finding(
-                "error",
-                f"projector_cdc may not read sync_changes: {text}",
-                "rows of before the slot, and of a gap, are published out of the table",
-                f"grant select on sync_changes to projector_cdc, or {_MIGRATE}",
-            )
+def _rights(conn: psycopg.Connection[Any]) -> Iterator[Finding]:
+    for right in RIGHTS:
+        try:
+            with conn.transaction(force_rollback=True):
+                conn.execute("set local role projector_cdc")
+                conn.execute(right.trial)
+        except errors.InsufficientPrivilege as error:
+            refused = right.refused(error, conn.info.dbname)
+            yield Finding("error", refused.message, right.why, refused.remedy)
+            return
+        except errors.ReadOnlySqlTransaction:
+            return  # a standby, as the checks of the server say
 
 
 def _publication(conn: psycopg.Connection[Any], settings: Settings) -> Iterator[Finding]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
@@ -64,7 +64,7 @@ async def load_seen(
     await conn.execute("analyze fill_seen")
 
 
-async def vanished(settings: Settings, conn: Connection) -> AsyncIterator[tuple[str, Row]]:
+async def vanished(settings: Settings, conn: Connection) -> AsyncGenerator[tuple[str, Row], None]:
     """Topic and record for each change of `fill_seen` that is no longer in the log, and of which no topic says so."""
     async with conn.transaction(), conn.cursor("vanished") as rows, _consumer(settings) as consumer:
         await rows.execute(query("cdc/vanished"))

@@ -85,7 +85,9 @@ class TableReader:
         """`conn` is for this reader alone. Raises TableShapeError."""
         await conn.execute("set datestyle = 'ISO'")
         found = await (await conn.execute(query("cdc/log_columns"))).fetchall()
-        return cls(conn, fill, xmin, started_at, whole, page_rows, [Column(name, oid, -1, False) for name, oid in found])
+        return cls(
+            conn, fill, xmin, started_at, whole, page_rows, [Column(name, oid, -1, False) for name, oid in found]
+        )
 
     async def count(self, app: str | None, cursor: Cursor | None, whole_apps: Iterable[str]) -> int:
         """How many rows are left to publish: those of `app` after the cursor, and all of `whole_apps`."""

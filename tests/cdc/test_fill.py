@@ -7,10 +7,11 @@ from collections import Counter
 
 import psycopg
 import pytest
+from psycopg import sql
 
 from projector.cdc.publication import prepare_source
 from projector.cdc.topics import ensure_topics
-from projector.errors import HiddenRowsError
+from projector.errors import HiddenRowsError, PrivilegeError
 from streams import cdc
 from tests.cdc.support import confirmed_beyond, current_lsn, insert, killed, process, read, read_until, running
 from tests.fixtures.settings import drop_slot
@@ -156,6 +157,36 @@ async def test_hidden_rows_are_an_error_before_anything_is_created(settings, con
     assert conn.execute(
         "select count(*) from pg_replication_slots where slot_name = %s", [settings.slot_name]
     ).fetchone() == (0,)
+
+
+async def test_a_right_that_is_missing_is_named_before_anything_is_created_and_when_a_fill_goes_on(
+    settings, conn
+) -> None:
+    def slots() -> int:
+        found = conn.execute("select from pg_replication_slots where slot_name = %s", [settings.slot_name])
+        return len(found.fetchall())
+
+    insert(conn)
+    conn.execute("revoke select on sync_changes from projector_cdc")
+    with pytest.raises(PrivilegeError) as refused:
+        await asyncio.wait_for(cdc.run(settings, asyncio.Event()), 20)
+    assert refused.value.remedy == "grant select on sync_changes to projector_cdc"
+    assert slots() == 0
+    conn.execute("grant select on sync_changes to projector_cdc")
+    database = sql.Identifier(conn.info.dbname)
+    conn.execute(sql.SQL("revoke temporary on database {} from public").format(database))
+    with pytest.raises(PrivilegeError) as refused:
+        await asyncio.wait_for(cdc.run(settings, asyncio.Event()), 20)
+    assert slots() == 0
+    conn.execute(refused.value.remedy)
+    with process(settings, "cdc.after_recorded") as child:
+        await killed(child)
+    conn.execute("revoke select on sync_changes from projector_cdc")
+    with pytest.raises(PrivilegeError, match="may not read sync_changes"):
+        await asyncio.wait_for(cdc.run(settings, asyncio.Event()), 20)
+    conn.execute("grant select on sync_changes to projector_cdc")
+    async with running(settings):
+        await read_until(settings, 1)
 
 
 async def test_topics_that_lost_acknowledged_records_get_them_again(settings, conn) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import orjson
 import psycopg
 import pytest
-from psycopg import conninfo
+from psycopg import conninfo, sql
 from psycopg.types.json import Jsonb
 from pydantic import SecretStr
 
@@ -186,6 +186,24 @@ def test_doctor_reads_a_row_as_the_stream_does_and_notices_policies(settings: Se
             admin.execute("alter role projector_cdc bypassrls")
     assert entry["severity"] == "error"
     assert "bypassrls" in entry["remedy"]
+
+
+def test_doctor_tells_a_missing_grant_from_rows_that_are_hidden(settings: Settings) -> None:
+    with psycopg.connect(settings.admin_url, autocommit=True) as admin:
+        admin.execute("revoke select on sync_changes from projector_cdc")
+    entry = found(settings, "projector_cdc may not read sync_changes")
+    assert (entry["severity"], entry["remedy"]) == ("error", "grant select on sync_changes to projector_cdc")
+
+
+def test_doctor_tries_a_temporary_table_and_migrate_grants_it_where_the_public_may_not(settings: Settings) -> None:
+    with psycopg.connect(settings.admin_url, autocommit=True) as admin:
+        database = sql.Identifier(admin.info.dbname)
+        admin.execute(sql.SQL("revoke temporary on database {} from public").format(database))
+    entry = found(settings, "projector_cdc may not make temporary tables")
+    assert entry["severity"] == "error"
+    assert entry["remedy"] == f'grant temporary on database "{settings.slot_name}" to projector_cdc'
+    assert run(settings, "migrate").returncode == 0
+    assert run(settings, "doctor").returncode == 0
 
 
 def test_a_role_without_sight_of_transactions_is_a_warning(settings: Settings) -> None:
