@@ -233,6 +233,7 @@ class Fill:
         await table.walk_indexes(True)
         if self._total:
             log.info("fill begins", reason=state.reason, apps=state.apps, rows=state.rows, of=self._total)
+        await self._conn.execute(query("cdc/fill_resumed"), [self._total, state.fill])
         self._began = self._reported = time.monotonic()
         self._pace = Pace(self._settings.fill_rows_per_s, self._began)
         for app in apps:

@@ -59,7 +59,7 @@ class Source(NamedTuple):
 
 
 class Fill(NamedTuple):
-    """Rows published out of the table. `rows_per_s` over all its time; `silent_s` since its last report."""
+    """Rows published out of the table. `rows_per_s` since it last went on; `silent_s` since its last report."""
 
     reason: str
     apps: list[str]
@@ -170,8 +170,8 @@ async def read_fills(settings: Settings) -> list[Fill]:
     async with _session(settings, "projector_cdc") as conn:
         rows = await (await conn.execute(query("cdc/running_fills"))).fetchall()
     fills = []
-    for reason, apps, done, total, seconds, silent_s in rows:
-        rate = done / seconds if seconds and done else None
+    for reason, apps, done, total, lately, seconds, silent_s in rows:
+        rate = lately / seconds if seconds and lately else None
         left = None if total is None or rate is None else max(0, total - done) / rate
         fills.append(Fill(reason, apps, done, total, rate, left, silent_s))
     return fills

@@ -13,6 +13,7 @@ from psycopg import sql
 from projector.cdc import republish
 from projector.cdc.topics import ensure_topics
 from projector.sql.connection import connect
+from projector.views.status import read_fills
 from streams import cdc
 from tests.cdc.support import ids, insert, peak_mb, process, read, read_until, running, slot_in_use
 
@@ -37,6 +38,27 @@ async def test_a_throttled_fill_keeps_to_its_rate_and_how_far_it_came_and_ends_w
     stop.set()
     await asyncio.wait_for(stream, 5)
     assert len(await read(settings)) < 200
+
+
+async def test_the_time_left_of_a_fill_does_not_count_how_long_it_lay(settings, conn) -> None:
+    settings = settings.model_copy(update={"fill_rows_per_s": 20})
+    for number in range(400):
+        insert(conn, record_id=str(number))
+    for hours in (0, 3):
+        conn.execute(
+            "update mana_ai.cdc_fills set started_at = started_at - lay, resumed_at = resumed_at - lay,"
+            " reported_at = reported_at - lay from make_interval(hours => %s) as lay",
+            [hours],
+        )
+        stop = asyncio.Event()
+        stream = asyncio.create_task(cdc.run(settings, stop))
+        await read_until(settings, 80 * (1 + bool(hours)))
+        (fill,) = await read_fills(settings)
+        stop.set()
+        await asyncio.wait_for(stream, 5)
+        assert fill.total == 400
+        assert fill.silent_s < 5
+        assert fill.eta_s == pytest.approx((400 - fill.rows) / 20, rel=0.5)
 
 
 async def test_a_slow_fill_holds_no_snapshot_for_long(settings, conn) -> None:

@@ -167,6 +167,19 @@ async def test_a_fill_that_runs_shows_rows_rate_and_time_left(world: World) -> N
     assert "history of ai: 2,000 of 5,000 rows" in run(world.settings, "status").stdout
 
 
+async def test_a_fill_that_another_generation_took_the_place_of_is_not_shown(world: World) -> None:
+    world.admin.execute(
+        "insert into mana_ai.cdc_fills (generation, reason, apps, lsn, snapshot_xmin, whole, filled_from, filled_to)"
+        " values (1, 'history', '{ai}', '0/1', '3', true, '{}', '{}')"
+    )
+    assert stages(world.settings)["fill"]["reason"] == "history"
+    world.admin.execute(
+        "insert into mana_ai.cdc_sources (generation, system_identifier, slot_name) select 2, '1', slot_name"
+        " from mana_ai.cdc_sources"
+    )
+    assert "fill" not in stages(world.settings)
+
+
 async def test_dead_letters_and_runs_are_counted_by_kind(world: World) -> None:
     world.admin.execute(
         "insert into mana_ai.cdc_dead_letters (source, lsn, ord, topic, change_id, user_id, size, reason)"

@@ -1,10 +1,11 @@
--- Rows are counted from the beginning of the fill, so the rate is that of all its time, pauses included.
+-- Those of the generation in force: of an older one none goes on. The rate is that of the time since a fill last went on.
 select reason,
        apps,
        rows,
        total,
-       extract(epoch from reported_at - started_at)::float8,
+       rows - resumed_rows,
+       extract(epoch from reported_at - coalesce(resumed_at, started_at))::float8,
        extract(epoch from clock_timestamp() - reported_at)::float8
 from mana_ai.cdc_fills
-where finished_at is null
+where finished_at is null and generation = (select max(generation) from mana_ai.cdc_sources)
 order by fill
