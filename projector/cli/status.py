@@ -164,12 +164,15 @@ def _mark(mark: Mark | None) -> tuple[str, dict[str, Any]]:
 
 def _view(view: ViewStatus) -> tuple[str, dict[str, Any]]:
     from projector.cdc.health import size
+    from projector.log.place import lsn_text
 
+    lsn = None if view.lsn is None else lsn_text(view.lsn)
+    mark = "no watermark yet" if lsn is None else f"newest watermark {lsn}"
     events = "unknown events" if view.lag_events is None else f"{view.lag_events:,} events"
     octets = "" if view.lag_bytes is None else f" and {size(view.lag_bytes)}"
     stale = "staleness unknown" if view.staleness_s is None else f"stale by {seconds(view.staleness_s)}"
     ahead = "; ahead of a topic, which was made anew: rebuild the view" if view.ahead else ""
-    return f"{stale}; {events}{octets} behind{ahead}", view._asdict()
+    return f"{mark}, {stale}; {events}{octets} behind{ahead}", view._asdict() | {"lsn": lsn}
 
 
 def _counts(counts: dict[str, int]) -> tuple[str, dict[str, Any]]:

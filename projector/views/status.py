@@ -80,11 +80,13 @@ class Mark(NamedTuple):
 class ViewStatus(NamedTuple):
     """`lag_events` are records of its topics still to be read, None without Kafka.
 
-    `staleness_s` is the one figure to go by: nothing that committed longer ago is missing in the view. It and
-    `lag_bytes`, the WAL since that moment, are None until the view has applied a first watermark.
+    `lsn` is the newest watermark that the view has applied: nothing that committed below it is missing in the view.
+    `staleness_s` is the one figure to go by: nothing that committed longer ago is missing. They and `lag_bytes`, the
+    WAL since that moment, are None until the view has applied a first watermark.
     """
 
     view: str
+    lsn: int | None
     lag_events: int | None
     lag_bytes: int | None
     staleness_s: float | None
@@ -199,13 +201,14 @@ async def read_view(settings: Settings, view: View, brokers: Brokers | None) -> 
         if rows:
             parameters["cluster"] = rows[0][0]
         row = await (await conn.execute(query("views/applied_watermark"), parameters)).fetchone()
-    _, staleness_s, lag_bytes = row or (None, None, None)
+    lsn, staleness_s, lag_bytes = row or (None, None, None)
     if brokers is None:
-        return ViewStatus(view.name, None, lag_bytes, staleness_s, ahead=False)
+        return ViewStatus(view.name, lsn, None, lag_bytes, staleness_s, ahead=False)
     positions = {Partition(topic, partition): next_offset for _, topic, partition, next_offset in rows}
     behind = [end - positions.get(p, 0) for p, end in brokers.ends.items() if p.topic in topics]
     lag_events = sum(events for events in behind if events > 0)
-    return ViewStatus(view.name, lag_events, lag_bytes, staleness_s, ahead=any(events < 0 for events in behind))
+    ahead = any(events < 0 for events in behind)
+    return ViewStatus(view.name, lsn, lag_events, lag_bytes, staleness_s, ahead)
 
 
 async def count_letters(settings: Settings) -> dict[str, int]:

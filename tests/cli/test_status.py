@@ -106,13 +106,16 @@ async def test_a_view_is_as_stale_as_the_newest_watermark_that_it_has_applied_as
     lsn = world.admin.execute("select pg_current_wal_insert_lsn()::text").fetchone()
     assert lsn is not None
     assert 0 < shown["view missions"]["lag_bytes"] <= parse_lsn(lsn[0]) - parse_lsn(applied)
+    assert shown["view missions"]["lsn"] == applied
+    assert f"newest watermark {applied}, stale by" in run(world.settings, "status").stdout
 
 
 async def test_a_view_that_has_applied_no_watermark_has_no_figure_rather_than_a_good_one(world: World) -> None:
     world.mark(1, {world.ai: [1, 0, 0, 0]})
     shown = stages(world.settings)
     assert shown["view missions"]["staleness_s"] is None
-    assert "staleness unknown" in run(world.settings, "status").stdout
+    assert shown["view missions"]["lsn"] is None
+    assert "no watermark yet, staleness unknown" in run(world.settings, "status").stdout
 
 
 async def test_events_behind_are_counted_over_all_partitions_of_the_views_topics(world: World) -> None:
