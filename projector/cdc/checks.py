@@ -17,6 +17,7 @@ from psycopg import conninfo, errors, sql
 from projector.cdc.health import duration
 from projector.cdc.log_checks import check_log
 from projector.cdc.server import PLUGIN, Slot
+from projector.cdc.topics import remake
 from projector.config import Settings
 from projector.errors import Finding
 from projector.sql import query
@@ -298,7 +299,7 @@ def _against(invalidation: str) -> str:
 
 
 def check_recorded(
-    conn: psycopg.Connection[Any], cluster: str, ends: Mapping[tuple[str, int], int]
+    conn: psycopg.Connection[Any], settings: Settings, cluster: str, ends: Mapping[tuple[str, int], int]
 ) -> Iterator[Finding]:
     """Holds the topics against what the stream and the views have written down about them.
 
@@ -315,7 +316,7 @@ def check_recorded(
                 "error",
                 f"topic {topic} has {counts[topic]} partitions, it had {recorded} when {source} was written",
                 "a key must stay on its partition: with another count a user's changes lose their order",
-                f"make the topic anew with {recorded} partitions; the stream publishes it again out of the table",
+                remake(settings, topic),
             )
         elif partition is not None and ends.get((topic, partition), recorded) < recorded:
             yield Finding(

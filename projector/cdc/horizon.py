@@ -30,6 +30,23 @@ async def lost_records(conn: psycopg.AsyncConnection[Any], generation: int, ends
     return [] if newest is None else missing(newest[1], ends)
 
 
+async def altered_topics(conn: psycopg.AsyncConnection[Any], generation: int, ends: Ends) -> dict[str, int]:
+    """Topics that hold all they were filled with and have another number of partitions than then: that number.
+
+    One that was made anew lacks records; it may have as many partitions as one likes.
+    """
+    newest = await (await conn.execute(query("cdc/watermarks"), [generation, 1])).fetchone()
+    kept: Ends = {} if newest is None else newest[1]
+    return {
+        topic: len(filled)
+        for topic, filled in kept.items()
+        if any(filled)
+        and topic in ends
+        and len(ends[topic]) != len(filled)
+        and not missing({topic: filled}, {topic: ends[topic]})
+    }
+
+
 def missing(kept: Ends, ends: Ends) -> list[str]:
     """Partitions of `ends` that do not reach what was kept of them."""
     return [

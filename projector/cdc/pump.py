@@ -152,15 +152,24 @@ class Pump:
             crash.point("cdc.after_send_before_ack")
         if self._translator.letters:
             await self._store_letters()
-        if self._publisher.ready and await self._is_visible():
-            await self._make_sure()
-            await self._publisher.send()
+        if self._publisher.ready:
+            await self._send()
         if self._watched is None and self._publisher.octets < MAX_IN_FLIGHT_BYTES // 2:
             self._read_on()
         self._tell()
         again = await self._heartbeat.step(self._translator.committed_at)
         if again is not None and self._again is None:
             self._again = self._loop.call_later(again, self._ask_again)
+
+    async def _send(self) -> None:
+        """Sends what others can see. Nothing is read meanwhile: it would go along, younger than the answer."""
+        reading = self._watched is not None
+        self._pause()
+        if await self._is_visible():
+            await self._make_sure()
+            await self._publisher.send()
+        if reading and self._publisher.octets < MAX_IN_FLIGHT_BYTES:
+            self._read_on()
 
     async def _drain(self) -> None:
         self._pause()
@@ -229,8 +238,6 @@ class Pump:
             return True
         if self._look_again is not None:
             return False
-        # What is read meanwhile would be younger than the answer.
-        self._pause()
         self._visibility.see(await self._look())
         if not self._visibility.unseen:
             if self._held_since is not None:

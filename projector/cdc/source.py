@@ -10,15 +10,16 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from projector.cdc import fill, republish
-from projector.cdc.horizon import choose_horizon, lost_records
+from projector.cdc.horizon import altered_topics, choose_horizon, lost_records
 from projector.cdc.publication import Published
 from projector.cdc.replication import Replication
 from projector.cdc.server import PLUGIN, Connection, Server, Slot, read_server, read_slot
 from projector.cdc.slot import add_apps, create_slot
 from projector.cdc.tail import Tails
 from projector.cdc.timeline import left_at
+from projector.cdc.topics import remake
 from projector.config import Settings
-from projector.errors import ConfigError, ForeignSourceError
+from projector.errors import ConfigError, ForeignSourceError, TopicSettingsError
 from projector.log.place import lsn_text, parse_lsn
 from projector.logging import get
 from projector.sql import query
@@ -67,9 +68,9 @@ async def ensure_source(
     """The generation in force, with a slot that is sound and a fill laid out for whatever the slot does not bring.
 
     `conn` is a session in projector_cdc that holds the writer's lock, `replication` one that may replicate; the stream
-    is about to read through `published`. Raises ConfigError, PrivilegeError, HiddenRowsError, and ForeignSourceError
-    for a server that is not the one whose log the topics hold; with `adopt` such a server is taken as the next
-    generation.
+    is about to read through `published`. Raises ConfigError, PrivilegeError, HiddenRowsError, TopicSettingsError for a
+    topic that was given partitions since it was filled, and ForeignSourceError for a server that is not the one whose
+    log the topics hold; with `adopt` such a server is taken as the next generation.
     """
     server = await read_server(conn)
     timeline = await replication.timeline()
@@ -178,6 +179,12 @@ async def _ensure_sound_slot(
             raise ConfigError(
                 f"the replication slot {name} belongs to another database or plugin ({slot.plugin})",
                 "set PROJECTOR_SLOT_NAME to a name of this installation's own",
+            )
+        for topic, count in (await altered_topics(conn, known.generation, tails.ends)).items():
+            raise TopicSettingsError(
+                f"topic {topic} has {len(tails.ends[topic])} partitions and was filled when it had {count}: keys would"
+                " move to other partitions, and a user's changes lose their order",
+                remake(settings, topic),
             )
         lost = await lost_records(conn, known.generation, tails.ends)
         if slot is not None and not slot.lost and not lost:

@@ -113,13 +113,21 @@ def _brokers(settings: Settings) -> str:
     return words if plain else f"{words} --command-config client.properties"
 
 
+def remake(settings: Settings, topic: str) -> str:
+    """What mends a topic that cannot be altered back: keys stay where they are only while it keeps its partitions."""
+    return (
+        f"kafka-topics.sh {_brokers(settings)} --delete --topic {topic}; `projector run cdc` makes it anew with"
+        " PROJECTOR_TOPIC_PARTITIONS partitions and publishes it out of the table"
+    )
+
+
 def _judge(topic: str, partitions: int, values: dict[str, str], settings: Settings) -> Iterator[Finding]:
     if partitions != settings.topic_partitions:
         yield Finding(
             "error",
             f"topic {topic} has {partitions} partitions, PROJECTOR_TOPIC_PARTITIONS says {settings.topic_partitions}",
             "a key must stay on its partition: with another count a user's changes lose their order",
-            f"set PROJECTOR_TOPIC_PARTITIONS={partitions}",
+            f"set PROJECTOR_TOPIC_PARTITIONS={partitions}; or, if the topic was altered: {remake(settings, topic)}",
         )
     change = _change(topic, settings)
     for name in ("retention.ms", "retention.bytes"):

@@ -81,6 +81,7 @@ class Translator:
         # By the four bytes of the relation id as they come; None for a table that is not the log.
         self._codecs: dict[bytes, RowCodec | None] = {}
         self._begin: Begin | None = None
+        self._tells: Begin | None = None
         self._ord = 0
         self.committed_at = 0
         """Commit time of the newest transaction read whole, µs since 1970."""
@@ -126,7 +127,6 @@ class Translator:
         self._begin = begin
         self._ord = 0
         self._progress.begin()
-        self._visibility.read(begin.xid)
         committed_us = begin.commit_time + POSTGRES_EPOCH_US
         self._committed_us = committed_us
         self._timestamp_ms = committed_us // 1000
@@ -160,6 +160,8 @@ class Translator:
         if begin.commit_lsn < since:
             self._skip("filled")
             return
+        if begin is not self._tells:
+            self._telling(begin)
         publisher = self._publisher
         ordinal = self._ord
         self._ord = ordinal + 1
@@ -233,15 +235,22 @@ class Translator:
             self._skip("bad_message")
             log.warning("logical message ignored", prefix=message.prefix, lsn=lsn_text(message.lsn), reason=str(error))
             return
-        ordinal, headers = self._next(b"message")
+        ordinal, headers = self._next(begin, b"message")
         topic, lanes = route
         publisher = self._publisher
         lane = lanes.get(key) or publisher.find_lane(topic, key)
         place = (begin.commit_lsn, ordinal)
         publisher.append(lane, place, self._timestamp_ms, key, message.content, headers)
 
-    def _next(self, op: bytes) -> tuple[int, Headers]:
+    def _telling(self, begin: Begin) -> None:
+        """A record is about to tell of this transaction. Most of a busy server's have none, and need not be seen."""
+        self._tells = begin
+        self._visibility.read(begin.xid)
+
+    def _next(self, begin: Begin, op: bytes) -> tuple[int, Headers]:
         """The ordinal and the headers of the next record; rows, of which there are many, make their own."""
+        if begin is not self._tells:
+            self._telling(begin)
         ordinal = self._ord
         self._ord = ordinal + 1
         return ordinal, [
@@ -258,7 +267,7 @@ class Translator:
         begin = self._begin
         if begin is None:
             raise MalformedMessage("a truncation outside a transaction", 0)
-        ordinal, headers = self._next(TRUNCATED.encode())
+        ordinal, headers = self._next(begin, TRUNCATED.encode())
         value = b'{"op":"%b"}' % TRUNCATED.encode()
         for topic, _, since in self._changes.values():
             if begin.commit_lsn >= since:

@@ -31,14 +31,14 @@ class Snapshot(NamedTuple):
 
 
 class Visibility:
-    """`unseen`: the transactions read that the newest snapshot did not show, as 64-bit ids."""
+    """`unseen`: the transactions to be told of that the newest snapshot did not show, as 64-bit ids."""
 
     def __init__(self, snapshot: Snapshot) -> None:
         self.unseen: list[int] = []
         self._snapshot = snapshot
 
     def read(self, xid: int) -> None:
-        """A committed transaction is being read; `xid` is the 32 bits that the stream tells of its id."""
+        """A committed transaction is about to be told of; `xid` is the 32 bits that the stream tells of its id."""
         xmax = self._snapshot.xmax
         # The server never lets two ids that are in use lie half the circle apart.
         self._add((xmax + ((xid - xmax + _HALF) & _MASK) - _HALF,))

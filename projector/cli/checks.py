@@ -45,7 +45,7 @@ async def check_all(settings: Settings) -> list[Finding]:
             brokers = await read_brokers(settings)
             ends = {(p.topic, p.partition): end for p, end in brokers.ends.items()}
             with connect_sync(settings, "projector_cdc") as conn:
-                findings += check_recorded(conn, brokers.cluster, ends)
+                findings += check_recorded(conn, settings, brokers.cluster, ends)
     except ProjectorError as error:
         findings.append(_from_error(error))
     if not settings.llm_base_url and not settings.llm_config:

@@ -5,13 +5,17 @@ from __future__ import annotations
 import asyncio
 import secrets
 import threading
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
 import psycopg
 import pytest
 
+from projector.cdc import session
+from projector.cdc.publisher import Publisher
 from projector.cdc.pump import ACKNOWLEDGEMENTS, STREAM
+from projector.cdc.visibility import Snapshot, Visibility
 from projector.config import Settings
 from projector.embedded.database import STREAM_LOGIN
 from projector.health.parts import part
@@ -114,6 +118,44 @@ async def test_a_record_is_in_its_topic_only_when_its_row_can_be_seen(settings, 
         await confirmed_beyond(settings, lsn)
         assert CDC_HELD._value.get() == 0
         assert None not in [await part(name).seen(NOBODY) for name in (STREAM, ACKNOWLEDGEMENTS)]
+
+
+async def test_nothing_joins_records_between_the_answer_and_the_sending(settings, cluster, conn, monkeypatch) -> None:
+    """A first send waits for the broker to tell who leads the partition; the socket must wait as well."""
+    send = Publisher.send
+    begun = asyncio.Event()
+
+    async def late(publisher: Publisher) -> None:
+        begun.set()
+        await asyncio.sleep(2 * HELD_S)
+        await send(publisher)
+
+    async with running(settings):
+        pass
+    before = insert(conn, user_id="b")
+    monkeypatch.setattr(Publisher, "send", late)
+    async with running(settings):
+        await begun.wait()
+        async with unseen(settings, cluster, lambda writer: insert(writer, user_id="b")):
+            await asyncio.sleep(3 * HELD_S)
+            assert ids(await read(settings)) == Counter([before])
+        assert len(await read_until(settings, 2)) == 2
+
+
+async def test_transactions_of_which_no_record_tells_are_not_remembered(settings, conn, monkeypatch) -> None:
+    made: list[Visibility] = []
+
+    def keep(snapshot: Snapshot) -> Visibility:
+        made.append(Visibility(snapshot))
+        return made[-1]
+
+    monkeypatch.setattr(session, "Visibility", keep)
+    async with running(settings):
+        for _ in range(20):
+            conn.execute("select pg_logical_emit_message(true, 'elsewhere', 'x')")
+        await confirmed_beyond(settings, current_lsn(conn))
+        [visibility] = made
+        assert visibility.unseen == []
 
 
 async def test_a_stream_that_holds_records_back_ends_when_told(settings, cluster, conn) -> None:

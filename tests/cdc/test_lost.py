@@ -8,13 +8,16 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.admin import NewPartitions
 
 from projector.cdc import producer
 from projector.config import Settings
 from projector.embedded.servers import Servers
-from projector.log.topics import Topics
+from projector.errors import TopicSettingsError
+from projector.kafka import admin
+from projector.log.topics import Topics, partition_of
 from projector.views.kafka import cluster_id
+from streams import cdc
 from tests.cdc.support import ids, insert, killed, process, read, read_until, running, slot_in_use
 from tests.fixtures.clusters import prepared_database, second_server
 from tests.fixtures.settings import drop_slot, settings_for
@@ -27,15 +30,10 @@ def conn(settings):
 
 
 async def drop_topic(settings: Settings, topic: str) -> None:
-    admin = AIOKafkaAdminClient(bootstrap_servers=settings.kafka_bootstrap_servers)
-    await admin.start()
-    try:
-        await admin.delete_topics([topic])
-        async with asyncio.timeout(10):
-            while topic in await admin.list_topics():
-                await asyncio.sleep(0.05)
-    finally:
-        await admin.close()
+    async with admin(settings) as client, asyncio.timeout(10):
+        await client.delete_topics([topic])
+        while topic in await client.list_topics():
+            await asyncio.sleep(0.05)
 
 
 async def marked(conn: psycopg.Connection, records: int) -> None:
@@ -129,14 +127,34 @@ async def test_a_topic_that_is_deleted_under_the_stream_is_made_anew_and_filled(
     assert found == Counter(written)
 
 
+async def test_a_topic_that_was_given_partitions_is_refused_until_it_is_made_anew(settings, conn) -> None:
+    topic = Topics(settings.topic_prefix).changes("notes")
+    more = settings.model_copy(update={"topic_partitions": 6})
+    async with running(settings):
+        written = [insert(conn, app_id="notes", user_id=f"user-{n}", record_id=str(n)) for n in range(20)]
+        await read_until(settings, 20)
+        await marked(conn, 20)
+    async with admin(settings) as client:
+        await client.create_partitions(
+            {name: NewPartitions(6) for name in Topics(settings.topic_prefix).all(settings.apps)}
+        )
+    with pytest.raises(TopicSettingsError, match="has 6 partitions, PROJECTOR_TOPIC_PARTITIONS says 4"):
+        await cdc.run(settings, asyncio.Event())
+    with pytest.raises(TopicSettingsError, match=f"{topic} has 6 partitions and was filled when it had 4") as refused:
+        await cdc.run(more, asyncio.Event())
+    assert f"--delete --topic {topic}" in refused.value.remedy
+    await drop_topic(settings, topic)
+    async with running(more):
+        written.append(insert(conn, app_id="notes", user_id="user-0", record_id="after"))
+        records = await read_until(more, 21)
+    assert ids(records) == Counter(written)
+    assert all(record.partition == partition_of(record.key, 6) for record in records)
+
+
 async def held(settings: Settings) -> Counter[str]:
     """What the topics hold; nothing while one of them is away."""
-    admin = AIOKafkaAdminClient(bootstrap_servers=settings.kafka_bootstrap_servers)
-    await admin.start()
-    try:
-        there = set(await admin.list_topics())
-    finally:
-        await admin.close()
+    async with admin(settings) as client:
+        there = set(await client.list_topics())
     if not there.issuperset(Topics(settings.topic_prefix).all(settings.apps)):
         return Counter()
     return ids(await read(settings))
