@@ -28,6 +28,9 @@ NEWEST_VERSION: Final = 18
 CLOCK_LIMIT_S: Final = 1.0
 SHORT_IDLE_TIMEOUT_S: Final = 24 * 3600.0
 _SLOT_TIMEOUT_MS: Final = 5000
+_MORE: Final = 5
+_KEEP_WAL: Final = "alter system set max_slot_wal_keep_size = '64GB', then select pg_reload_conf()"
+_KEEP_IDLE: Final = "alter system set idle_replication_slot_timeout = '3d', then select pg_reload_conf()"
 _HEALS: Final = "what committed since is not in the topics; the next start of the stream publishes it out of the table"
 
 
@@ -77,7 +80,8 @@ def _server(facts: _Facts) -> Iterator[Finding]:
             "error",
             f"the server is PostgreSQL {major}",
             "publications with row filters, which keep other apps out of the topics, came with 15",
-            "upgrade it to PostgreSQL 15 or later",
+            "with the binaries of PostgreSQL 15 or later as the new ones:"
+            " pg_upgrade -b OLD_BIN -B NEW_BIN -d OLD_DATA -D NEW_DATA",
         )
     elif major > NEWEST_VERSION:
         yield Finding(
@@ -105,7 +109,8 @@ def _server(facts: _Facts) -> Iterator[Finding]:
             "error",
             f"the database is encoded in {facts.encoding}",
             "records are JSON, which is UTF-8, and are sent on as they come",
-            "move sync_changes to a database created with encoding 'UTF8'",
+            "create database NAME template template0 encoding 'UTF8' locale 'C';"
+            " then pg_dump --encoding=UTF8 OLD_URL | psql NEW_URL, and point PROJECTOR_DATABASE_URL at the new one",
         )
     yield from _server_settings(facts)
 
@@ -116,7 +121,7 @@ def _server_settings(facts: _Facts) -> Iterator[Finding]:
             "warning",
             "max_slot_wal_keep_size is unlimited",
             "a stream that stays away then fills the server's disk; a slot that is lost instead heals by itself",
-            "alter system set max_slot_wal_keep_size to what the disk can spare, then select pg_reload_conf()",
+            f"{_KEEP_WAL} (what the disk can spare)",
         )
     if facts.wal_sender_timeout == 0:
         yield Finding(
@@ -130,7 +135,7 @@ def _server_settings(facts: _Facts) -> Iterator[Finding]:
             "warning",
             f"idle_replication_slot_timeout is {duration(facts.idle_slot_timeout)}",
             "a stream that is stopped for longer loses its slot, and publishes the gap out of the table",
-            "alter system set idle_replication_slot_timeout = '3d' (or 0: never), then select pg_reload_conf()",
+            f"{_KEEP_IDLE} (0: never)",
         )
     if not facts.sees_transactions:
         yield Finding(
@@ -189,8 +194,9 @@ def _replication(settings: Settings, facts: _Facts, *, slot_exists: bool) -> Ite
             "warning" if slot_exists else "error",
             f"no replication slot is free: {facts.used_slots} of max_replication_slots are in use",
             "the stream needs one at its first start, and one more for a moment when an app is added",
-            "drop one that nobody reads (select slot_name, active from pg_replication_slots),"
-            " or raise max_replication_slots and restart the server",
+            "drop one of `table pg_replication_slots` that nobody needs: select pg_drop_replication_slot('NAME');"
+            f" or alter system set max_replication_slots = {facts.max_replication_slots + _MORE},"
+            " then restart the server",
         )
     except errors.LockNotAvailable:
         yield Finding(
@@ -209,8 +215,9 @@ def _replication(settings: Settings, facts: _Facts, *, slot_exists: bool) -> Ite
                 "error",
                 f"no replication connection: {text}",
                 "the stream reads the WAL through one",
-                "check PROJECTOR_REPLICATION_URL, pg_hba.conf for this login, and max_wal_senders"
-                f" (now {facts.max_wal_senders})",
+                "correct PROJECTOR_REPLICATION_URL; or let the login in by a line of pg_hba.conf,"
+                " `host DATABASE LOGIN ADDRESS scram-sha-256`, then select pg_reload_conf(); or alter system set"
+                f" max_wal_senders = {facts.max_wal_senders + _MORE}, then restart the server",
             )
 
 
@@ -263,14 +270,14 @@ def _slot(conn: psycopg.Connection[Any], settings: Settings, slot: Slot | None) 
             "error",
             f"the replication slot {name} belongs to another database or plugin ({slot.plugin})",
             "reading it would take the changes away from its owner",
-            "set PROJECTOR_SLOT_NAME to a name of this installation's own",
+            f"set PROJECTOR_SLOT_NAME={name[:61]}_2",
         )
     elif known is None:
         yield Finding(
             "error",
             f"a replication slot {name} exists that this installation did not create",
             "nobody knows from where on it brings the log, so the stream refuses it",
-            f"set PROJECTOR_SLOT_NAME to another name, or drop it: select pg_drop_replication_slot('{name}')",
+            f"set PROJECTOR_SLOT_NAME={name[:61]}_2, or drop it: select pg_drop_replication_slot('{name}')",
         )
     elif slot.lost:
         yield Finding(
@@ -284,17 +291,17 @@ def _slot(conn: psycopg.Connection[Any], settings: Settings, slot: Slot | None) 
             "warning",
             f"the replication slot {name} is about to lose its WAL",
             "then the stream has to publish the gap out of the table, which takes longer",
-            "start `projector run cdc`, or raise max_slot_wal_keep_size now; see `projector slot status`",
+            f"start `projector run cdc`, or {_KEEP_WAL}; see `projector slot status`",
         )
 
 
 def _against(invalidation: str) -> str:
     """How to keep a slot from being lost in this way again."""
     return {
-        "wal_removed": "raise max_slot_wal_keep_size to the WAL of the longest time that it may be away",
-        "idle_timeout": "raise idle_replication_slot_timeout to the longest time that it may be away",
-        "wal_level_insufficient": "keep wal_level = 'logical'",
-        "rows_removed": "set hot_standby_feedback = on at the standby",
+        "wal_removed": f"{_KEEP_WAL} (the WAL of the longest time that it may be away)",
+        "idle_timeout": f"{_KEEP_IDLE} (the longest time that it may be away)",
+        "wal_level_insufficient": "alter system set wal_level = 'logical', then restart the server",
+        "rows_removed": "alter system set hot_standby_feedback = on, then select pg_reload_conf(), at the standby",
     }.get(invalidation, "the server's log of that moment tells more")
 
 
@@ -323,5 +330,6 @@ def check_recorded(
                 "warning",
                 f"{topic}/{partition} ends at {ends[topic, partition]}, {source} says {recorded}",
                 "Kafka has lost records that it had acknowledged, or the topic was made anew",
-                "start `projector run cdc` again: it publishes them out of the table; then rebuild the views",
+                "start `projector run cdc` again: it publishes them out of the table; then `projector rebuild start`"
+                " and, for each view, `projector rebuild promote VIEW`",
             )

@@ -72,7 +72,7 @@ def _publication(conn: psycopg.Connection[Any], settings: Settings) -> Iterator[
             "warning",
             f"publication {name} sends apps that PROJECTOR_APPS does not name: {', '.join(more)}",
             "the stream reads their rows and throws them away",
-            f"{_MIGRATE}, or name them in PROJECTOR_APPS",
+            f"{_MIGRATE}, or set PROJECTOR_APPS={','.join([*settings.apps, *more])}",
         )
     if published.updates or not published.truncations:
         yield Finding(

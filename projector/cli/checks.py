@@ -54,7 +54,8 @@ async def check_all(settings: Settings) -> list[Finding]:
                 "warning",
                 "neither PROJECTOR_LLM_BASE_URL nor PROJECTOR_LLM_CONFIG is set",
                 "no mission is planned without a model",
-                "name an OpenAI-compatible endpoint in the one, or a file of aliases in the other",
+                "set PROJECTOR_LLM_BASE_URL=https://HOST/v1 (an OpenAI-compatible endpoint), or"
+                " PROJECTOR_LLM_CONFIG=FILE.yaml (aliases, as docs/llm.md describes them)",
             )
         )
     return findings
@@ -88,7 +89,8 @@ def _check_login(conn: psycopg.Connection[tuple[object, ...]]) -> list[Finding]:
                 "error",
                 f"the login {login} of PROJECTOR_DATABASE_URL is not bound by row-level security",
                 "the rows of one user could come into the sight of another, and everything would seem to work",
-                f"use a login without superuser and BYPASSRLS, then `projector migrate --login {login}`",
+                "create role NAME login nosuperuser nobypassrls password '…'; then `projector migrate --login NAME`,"
+                " and name it in PROJECTOR_DATABASE_URL",
             )
         )
     for role in STREAM_ROLES:

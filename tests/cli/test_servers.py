@@ -134,7 +134,7 @@ def test_a_superuser_is_refused_as_login_of_the_streams(settings: Settings) -> N
     done = run(powerful, "migrate")
     assert done.returncode == 1
     assert "is a superuser" in done.stderr
-    assert "not bound by row-level security" in run(powerful, "doctor").stdout
+    assert "create role NAME login nosuperuser" in found(powerful, "not bound by row-level security")["remedy"]
 
 
 def found(settings: Settings, words: str) -> dict[str, str]:
@@ -230,6 +230,20 @@ def test_a_slot_that_was_dropped_heals_by_itself_and_doctor_says_so(settings: Se
         entry = found(settings, "the topics hold the log of 1")
         assert entry["severity"] == "error"
         assert "--adopt" in entry["remedy"]
+
+
+def test_what_a_remedy_says_mends_the_finding(settings: Settings) -> None:
+    slot = f"a replication slot {settings.slot_name} exists that this installation did not create"
+    apps = "sends apps that PROJECTOR_APPS does not name: "
+    one = settings.model_copy(update={"apps": ("ai",)})
+    with psycopg.connect(settings.admin_url, autocommit=True) as admin:
+        admin.execute("select pg_create_logical_replication_slot(%s, 'pgoutput')", [settings.slot_name])
+        setting, _, command = found(one, slot)["remedy"].partition(", or drop it: ")
+        assert setting == f"set PROJECTOR_SLOT_NAME={settings.slot_name}_2"
+        named = found(one, apps)["remedy"].partition("PROJECTOR_APPS=")[2]
+        admin.execute(command)
+    left = findings(run(one, "doctor", "--json", PROJECTOR_APPS=named))
+    assert not [what for what in left if slot in what or apps in what]
 
 
 def test_a_slot_that_holds_much_wal_is_told_with_its_holder(settings: Settings) -> None:
