@@ -66,7 +66,8 @@ async def load_seen(
 
 async def vanished(settings: Settings, conn: Connection) -> AsyncGenerator[tuple[str, Row], None]:
     """Topic and record for each change of `fill_seen` that is no longer in the log, and of which no topic says so."""
-    async with conn.transaction(), conn.cursor("vanished") as rows, _consumer(settings) as consumer:
+    # Without a transaction: whoever takes them slowly must not keep the server from cleaning up after writers.
+    async with conn.cursor("vanished", withhold=True) as rows, _consumer(settings) as consumer:
         await rows.execute(query("cdc/vanished"))
         at: TopicPartition | None = None
         record: Any = None

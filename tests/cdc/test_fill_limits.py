@@ -100,6 +100,11 @@ async def test_erasures_keep_to_the_rate_end_when_asked_and_are_told_once(settin
         stream = asyncio.create_task(cdc.run(slow, stop))
         records = await read_until(slow, 120 + told + 25)
         assert len(records) <= 120 + told + 20 * (time.monotonic() - began) + 20
+        open_for_long = (
+            "select query from pg_stat_activity where datname = current_database()"
+            " and application_name = 'projector_cdc' and clock_timestamp() - xact_start > interval '0.5 s'"
+        )
+        assert conn.execute(open_for_long).fetchall() == []
         stop.set()
         await asyncio.wait_for(stream, 5)
         told = len(await read(settings)) - 120
