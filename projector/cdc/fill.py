@@ -271,7 +271,6 @@ class Fill:
     async def _publish_app(self, table: TableReader, app: str, stop: asyncio.Event) -> bool:
         topic = self._topics.changes(app)
         state = self._state
-        before = state.cursor
         checkpoint = time.monotonic() + _CHECKPOINT_S
         async for rows in table.rows(app, state.cursor):
             moved(FILL)
@@ -288,9 +287,7 @@ class Fill:
                         checkpoint = time.monotonic() + _CHECKPOINT_S
                         if stop.is_set():
                             return False
-        # Where no row was left, the end of the rows stays where it was: erasures may lie behind it.
-        if state.cursor != before:
-            await self._checkpoint()
+        await self._checkpoint()
         return True
 
     def _append(self, topic: str, created_ms: int, record: Row) -> None:
@@ -362,12 +359,14 @@ class Fill:
             await dead_letters.write(self._conn, letters)
         state = self._state
         cursor = state.cursor or Cursor(None, None, None)
+        # Where no row was left, the end of the rows stays where it was: erasures may lie behind it.
+        filled_to = state.filled_to if state.rows == self._first_row else self._publisher.ends
         parameters = [
             state.app,
             *cursor,
             state.rows,
             self._total,
-            orjson.dumps(self._publisher.ends).decode(),
+            orjson.dumps(filled_to).decode(),
             state.fill,
         ]
         await self._conn.execute(query("cdc/fill_checkpoint"), parameters)
