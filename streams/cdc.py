@@ -8,6 +8,7 @@ import psycopg
 from aiokafka.errors import KafkaError
 
 from projector import waiting
+from projector.cdc.guardian import Guardian
 from projector.cdc.pump import PUMP
 from projector.cdc.session import stream
 from projector.config import Settings
@@ -34,8 +35,13 @@ async def run(settings: Settings, stop: asyncio.Event, *, adopt: bool = False) -
     A session that ends by itself (a server restarted, a connection cut, a producer that cannot go on) is begun again
     after a pause that grows while it keeps failing. What a person must mend is raised as the ProjectorError it is;
     so is everything that goes wrong before both servers were reached once, when a wrong setting is the likely cause.
+    The guardian looks at the slot all the while, also between sessions.
     """
     expect(PUMP)
+    await waiting.alongside(Guardian(settings).run(), _sessions(settings, stop, adopt))
+
+
+async def _sessions(settings: Settings, stop: asyncio.Event, adopt: bool) -> None:
     reached = asyncio.Event()
     loop = asyncio.get_running_loop()
     pause = FIRST_PAUSE_S
