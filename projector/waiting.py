@@ -34,3 +34,18 @@ async def alongside(companion: Coroutine[Any, Any, None], work: Coroutine[Any, A
         for task in (beside, main):
             task.cancel()
         await asyncio.gather(beside, main, return_exceptions=True)
+
+
+async def unless_stopped(work: Coroutine[Any, Any, T], stop: asyncio.Event, grace_s: float = 0.0) -> T | None:
+    """Awaits `work`, which is cancelled when it has not ended so long after `stop` was set; then None."""
+    main = asyncio.ensure_future(work)
+    stopping = asyncio.ensure_future(stop.wait())
+    try:
+        await asyncio.wait({main, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        if not main.done() and grace_s:
+            await asyncio.wait({main}, timeout=grace_s)
+        return main.result() if main.done() else None
+    finally:
+        for task in (main, stopping):
+            task.cancel()
+        await asyncio.gather(main, stopping, return_exceptions=True)

@@ -24,6 +24,8 @@ from projector.metrics import CDC_RESTARTS
 
 FIRST_PAUSE_S = 0.2
 LONGEST_PAUSE_S = 10.0
+GRACE_S = 10.0
+"""Longer than a session takes to end in order; one whose servers do not answer is left, as by a kill."""
 _SOUND_S = 3.0
 
 log = get("cdc")
@@ -48,7 +50,7 @@ async def _sessions(settings: Settings, stop: asyncio.Event, adopt: bool) -> Non
     while not stop.is_set():
         started = loop.time()
         try:
-            await stream(settings, stop, reached, adopt=adopt)
+            await waiting.unless_stopped(stream(settings, stop, reached, adopt=adopt), stop, GRACE_S)
         except (psycopg.Error, KafkaError, TimeoutError, ProjectorError) as error:
             if not (reached.is_set() and passes(error)):
                 raise

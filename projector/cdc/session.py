@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import AsyncExitStack
+from typing import NamedTuple
 
 from aiokafka import AIOKafkaProducer
 
@@ -30,7 +31,7 @@ from projector.log.topics import Topics
 from projector.logging import get
 from projector.metrics import CDC_STREAMING
 from projector.sql.connection import connect
-from projector.waiting import alongside
+from projector.waiting import alongside, unless_stopped
 
 _QUERY_TIMEOUT_S = 10
 _ASKED_S = 1.0
@@ -59,6 +60,25 @@ async def stream(settings: Settings, stop: asyncio.Event, reached: asyncio.Event
             await alongside(writer.keep(), _write(settings, writer, side, stop, adopt, stack))
 
 
+class _Ready(NamedTuple):
+    """All that a session needs before it writes its first record."""
+
+    published: Published
+    replication: Replication
+    source: Source
+    producer: AIOKafkaProducer
+
+
+async def _prepare(settings: Settings, conn: Connection, adopt: bool, stack: AsyncExitStack) -> _Ready:
+    published = await require_publication(conn, settings)
+    replication = await Replication.connect(settings)
+    stack.push_async_callback(replication.close)
+    source = await ensure_source(conn, replication, settings, published, await read_tails(settings), adopt=adopt)
+    producer = await start_producer(settings)
+    stack.push_async_callback(stop_producer, producer)
+    return _Ready(published, replication, source, producer)
+
+
 async def _write(
     settings: Settings,
     writer: Writer,
@@ -67,13 +87,11 @@ async def _write(
     adopt: bool,
     stack: AsyncExitStack,
 ) -> None:
-    conn = writer.conn
-    published = await require_publication(conn, settings)
-    replication = await Replication.connect(settings)
-    stack.push_async_callback(replication.close)
-    source = await ensure_source(conn, replication, settings, published, await read_tails(settings), adopt=adopt)
-    producer = await start_producer(settings)
-    stack.push_async_callback(stop_producer, producer)
+    # It may wait for as long as others keep a transaction open, and like a kill, its end leaves nothing to mend.
+    ready = await unless_stopped(_prepare(settings, writer.conn, adopt, stack), stop)
+    if ready is None:
+        return
+    published, replication, source, producer = ready
     if not await fill.run_all(settings, source.generation, producer, writer, stop):
         return
     if not await start_when_free(replication, settings, stop):

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from threading import Event
+from collections.abc import Callable
 from typing import Any
 
 import psycopg
-import pytest
 from prometheus_client import REGISTRY
 from structlog.testing import capture_logs
 
@@ -18,16 +15,6 @@ from projector.embedded.kafka import Kafka
 from tests.cdc.support import running
 
 LIMIT = 256 * 1024
-
-
-@pytest.fixture
-def kafka(tmp_path: Path, cache_dir: Path) -> Iterator[Kafka]:
-    broker = Kafka(tmp_path / "kafka", cache_dir, lambda line: None)
-    broker.start(Event())
-    try:
-        yield broker
-    finally:
-        broker.stop()
 
 
 def retained() -> float:
