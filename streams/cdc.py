@@ -6,6 +6,7 @@ import asyncio
 
 import psycopg
 from aiokafka.errors import KafkaError
+from psycopg import errors
 
 from projector import waiting
 from projector.cdc.guardian import Guardian
@@ -27,6 +28,15 @@ LONGEST_PAUSE_S = 10.0
 GRACE_S = 10.0
 """Longer than a session takes to end in order; one whose servers do not answer is left, as by a kill."""
 _SOUND_S = 3.0
+
+_PASSING = (
+    psycopg.OperationalError,
+    psycopg.InterfaceError,
+    # For psycopg these are internal errors. A server is read-only while it is a standby, or as managed ones are while
+    # their disk is full; and one that heard nothing for long ended the transaction of a process that was paused.
+    errors.ReadOnlySqlTransaction,
+    errors.IdleInTransactionSessionTimeout,
+)
 
 log = get("cdc")
 
@@ -67,5 +77,5 @@ def passes(error: Exception) -> bool:
     if isinstance(error, ProjectorError):
         return type(error) is ReplicationError or isinstance(error, (DatabaseUnavailableError, BrokerUnavailableError))
     if isinstance(error, psycopg.Error):
-        return isinstance(error, (psycopg.OperationalError, psycopg.InterfaceError))
+        return isinstance(error, _PASSING)
     return True
