@@ -47,6 +47,7 @@ _REMEDIES: Final = (
     ("requires a valid client certificate", f"set sslcert and sslkey in {_URLS}"),
     ("certificate authentication failed", f"the name (CN) in the certificate of sslcert must be the user in {_URLS}"),
     ("unknown ca", f"let the server know the authority (ssl_ca_file) of the sslcert in {_URLS}"),
+    ("max_wal_senders", "end a session of pg_stat_replication that nobody needs, or raise max_wal_senders and restart"),
     ("certificate file", f"correct sslcert in {_URLS}"),
     ("private key file", f"correct sslkey in {_URLS}, and let nobody else read the file (chmod 600)"),
 )

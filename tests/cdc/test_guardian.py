@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import math
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from importlib.resources import files
@@ -335,6 +337,16 @@ def test_a_prepared_transaction_is_ended_by_its_name() -> None:
 def test_limits_that_do_not_exist_are_infinite_in_the_metrics() -> None:
     Guardian(Settings()).observe(HEALTHY._replace(safe_bytes=None))
     assert metric("slot_safe_bytes") == metric("slot_seconds_to_invalidation") == math.inf
+
+
+def test_a_process_that_does_not_look_raises_no_alarm() -> None:
+    code = (
+        "import projector.metrics; from prometheus_client import REGISTRY;"
+        "print([REGISTRY.get_sample_value('projector_cdc_slot_' + name) for name in"
+        " ('seconds_to_invalidation', 'safe_bytes', 'retained_bytes')])"
+    )
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert told.stdout.strip() == "[inf, inf, 0.0]"
 
 
 def test_sizes_and_durations_are_read_at_a_glance() -> None:

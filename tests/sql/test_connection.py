@@ -5,14 +5,18 @@ from __future__ import annotations
 import os
 import socket
 from contextlib import AsyncExitStack
+from pathlib import Path
 
 import psycopg
+import pytest
 from psycopg import conninfo
 from pydantic import SecretStr
 
 from projector.cdc.replication import Replication
 from projector.config import Settings
+from projector.errors import DatabaseUnavailableError
 from projector.sql.connection import DEFAULTS, complete, connect, connect_admin, connect_streams, connect_sync, pool
+from tests.fixtures.clusters import second_server
 
 
 def limits(pgconn: psycopg.pq.abc.PGconn) -> tuple[int, int]:
@@ -56,3 +60,15 @@ def test_a_parameter_is_added_beside_what_the_url_names() -> None:
     )
     named = {"user": "anna", "host": "db", "dbname": "log", "application_name": "projector_cdc"}
     assert found == {**{name: str(value) for name, value in DEFAULTS.items()}, **named, "connect_timeout": "3"}
+
+
+async def test_a_server_without_a_free_walsender_says_what_to_raise(tmp_path: Path) -> None:
+    with second_server(tmp_path / "small", settings={"max_wal_senders": "1"}) as server:
+        settings = Settings(database_url=server.admin_url)
+        first = await Replication.connect(settings)
+        try:
+            with pytest.raises(DatabaseUnavailableError, match="requested standby connections") as caught:
+                await Replication.connect(settings)
+        finally:
+            await first.close()
+    assert "raise max_wal_senders" in caught.value.remedy
