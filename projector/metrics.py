@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from prometheus_client import Counter, Gauge, Histogram, start_http_server
@@ -70,6 +71,9 @@ CDC_SLOT_SECONDS = Gauge(
     "projector_cdc_slot_seconds_to_invalidation",
     "How long the slot lasts if it does not move, at the present rate of writing; +Inf: no end in sight",
 )
+# Every stream exports them all: one that does not look knows of no limit, and must not be taken for an alarm.
+CDC_SLOT_SAFE.set(math.inf)
+CDC_SLOT_SECONDS.set(math.inf)
 CDC_SLOT_WAL_STATUS = Gauge("projector_cdc_slot_wal_status", "1 for the slot's present wal_status", ["status"])
 CDC_SLOT_ACTIVE = Gauge("projector_cdc_slot_active", "1 while some process reads the slot, else 0")
 CDC_OLDEST_TRANSACTION = Gauge(

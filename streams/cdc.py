@@ -6,8 +6,10 @@ import asyncio
 
 import psycopg
 from aiokafka.errors import KafkaError
+from psycopg import errors
 
 from projector import waiting
+from projector.cdc.guardian import Guardian
 from projector.cdc.pump import PUMP
 from projector.cdc.session import stream
 from projector.config import Settings
@@ -23,7 +25,18 @@ from projector.metrics import CDC_RESTARTS
 
 FIRST_PAUSE_S = 0.2
 LONGEST_PAUSE_S = 10.0
+GRACE_S = 10.0
+"""Longer than a session takes to end in order; one whose servers do not answer is left, as by a kill."""
 _SOUND_S = 3.0
+
+_PASSING = (
+    psycopg.OperationalError,
+    psycopg.InterfaceError,
+    # For psycopg these are internal errors. A server is read-only while it is a standby, or as managed ones are while
+    # their disk is full; and one that heard nothing for long ended the transaction of a process that was paused.
+    errors.ReadOnlySqlTransaction,
+    errors.IdleInTransactionSessionTimeout,
+)
 
 log = get("cdc")
 
@@ -34,15 +47,20 @@ async def run(settings: Settings, stop: asyncio.Event, *, adopt: bool = False) -
     A session that ends by itself (a server restarted, a connection cut, a producer that cannot go on) is begun again
     after a pause that grows while it keeps failing. What a person must mend is raised as the ProjectorError it is;
     so is everything that goes wrong before both servers were reached once, when a wrong setting is the likely cause.
+    The guardian looks at the slot all the while, also between sessions.
     """
     expect(PUMP)
+    await waiting.alongside(Guardian(settings).run(), _sessions(settings, stop, adopt))
+
+
+async def _sessions(settings: Settings, stop: asyncio.Event, adopt: bool) -> None:
     reached = asyncio.Event()
     loop = asyncio.get_running_loop()
     pause = FIRST_PAUSE_S
     while not stop.is_set():
         started = loop.time()
         try:
-            await stream(settings, stop, reached, adopt=adopt)
+            await waiting.unless_stopped(stream(settings, stop, reached, adopt=adopt), stop, GRACE_S)
         except (psycopg.Error, KafkaError, TimeoutError, ProjectorError) as error:
             if not (reached.is_set() and passes(error)):
                 raise
@@ -59,5 +77,5 @@ def passes(error: Exception) -> bool:
     if isinstance(error, ProjectorError):
         return type(error) is ReplicationError or isinstance(error, (DatabaseUnavailableError, BrokerUnavailableError))
     if isinstance(error, psycopg.Error):
-        return isinstance(error, (psycopg.OperationalError, psycopg.InterfaceError))
+        return isinstance(error, _PASSING)
     return True

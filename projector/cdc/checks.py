@@ -21,7 +21,7 @@ from projector.cdc.topics import remake
 from projector.config import Settings
 from projector.errors import Finding
 from projector.sql import query
-from projector.sql.connection import CONNECT_TIMEOUT_S
+from projector.sql.connection import complete
 
 OLDEST_VERSION: Final = 150_000
 NEWEST_VERSION: Final = 18
@@ -174,10 +174,9 @@ def judge_clock(whose: str, told: float, asked: float, answered: float) -> list[
 def _replication(settings: Settings, facts: _Facts, *, slot_exists: bool) -> Iterator[Finding]:
     """Opens a replication session and makes a slot that lives no longer than it."""
     try:
-        url = conninfo.make_conninfo(
+        url = complete(
             settings.require_replication(),
             replication="database",
-            connect_timeout=CONNECT_TIMEOUT_S,
             # A slot is ready when the transactions of that moment have ended; a check does not wait for them.
             options=f"-c lock_timeout={_SLOT_TIMEOUT_MS}",
         )

@@ -1,10 +1,12 @@
 """The slot never grows without an alarm: looks at it now and then, exports what it sees, and says who holds it.
 
-A slot that stands still fills the server's disk, or loses its WAL, so whoever can mend it must hear of it in time.
+A slot that stands still fills the server's disk, or loses its WAL, so whoever can mend it must hear of it in time:
+above all while the stream cannot run, because Kafka is away or another process is the writer.
 """
 
 from __future__ import annotations
 
+import asyncio
 import math
 import time
 from collections.abc import Callable
@@ -14,6 +16,7 @@ import psycopg
 
 from projector.cdc.health import Health, duration, sample, size
 from projector.config import Settings
+from projector.errors import DatabaseUnavailableError, NotMigratedError
 from projector.logging import get
 from projector.metrics import (
     CDC_OLDEST_TRANSACTION,
@@ -23,22 +26,31 @@ from projector.metrics import (
     CDC_SLOT_SECONDS,
     CDC_SLOT_WAL_STATUS,
 )
+from projector.sql.connection import connect
 
+LOOK_S: Final = 5.0
 REMIND_S: Final = 600.0
 STANDING_S: Final = 60.0
 """The time left counts only for a slot that stands: so long, or as long as it has left."""
 
 _WELL: Final = 0.8
 """A limit counts as crossed until the figure is well below it, so that one that wavers is told once."""
+_QUERY_TIMEOUT_S: Final = 10.0
+_BLIND_S: Final = 30.0
+"""A database that is away is for the stream to tell; that nobody looks at the slot is told after so long."""
 _STATUSES: Final = ("reserved", "extended", "unreserved", "lost", "missing")
+
+_GONE: Final = "it keeps no more WAL; `projector run cdc` makes a new one and publishes the gap out of the table"
 
 log = get("guardian")
 
 
 class Guardian:
-    """Watches one slot. Call `watch` every few seconds; it asks one query each time."""
+    """Watches one slot, through as many sessions of the stream as there are: what it has told, and since when the slot
+    has stood, must outlive them. `run` looks every few seconds, with one query each time."""
 
     def __init__(self, settings: Settings, clock: Callable[[], float] = time.monotonic) -> None:
+        self._settings = settings
         self._slot = settings.slot_name
         self._warn_bytes = settings.slot_warn_bytes
         self._warn_s = settings.slot_warn_s
@@ -47,6 +59,26 @@ class Guardian:
         self._told: frozenset[str] = frozenset()
         self._told_at = 0.0
 
+    async def run(self) -> None:
+        """Watches for ever, over a connection of its own, which it opens again when it fails."""
+        seen_at, told = self._clock(), False
+        while True:
+            try:
+                conn = await connect(self._settings, "projector_cdc")
+                try:
+                    while True:
+                        async with asyncio.timeout(_QUERY_TIMEOUT_S):
+                            await self.watch(conn)
+                        seen_at, told = self._clock(), False
+                        await asyncio.sleep(LOOK_S)
+                finally:
+                    await conn.close()
+            except (psycopg.Error, DatabaseUnavailableError, NotMigratedError, TimeoutError) as error:
+                if not told and self._clock() - seen_at >= _BLIND_S:
+                    told = True
+                    log.warning("cannot look at the slot", slot=self._slot, error=str(error) or type(error).__name__)
+            await asyncio.sleep(LOOK_S)
+
     async def watch(self, conn: psycopg.AsyncConnection[Any]) -> Health | None:
         """Looks once and observes what it saw; None when the slot does not exist. Raises psycopg.Error."""
         self._previous = await sample(conn, self._slot, self._previous)
@@ -54,16 +86,18 @@ class Guardian:
         return self._previous
 
     def observe(self, health: Health | None) -> None:
-        """Exports the figures; warns when a limit is crossed and every ten minutes then, tells when all is well again.
+        """Exports the figures; warns when a limit is crossed and every ten minutes then, tells when that is over.
 
         A holder that shows only later (one has to look for a while to see that a reader confirms nothing) is told too.
         """
         export(health)
         alarms = {} if health is None else self.alarms(health)
         if health is None or not alarms:
-            if self._told:
-                log.info("slot is well again", slot=self._slot, **({} if health is None else _figures(health)))
-            self._told = frozenset()
+            told, self._told = self._told, frozenset()
+            if told and health is None:
+                log.warning("slot that needed attention is gone", slot=self._slot, remedy=_GONE)
+            elif told and health is not None:
+                log.info("slot is well again", slot=self._slot, **_figures(health))
             return
         kinds = frozenset(alarms).union(holder.kind for holder in health.holders)
         if not kinds <= self._told or self._clock() - self._told_at >= REMIND_S:
@@ -102,20 +136,21 @@ class Guardian:
 
 
 def export(health: Health | None) -> None:
-    """Sets the slot's metrics; limits that do not exist are +Inf, so that `< limit` never fires for them."""
+    """Sets the slot's metrics; limits that do not exist are +Inf, so that `< limit` never fires for them.
+
+    A slot that does not exist keeps nothing, waits for nobody and has no limits; its status tells.
+    """
     status = "missing" if health is None else health.wal_status
     for known in _STATUSES:
         CDC_SLOT_WAL_STATUS.labels(known).set(known == status)
-    if health is None:
-        CDC_SLOT_ACTIVE.set(0)
-        CDC_SLOT_RETAINED.set(0)
-        return
-    left = health.seconds_to_invalidation
-    CDC_SLOT_ACTIVE.set(health.active_pid is not None)
-    CDC_SLOT_RETAINED.set(health.retained_bytes)
-    CDC_SLOT_SAFE.set(math.inf if health.safe_bytes is None else health.safe_bytes)
+    left = None if health is None else health.seconds_to_invalidation
+    safe = None if health is None else health.safe_bytes
+    transaction = None if health is None else health.transaction
+    CDC_SLOT_ACTIVE.set(health is not None and health.active_pid is not None)
+    CDC_SLOT_RETAINED.set(0 if health is None else health.retained_bytes)
+    CDC_SLOT_SAFE.set(math.inf if safe is None else safe)
     CDC_SLOT_SECONDS.set(math.inf if left is None else left)
-    CDC_OLDEST_TRANSACTION.set(0 if health.transaction is None else health.transaction.seconds)
+    CDC_OLDEST_TRANSACTION.set(0 if transaction is None else transaction.seconds)
 
 
 def _figures(health: Health) -> dict[str, Any]:

@@ -30,6 +30,9 @@ async def start_producer(settings: Settings) -> AIOKafkaProducer:
     )
     try:
         await producer.start()
+    except asyncio.CancelledError:
+        await stop_producer(producer)
+        raise
     except KafkaError as error:
         await stop_producer(producer)
         raise await explain_failure(settings, error, "cannot start to produce") from error

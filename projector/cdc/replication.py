@@ -9,14 +9,14 @@ from collections.abc import Callable
 from typing import Any
 
 import psycopg
-from psycopg import conninfo, errors, sql
+from psycopg import errors, sql
 from psycopg.pq import ExecStatus
 
 from projector.cdc.wire import KEEPALIVE, XLOG_DATA, XLOG_HEADER, Keepalive, parse_keepalive, standby_status
 from projector.config import Settings
 from projector.errors import MalformedMessageError, PublicationMissedError, ReplicationError
 from projector.metrics import CDC_STATUS_UPDATES
-from projector.sql.connection import CONNECT_TIMEOUT_S, explain_failure
+from projector.sql.connection import complete, explain_failure
 
 # How values are printed is ours to say: `rows` relies on it.
 _OPTIONS = "-c timezone=UTC -c datestyle=ISO -c client_encoding=UTF8 -c statement_timeout=0"
@@ -38,12 +38,11 @@ class Replication:
         """Raises DatabaseUnavailableError, also when the login may not replicate."""
         try:
             conn = await psycopg.AsyncConnection.connect(
-                conninfo.make_conninfo(
+                complete(
                     settings.require_replication(),
                     replication="database",
                     options=_OPTIONS,
                     application_name="projector_cdc",
-                    connect_timeout=CONNECT_TIMEOUT_S,
                 ),
                 autocommit=True,
             )

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import AsyncExitStack
-from typing import Any
+from typing import NamedTuple
 
-import psycopg
 from aiokafka import AIOKafkaProducer
 
 from projector.cdc import dead_letters, fill, republish
-from projector.cdc.guardian import Guardian
 from projector.cdc.heartbeat import Heartbeat
 from projector.cdc.producer import start_producer, stop_producer
 from projector.cdc.progress import Progress
@@ -27,15 +25,15 @@ from projector.cdc.translate import Translator
 from projector.cdc.visibility import Snapshot, Visibility
 from projector.cdc.writer import Writer
 from projector.config import Settings
-from projector.errors import NotMigratedError, ProjectorError, ReplicationError
+from projector.errors import NotMigratedError, ReplicationError
 from projector.log.place import lsn_text
 from projector.log.topics import Topics
 from projector.logging import get
 from projector.metrics import CDC_STREAMING
 from projector.sql.connection import connect
+from projector.waiting import alongside, unless_stopped
 
 _QUERY_TIMEOUT_S = 10
-_WATCH_S = 5.0
 _ASKED_S = 1.0
 
 log = get("cdc")
@@ -52,41 +50,33 @@ async def stream(settings: Settings, stop: asyncio.Event, reached: asyncio.Event
         await ensure_topics(settings)
         conn = await connect(settings, "projector_cdc")
         stack.push_async_callback(conn.close)
-        # Heartbeats and the guardian's look have a session of their own: transactions of two tasks must not mix.
+        # Heartbeats have a session of their own: transactions of two tasks must not mix.
         side = await connect(settings, "projector_cdc")
         stack.push_async_callback(side.close)
         await require_publication(conn, settings)
         writer = Writer(conn, settings, (await read_server(conn)).wal_sender_timeout)
         reached.set()
-        work = _work(settings, writer, side, stop, adopt, stack)
-        await _alongside(_watch(settings, side), work)
+        if await writer.acquire(stop):
+            await alongside(writer.keep(), _write(settings, writer, side, stop, adopt, stack))
 
 
-async def _watch(settings: Settings, side: Connection) -> None:
-    """Looks at the slot for ever, also while this process only waits to be the writer."""
-    guardian = Guardian(settings)
-    told = False
-    while True:
-        try:
-            await guardian.watch(side)
-        except psycopg.ProgrammingError as error:
-            # A server that shows less than others is no reason not to stream.
-            if not told:
-                log.warning("cannot look at the slot", error=str(error))
-            told = True
-        await asyncio.sleep(_WATCH_S)
+class _Ready(NamedTuple):
+    """All that a session needs before it writes its first record."""
+
+    published: Published
+    replication: Replication
+    source: Source
+    producer: AIOKafkaProducer
 
 
-async def _work(
-    settings: Settings,
-    writer: Writer,
-    side: Connection,
-    stop: asyncio.Event,
-    adopt: bool,
-    stack: AsyncExitStack,
-) -> None:
-    if await writer.acquire(stop):
-        await _alongside(writer.keep(), _write(settings, writer, side, stop, adopt, stack))
+async def _prepare(settings: Settings, conn: Connection, adopt: bool, stack: AsyncExitStack) -> _Ready:
+    published = await require_publication(conn, settings)
+    replication = await Replication.connect(settings)
+    stack.push_async_callback(replication.close)
+    source = await ensure_source(conn, replication, settings, published, await read_tails(settings), adopt=adopt)
+    producer = await start_producer(settings)
+    stack.push_async_callback(stop_producer, producer)
+    return _Ready(published, replication, source, producer)
 
 
 async def _write(
@@ -97,13 +87,11 @@ async def _write(
     adopt: bool,
     stack: AsyncExitStack,
 ) -> None:
-    conn = writer.conn
-    published = await require_publication(conn, settings)
-    replication = await Replication.connect(settings)
-    stack.push_async_callback(replication.close)
-    source = await ensure_source(conn, replication, settings, published, await read_tails(settings), adopt=adopt)
-    producer = await start_producer(settings)
-    stack.push_async_callback(stop_producer, producer)
+    # It may wait for as long as others keep a transaction open, and like a kill, its end leaves nothing to mend.
+    ready = await unless_stopped(_prepare(settings, writer.conn, adopt, stack), stop)
+    if ready is None:
+        return
+    published, replication, source, producer = ready
     if not await fill.run_all(settings, source.generation, producer, writer, stop):
         return
     if not await start_when_free(replication, settings, stop):
@@ -111,7 +99,7 @@ async def _write(
     pump, heartbeat = await _assemble(settings, writer, side, replication, producer, source)
     CDC_STREAMING.set(1)
     try:
-        await _alongside(_until_asked(settings, side, source, published), _alongside(heartbeat.run(), pump.run(stop)))
+        await alongside(_until_asked(settings, side, source, published), alongside(heartbeat.run(), pump.run(stop)))
     finally:
         CDC_STREAMING.set(0)
 
@@ -199,19 +187,3 @@ async def _assemble(
         tails=len(tails.places),
     )
     return pump, heartbeat
-
-
-async def _alongside(companion: Any, work: Any) -> None:
-    """Awaits `work` with `companion` beside it, which never ends by itself; raises whichever failure came first."""
-    beside = asyncio.ensure_future(companion)
-    main = asyncio.ensure_future(work)
-    try:
-        await asyncio.wait({beside, main}, return_when=asyncio.FIRST_COMPLETED)
-        if not main.done():
-            beside.result()
-            raise ProjectorError("a task that keeps the session alive has ended")
-        main.result()
-    finally:
-        for task in (beside, main):
-            task.cancel()
-        await asyncio.gather(beside, main, return_exceptions=True)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from itertools import chain, repeat
 
 from psycopg import errors, sql
 
 from projector import crash
 from projector.cdc import fill
 from projector.cdc.fill import Plan
+from projector.cdc.health import sample
 from projector.cdc.replication import Replication
 from projector.cdc.server import Connection, read_slot
 from projector.config import Settings
@@ -19,9 +21,11 @@ from projector.log.place import lsn_text, parse_lsn
 from projector.log.watermark import Ends
 from projector.logging import get
 from projector.sql import query
-from projector.waiting import pause
+from projector.waiting import alongside, pause
 
 RETRY_S = 0.5
+TELL_S = 5.0
+REMIND_S = 60.0
 FIRST_WITH_FAILOVER = 170_000
 
 log = get("cdc")
@@ -37,12 +41,14 @@ async def create_slot(
     name = settings.slot_name
     await conn.execute(query("cdc/slot_wanted"), [generation])
     crash.point("cdc.before_slot")
-    if await read_slot(conn, name) is not None:
+    if (slot := await read_slot(conn, name)) is not None:
         # WAIT: a reader that was paused may still hold it, until the server gives that up.
+        if slot.active_pid is not None:
+            log.info("slot is active in another session; waiting to drop it", slot=name, pid=slot.active_pid)
         await replication.conn.execute(sql.SQL("DROP_REPLICATION_SLOT {} WAIT").format(sql.Identifier(name)))
     failover = replication.conn.info.server_version >= FIRST_WITH_FAILOVER
     options = "SNAPSHOT 'export', FAILOVER" if failover else "SNAPSHOT 'export'"
-    lsn, snapshot = await _create(replication, name, "", options)
+    lsn, snapshot = await _create(conn, replication, name, "", options)
     crash.point("cdc.after_slot_before_recorded")
     async with _in_snapshot(conn, snapshot):
         await conn.execute(query("cdc/drop_fills"), [generation])
@@ -62,7 +68,7 @@ async def add_apps(
     transaction is left that began before the publication named these apps.
     """
     name = f"{settings.slot_name[:50]}_added_apps"
-    lsn, snapshot = await _create(replication, name, "TEMPORARY", "SNAPSHOT 'export'")
+    lsn, snapshot = await _create(conn, replication, name, "TEMPORARY", "SNAPSHOT 'export'")
     try:
         async with _in_snapshot(conn, snapshot):
             await fill.lay_out(conn, generation, plan, lsn, ends)
@@ -72,13 +78,18 @@ async def add_apps(
     log.info("apps added", apps=plan.apps, lsn=lsn_text(lsn))
 
 
-async def _create(replication: Replication, name: str, kind: str, options: str) -> tuple[int, str]:
-    """Returns the slot's consistent point and the snapshot of just before it."""
+async def _create(conn: Connection, replication: Replication, name: str, kind: str, options: str) -> tuple[int, str]:
+    """Returns the slot's consistent point and the snapshot of just before it.
+
+    The server waits until every transaction has ended that writes now. It drops the slot when this is cancelled.
+    """
     create = sql.SQL("CREATE_REPLICATION_SLOT {} {} LOGICAL pgoutput ({})").format(
         sql.Identifier(name), sql.SQL(kind), sql.SQL(options)
     )
+    log.info("creating the slot", slot=name)
     try:
-        row = await (await replication.conn.execute(create)).fetchone()
+        cursor = await alongside(_tell_what_it_waits_for(conn, name), replication.conn.execute(create))
+        row = await cursor.fetchone()
     except errors.InsufficientPrivilege as error:
         raise PrivilegeError(f"this login may not create a slot: {error.diag.message_primary}") from error
     except errors.ConfigurationLimitExceeded as error:
@@ -88,6 +99,23 @@ async def _create(replication: Replication, name: str, kind: str, options: str) 
     if row is None:
         raise ReplicationError("the server created no slot")
     return parse_lsn(row[1]), row[2]
+
+
+async def _tell_what_it_waits_for(conn: Connection, name: str) -> None:
+    """For as long as the slot is being created; it is there to be looked at from the beginning."""
+    health = None
+    for again_s in chain([TELL_S], repeat(REMIND_S)):
+        await asyncio.sleep(again_s)
+        health = await sample(conn, name, health)
+        for holder in [] if health is None else health.holders:
+            if holder.kind == "transaction":
+                log.warning(
+                    "the slot's creation waits for an open transaction",
+                    slot=name,
+                    waits_for=holder.what,
+                    remedy=holder.remedy,
+                    pid=holder.pid,
+                )
 
 
 @asynccontextmanager

@@ -37,7 +37,7 @@ class Writer:
 
     async def acquire(self, stop: asyncio.Event) -> bool:
         """Waits until no other session holds the lock; False when `stop` was set meanwhile."""
-        await self.conn.execute(query("cdc/idle_timeout"), [f"{round(self.timeout * 1000)}ms"])
+        await self.conn.execute(query("cdc/idle_timeout"), {"timeout": f"{round(self.timeout * 1000)}ms"})
         waiting = False
         while not stop.is_set():
             row = await (await self.conn.execute(query("cdc/writer_lock"), [self._slot])).fetchone()

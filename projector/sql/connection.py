@@ -20,7 +20,15 @@ STREAM_ROLES: Final[tuple[StreamRole, ...]] = get_args(StreamRole)
 CONTENT_ROLE: Final = "projector_content"
 """Of people who may read what users wrote: `projector migrate` gives it to nobody."""
 
-CONNECT_TIMEOUT_S = 10
+DEFAULTS: Final = {
+    "connect_timeout": 10,
+    "keepalives_idle": 10,
+    "keepalives_interval": 10,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 40_000,
+}
+"""Of libpq, in seconds, the last in ms, where a URL does not say otherwise. A server that vanished without a word is
+noticed after 40 s, both by who waits for its answer and by who sends: less than its own `wal_sender_timeout`."""
 # Planner and sink hold locks over several statements, which a process that stands still must not keep from the others.
 IDLE_IN_TRANSACTION_S: Final[dict[Role, int]] = {"projector_planner": 30, "projector_sink": 30}
 # As everywhere else here: a number of more than 64 bits is a double, and not an integer that cannot be written again.
@@ -39,6 +47,7 @@ _REMEDIES: Final = (
     ("requires a valid client certificate", f"set sslcert and sslkey in {_URLS}"),
     ("certificate authentication failed", f"the name (CN) in the certificate of sslcert must be the user in {_URLS}"),
     ("unknown ca", f"let the server know the authority (ssl_ca_file) of the sslcert in {_URLS}"),
+    ("max_wal_senders", "end a session of pg_stat_replication that nobody needs, or raise max_wal_senders and restart"),
     ("certificate file", f"correct sslcert in {_URLS}"),
     ("private key file", f"correct sslkey in {_URLS}, and let nobody else read the file (chmod 600)"),
 )
@@ -47,12 +56,18 @@ _REMEDIES: Final = (
 def role_conninfo(settings: Settings, role: Role) -> str:
     """The connection string of a session that has entered `role`."""
     idle_s = IDLE_IN_TRANSACTION_S.get(role, 0)
-    return conninfo.make_conninfo(
+    return complete(
         settings.require_database(),
         options=f"-c role={role} -c timezone=UTC -c idle_in_transaction_session_timeout={idle_s}s",
         application_name=role,
-        connect_timeout=CONNECT_TIMEOUT_S,
     )
+
+
+def complete(url: str, **parameters: str) -> str:
+    """A connection string of `url` with these parameters of libpq in place of its own, and DEFAULTS behind its own."""
+    named = conninfo.conninfo_to_dict(url)
+    defaults = {name: value for name, value in DEFAULTS.items() if name not in named}
+    return conninfo.make_conninfo(url, **defaults, **parameters)
 
 
 def explain_failure(error: psycopg.Error, role: Role | None = None) -> DatabaseUnavailableError | NotMigratedError:
@@ -104,6 +119,6 @@ def connect_admin(settings: Settings) -> psycopg.Connection[tuple[Any, ...]]:
 
 def _connect_as_login(url: str) -> psycopg.Connection[tuple[Any, ...]]:
     try:
-        return psycopg.connect(url, autocommit=True, connect_timeout=CONNECT_TIMEOUT_S)
+        return psycopg.connect(complete(url), autocommit=True)
     except psycopg.OperationalError as error:
         raise explain_failure(error) from error

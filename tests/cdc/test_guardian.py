@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import math
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from importlib.resources import files
@@ -212,6 +214,48 @@ async def test_an_invalidated_slot_is_told_with_its_reason(watched: Settings, ad
     assert metric("slot_seconds_to_invalidation") == 0
 
 
+async def test_a_slot_that_somebody_dropped_is_called_gone_and_not_well(
+    watched: Settings, admin: psycopg.Connection[Any]
+) -> None:
+    guardian = Guardian(watched)
+    with psycopg.connect(watched.admin_url) as forgotten:
+        forgotten.execute("select pg_current_xact_id()")
+        await asyncio.sleep(0.2)
+        async with await connect(watched, "projector_cdc") as conn:
+            write_wal(admin)
+            await guardian.watch(conn)
+            assert (metric("oldest_transaction_seconds") or 0) > 0
+            admin.execute("select pg_drop_replication_slot(%s)", [watched.slot_name])
+            with capture_logs() as logs:
+                await guardian.watch(conn)
+                await guardian.watch(conn)
+    assert [(line["event"], line["log_level"]) for line in logs] == [("slot that needed attention is gone", "warning")]
+    assert metric("slot_wal_status", status="missing") == 1
+    assert (metric("slot_retained_bytes"), metric("oldest_transaction_seconds")) == (0, 0)
+    assert metric("slot_safe_bytes") == metric("slot_seconds_to_invalidation") == math.inf
+
+
+async def test_a_guardian_whose_session_is_ended_looks_again(
+    watched: Settings, admin: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("projector.cdc.guardian.LOOK_S", 0.1)
+    watching = asyncio.create_task(Guardian(watched).run())
+    mine = "select pid from pg_stat_activity where application_name = 'projector_cdc' and datname = %s"
+    try:
+        async with asyncio.timeout(20):
+            for _ in range(2):
+                while (row := admin.execute(mine, [watched.slot_name]).fetchone()) is None:
+                    await asyncio.sleep(0.05)
+                admin.execute("select pg_terminate_backend(%s, 5000)", row)
+            write_wal(admin)
+            while (metric("slot_retained_bytes") or 0) < 2 * SMALL:
+                await asyncio.sleep(0.05)
+        assert not watching.done()
+    finally:
+        watching.cancel()
+        await asyncio.gather(watching, return_exceptions=True)
+
+
 async def test_a_slot_that_does_not_exist_has_no_health(settings: Settings) -> None:
     async with await connect(settings, "projector_cdc") as conn:
         assert await Guardian(settings).watch(conn) is None
@@ -293,6 +337,16 @@ def test_a_prepared_transaction_is_ended_by_its_name() -> None:
 def test_limits_that_do_not_exist_are_infinite_in_the_metrics() -> None:
     Guardian(Settings()).observe(HEALTHY._replace(safe_bytes=None))
     assert metric("slot_safe_bytes") == metric("slot_seconds_to_invalidation") == math.inf
+
+
+def test_a_process_that_does_not_look_raises_no_alarm() -> None:
+    code = (
+        "import projector.metrics; from prometheus_client import REGISTRY;"
+        "print([REGISTRY.get_sample_value('projector_cdc_slot_' + name) for name in"
+        " ('seconds_to_invalidation', 'safe_bytes', 'retained_bytes')])"
+    )
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert told.stdout.strip() == "[inf, inf, 0.0]"
 
 
 def test_sizes_and_durations_are_read_at_a_glance() -> None:

@@ -8,9 +8,13 @@ from collections import Counter
 
 import psycopg
 import pytest
+from structlog.testing import capture_logs
 
 from projector.cdc.tail import read_tails
+from projector.cdc.writer import Writer
 from projector.log.topics import Topics
+from projector.sql.connection import connect
+from streams.cdc import passes
 from tests.cdc.support import (
     Record,
     confirmed_beyond,
@@ -123,6 +127,39 @@ async def test_a_stream_that_was_paused_writes_nothing_that_its_successor_wrote(
             insert(conn, record_id="last")
             records = await read_until(settings, 52)
     assert len({r.place for r in records}) == len(records) == 52
+
+
+async def test_a_server_that_takes_no_writes_for_a_while_is_waited_for(settings, conn) -> None:
+    async with running(settings):
+        written = [insert(conn)]
+        await read_until(settings, 1)
+        conn.execute(f"alter database {settings.slot_name} set default_transaction_read_only = on")
+        with capture_logs() as logs:
+            conn.execute(
+                "select pg_terminate_backend(pid) from pg_stat_activity"
+                " where datname = current_database() and usename = 'projector'"
+            )
+            async with asyncio.timeout(20):
+                while not any(line.get("reason") == "ReadOnlySqlTransaction" for line in logs):
+                    await asyncio.sleep(0.05)
+        conn.execute(f"alter database {settings.slot_name} reset default_transaction_read_only")
+        written.append(insert(conn))
+        await read_until(settings, 2)
+    check(await read(settings), written)
+
+
+async def test_a_writer_that_was_paused_in_a_transaction_loses_its_lock(settings) -> None:
+    async with (
+        await connect(settings, "projector_cdc") as held,
+        await connect(settings, "projector_cdc") as waiting,
+    ):
+        assert await Writer(held, settings, 1.0).acquire(asyncio.Event())
+        await held.execute("begin")
+        async with asyncio.timeout(5):
+            assert await Writer(waiting, settings, 1.0).acquire(asyncio.Event())
+        with pytest.raises(psycopg.Error) as caught:
+            await held.execute("select")
+        assert passes(caught.value)
 
 
 async def test_tails_name_the_last_place_of_each_partition(settings, conn) -> None:
