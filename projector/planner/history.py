@@ -46,8 +46,13 @@ def _capped(iterations: list[Any], now: str) -> Iterator[Any]:
             pass
         elif isinstance(archived_at := iteration.get("archivedAt"), str) and archived_at:  # as the fold reads it
             continue
-        elif iteration.get("overallStatus") in _DECIDED or age >= UNDECIDED_KEPT or size > UNDECIDED_BYTES:
+        elif _is_decided(iteration) or age >= UNDECIDED_KEPT or size > UNDECIDED_BYTES:
             yield {**iteration, "archivedAt": now}
             continue
         later = size
         yield iteration
+
+
+def _is_decided(iteration: dict[str, Any]) -> bool:
+    status = iteration.get("overallStatus")
+    return isinstance(status, str) and status in _DECIDED

@@ -124,7 +124,7 @@ async def _dropped(conn: Connection, mission: dict[str, str], shown: list[Any], 
     cursor = conn.cursor(row_factory=class_row(Dropped))
     await cursor.execute(query("planner/dropped"), mission | {"most": MOST_RESTORES, "rest_s": rest_s})
     # The view may be behind the log, which has the last word on what devices show.
-    known = {iteration.get("id") for iteration in shown if isinstance(iteration, dict)}
+    known = {key for iteration in shown if isinstance(iteration, dict) and isinstance(key := iteration.get("id"), str)}
     return _at_once([found for found in await cursor.fetchall() if found.iteration["id"] not in known])
 
 

@@ -210,6 +210,12 @@ class Writer:
                 metrics.WRITEBACK_REFUSED.inc()
                 # Never its text, which may hold the row.
                 log.error("the database refused a change of ours", mission=mission_id, code=error.sqlstate)
+            except RowSecurityError:
+                raise
+            except Exception as error:
+                metrics.WRITEBACK_REFUSED.inc()
+                # Nor this one's.
+                log.error("a mission cannot be written to", mission=mission_id, error=type(error).__name__)
             moved(WRITER)
         return written
 

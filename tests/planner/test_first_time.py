@@ -142,6 +142,16 @@ async def test_one_that_the_database_refuses_keeps_no_other_from_its_time(world:
     assert {row["record_id"] for row in world.ours()} == {"m1", "m3"}
 
 
+async def test_one_whose_row_cannot_be_read_keeps_no_other_from_its_time(world: World, writer: Writer):
+    for mission in ("m1", "m2", "m3"):
+        await world.mission(mission=mission, cadence=NINE, nextRunAt=None)
+    world.admin.execute("update mana_ai.mission_snapshots_1 set state = '{}' where mission_id = 'm2'")
+    before = REGISTRY.get_sample_value("mana_ai_writeback_refused_total") or 0.0
+    assert await writer.give_first_times() == 2
+    assert REGISTRY.get_sample_value("mana_ai_writeback_refused_total") == before + 1
+    assert {row["record_id"] for row in world.ours()} == {"m1", "m3"}
+
+
 async def test_what_changed_before_the_view_shows_it_counts(world: World, writer: Writer):
     await world.mission(cadence=NINE, nextRunAt=None)
     await world.edit(state="paused", seen=False)

@@ -156,6 +156,20 @@ async def test_the_stamp_beats_what_a_clock_ahead_wrote(world: World):
     assert [i["id"] for i in shown["iterations"]] == ["x", str(run["iteration_id"])]
 
 
+async def test_a_stamp_that_no_later_one_can_beat_is_beaten_by_the_later_row(world: World):
+    await world.mission()
+    run = await planned(world)
+    world.change(
+        "u1", "aiMissions", "m1", "update", {"iterations": [{"id": "x"}]}, stamp=datetime.max.replace(tzinfo=UTC)
+    )
+    assert await write(world, run) == "written"
+    (row,) = world.ours()
+    assert row["field_meta"]["iterations"] == "9999-12-31T23:59:59.999Z"
+    await world.catch_up()
+    shown = world.admin.execute("select record from mana_ai.mission_snapshots").fetchone()[0]
+    assert [i["id"] for i in shown["iterations"]] == ["x", str(run["iteration_id"])]
+
+
 async def test_the_stamp_is_the_servers_clock_otherwise(world: World):
     await world.mission()
     await write(world, await planned(world))
