@@ -95,25 +95,28 @@ class Writer:
             log.warning("cannot write now", run=str(run_id), error=str(error))
         except PlanVersionError as error:
             log.error("a plan of another version", run=str(run_id), reason=error.message)
-            async with self._pool.connection() as conn:
-                await postpone(conn, run_id, user_id, reason=error.message, pace=self._pace)
+            await self._postpone(run_id, user_id, error.message)
         except psycopg.Error as error:
             metrics.WRITEBACK_REFUSED.inc()
             # Never its text, which may hold the row.
             log.error("the database refused a plan", run=str(run_id), code=error.sqlstate)
-            async with self._pool.connection() as conn:
-                await postpone(
-                    conn, run_id, user_id, reason=f"the database refused the plan: {error.sqlstate}", pace=self._pace
-                )
+            await self._postpone(run_id, user_id, f"the database refused the plan: {error.sqlstate}")
         except RowSecurityError:
             raise
         except Exception as error:
             # One plan is never in the way of the others'. The text is not logged: it may hold the row's.
             metrics.WRITEBACK_REFUSED.inc()
             log.error("a plan cannot be written", run=str(run_id), error=type(error).__name__)
+            await self._postpone(run_id, user_id, f"internal fault: {type(error).__name__}")
+
+    async def _postpone(self, run_id: UUID, user_id: str, reason: str) -> None:
+        try:
             async with self._pool.connection() as conn:
-                reason = f"internal fault: {type(error).__name__}"
                 await postpone(conn, run_id, user_id, reason=reason, pace=self._pace)
+        except psycopg.Error as error:
+            # The next sweep finds the plan as it is.
+            metrics.PLANNER_DATABASE_ERRORS.inc()
+            log.warning("cannot postpone a plan now", run=str(run_id), code=error.sqlstate)
 
     async def _write_all(self, plans: Sequence[tuple[UUID, str]]) -> Sequence[PlanVersionError | None]:
         if await are_stopped(self._ledger, self._day_cap):

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 from datetime import UTC, datetime, timedelta
+from uuid import uuid4
 from zoneinfo import ZoneInfo
 
 import psycopg
@@ -377,3 +378,17 @@ async def test_a_plan_that_the_database_refuses_keeps_no_other_from_being_writte
             while {run["decision"] for run in world.runs()} != {"ran", "write-refused"}:
                 await asyncio.sleep(0.02)
     assert sorted(row["user_id"] for row in world.ours()) == ["u1", "u3"]
+
+
+async def test_a_plan_that_can_be_neither_written_nor_postponed_now_is_written_later(world: World, settings: Settings):
+    await world.mission()
+    run = await planned(world)
+    async with pool(settings, "projector_sink", size=1) as connections:
+        writer = Writer(settings, connections, world.pool)
+        world.admin.execute("revoke update on mana_ai.mission_runs from projector_sink")
+        assert await writer.sweep() == 1
+        assert world.run()["refused_writes"] == 0
+        world.admin.execute("grant update on mana_ai.mission_runs to projector_sink")
+        await writer.write(uuid4(), "u\0")
+        assert await writer.sweep() == 1
+    assert world.run()["change_id"] == iteration_change_id(run["iteration_id"])
