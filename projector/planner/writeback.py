@@ -143,9 +143,12 @@ async def _read(conn: Connection, locked: Sequence[tuple[UUID, str, StoredPlan]]
     for run_id, user_id, run in locked:
         if not alone:
             await become(conn, user_id)
-        now = await ask_now(conn, {"user_id": user_id, "mission_id": run.mission_id})
-        asked.append((run_id, user_id, run, now))
-    return [_Writing(run_id, user_id, run, await read_now(now)) for run_id, user_id, run, now in asked]
+        mission = {"user_id": user_id, "mission_id": run.mission_id}
+        asked.append((run_id, run, mission, await ask_now(conn, mission)))
+    return [
+        _Writing(run_id, mission["user_id"], run, await read_now(conn, mission, cursor))
+        for run_id, run, mission, cursor in asked
+    ]
 
 
 async def _write(conn: Connection, one: _Writing, zone: ZoneInfo, pace: Pace) -> None:
