@@ -264,10 +264,10 @@ def _is(iteration: object, iteration_id: UUID) -> bool:
 
 
 def _following(record: Record, due_at: datetime, now: datetime, zone: ZoneInfo, *, rest: timedelta) -> Following:
-    """The mission's next time, `rest` away at least."""
+    """The mission's next time, `rest` away at least unless a device has chosen it since this one was due."""
     shown = _shown_time(record)
-    if shown is not None and shown > max(now, due_at):
-        # A device has moved the mission on while it was planned.
+    if shown is not None and shown > due_at:
+        # Also one that has passed by now: whoever sets a mission to run at once wants what they have edited to count.
         return Following(format_instant(from_datetime(shown)))
     try:
         following = next_run(record.fields.get("cadence"), max(now, due_at) + rest, zone, slot=due_at)

@@ -266,6 +266,25 @@ async def test_a_time_that_a_device_chose_meanwhile_stays(world: World):
     assert world.ours()[0]["data"]["nextRunAt"] == chosen
 
 
+async def test_a_mission_that_was_set_to_run_at_once_while_it_was_planned_runs_once_more(world: World):
+    due = await world.mission()
+    run = await planned(world)
+    at_once = due + HOUR / 2
+    await world.edit(objective="Gieße nur die Kakteen", nextRunAt=iso_ms(at_once))
+    await write(world, run)
+    assert world.ours()[-1]["data"]["nextRunAt"] == iso_ms(at_once)
+    await world.catch_up()
+    again = await world.claimed()
+    assert again.due_at == at_once
+    await world.ledger().store_plan(again, PLAN, sweep_after_s=0)
+    await world.edit(nextRunAt=iso_ms(at_once))  # repeated by a device: the time that this run was for
+    await write(world, world.run(run_id=again.run_id))
+    assert datetime.fromisoformat(world.ours()[-1]["data"]["nextRunAt"]) > datetime.now(UTC)
+    await world.catch_up()
+    assert await world.open() == 0
+    assert len(world.runs()) == 2
+
+
 async def test_a_message_that_names_another_user_writes_nothing(world: World):
     await world.mission()
     run = await planned(world)
