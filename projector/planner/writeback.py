@@ -21,7 +21,7 @@ from projector.log.ids import iteration_change_id
 from projector.logging import get
 from projector.planner.backoff import rest_s, rewrite_s
 from projector.planner.cadence import InvalidCadence, next_run
-from projector.planner.foreground import ran_in_foreground
+from projector.planner.foreground import ran_in_foreground, runs_in_foreground
 from projector.planner.history import capped
 from projector.planner.iteration import iteration_of
 from projector.planner.ledger import Connection
@@ -32,9 +32,10 @@ from projector.planner.versions import refusal_of_plan
 from projector.planner.zones import zone_of
 from projector.sql import query
 
-Result = Literal["written", "refused", "nothing-to-do"]
+Result = Literal["written", "refused", "postponed", "nothing-to-do"]
 
 SWEEP_BATCH = 100
+_TOLD = {"written": "written", "refused": "plan refused", "postponed": "plan postponed"}
 
 log = get("sink")
 
@@ -84,7 +85,7 @@ class _Writing:
     run: StoredPlan
     now: MissionNow
     decision: str = ""
-    refused: bool = False
+    result: Result = "written"
 
 
 async def write_back(
@@ -117,8 +118,8 @@ async def write_back(
         metrics.AGENT_DECISIONS.labels(decision=one.decision).inc()
         if one.decision == "ran":
             metrics.PLANS_WRITTEN_BACK.inc()
-        log.info("plan refused" if one.refused else "written", run=str(one.run_id), decision=one.decision)
-        results[one.run_id, one.user_id] = "refused" if one.refused else "written"
+        log.info(_TOLD[one.result], run=str(one.run_id), decision=one.decision)
+        results[one.run_id, one.user_id] = one.result
     return [results.get(plan, "nothing-to-do") for plan in plans]
 
 
@@ -156,7 +157,7 @@ async def _write(conn: Connection, one: _Writing, zone: ZoneInfo, pace: Pace) ->
     record = derive(now.state)
     refusal = _refusal(record, run) if now.in_log else _ERASED
     if refusal is not None:
-        one.decision, one.refused = refusal.decision, True
+        one.decision, one.result = refusal.decision, "refused"
         await conn.execute(
             query("planner/refuse_plan"),
             {
@@ -166,6 +167,11 @@ async def _write(conn: Connection, one: _Writing, zone: ZoneInfo, pace: Pace) ->
                 "wait_s": pace.cancelled_rest_s,
             },
         )
+        return
+    if runs_in_foreground(mission_of(record.fields), to_datetime(now.clock_us)):
+        # It may carry out what was due: how it ends decides.
+        one.decision, one.result = "skipped-foreground", "postponed"
+        await conn.execute(query("planner/postpone_plan"), {"run_id": one.run_id, "wait_s": pace.hold_for_place_s})
         return
     one.decision = "failed" if run.failed else "ran"
     change_id = iteration_change_id(run.iteration_id)
