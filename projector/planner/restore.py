@@ -87,6 +87,7 @@ async def restore(conn: Connection, user_id: str, mission_id: str, *, rest_s: fl
                 "field_meta": Jsonb({"iterations": stamp}),
                 "actor": Jsonb(MISSION_RUNNER.to_json()),
                 "origin": origin_from_actor(MISSION_RUNNER),
+                "space_id": record.space_id,
             },
         )
         row = await cursor.fetchone()

@@ -251,6 +251,7 @@ def _row(
         "field_meta": Jsonb({"iterations": stamp, "nextRunAt": stamp}),
         "actor": Jsonb(actor.to_json()),
         "origin": origin_from_actor(actor),
+        "space_id": record.space_id,
     }
 
 
