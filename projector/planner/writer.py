@@ -162,7 +162,10 @@ class Writer:
         after = ("", "")
         while given < PAGE:
             page = await self._found(partial(timeless, after=after))
-            causes = [cause_of(mission) for mission in page]
+            causes = []
+            for mission in page:
+                causes.append(cause_of(mission))
+                await asyncio.sleep(0)  # an expression may take tens of milliseconds, and a page has hundreds
             never.update(cause for cause in causes if cause is not None)
             able = [mission[:2] for mission, cause in zip(page, causes, strict=True) if cause is None]
             given += await self._each(able, partial(write_first_time, zone=self._zone))
