@@ -62,7 +62,7 @@ class Writer:
         self._restored_to = ("", "")
         self._together = Together(self._write_all, most=WRITTEN_AT_ONCE)
         self._places = asyncio.Semaphore(ANNOUNCED_AT_ONCE)
-        self._announced: set[asyncio.Task[None]] = set()
+        self._announced: set[asyncio.Task[bool]] = set()
         self._broken: BaseException | None = None
         self._stop = asyncio.Event()
 
@@ -80,19 +80,23 @@ class Writer:
         self._announced.add(task)
         task.add_done_callback(self._done)
 
-    def _done(self, task: asyncio.Task[None]) -> None:
+    def _done(self, task: asyncio.Task[bool]) -> None:
         self._places.release()
         self._announced.discard(task)
         if not task.cancelled() and task.exception() is not None:
             self._broken = task.exception()
 
-    async def write(self, run_id: UUID, user_id: str) -> None:
-        """Writes one plan. What cannot be written now waits in the ledger for `sweep`; nothing is lost."""
+    async def write(self, run_id: UUID, user_id: str) -> bool:
+        """Writes one plan. What cannot be written now waits in the ledger for `sweep`; nothing is lost.
+
+        Whether there was a database to write to, which may have refused.
+        """
         try:
             await self._together.ask((run_id, user_id))
         except psycopg.OperationalError as error:
             metrics.PLANNER_DATABASE_ERRORS.inc()
             log.warning("cannot write now", run=str(run_id), error=str(error))
+            return not _is_away(error)
         except PlanVersionError as error:
             log.error("a plan of another version", run=str(run_id), reason=error.message)
             await self._postpone(run_id, user_id, error.message)
@@ -108,6 +112,7 @@ class Writer:
             metrics.WRITEBACK_REFUSED.inc()
             log.error("a plan cannot be written", run=str(run_id), error=type(error).__name__)
             await self._postpone(run_id, user_id, f"internal fault: {type(error).__name__}")
+        return True
 
     async def _postpone(self, run_id: UUID, user_id: str, reason: str) -> None:
         try:
@@ -132,6 +137,7 @@ class Writer:
         """Writes the plans whose announcement is overdue; returns how many it tried."""
         try:
             if await are_stopped(self._ledger, self._day_cap):
+                moved(WRITER)
                 return 0
             async with self._ledger.connection() as conn:
                 waiting = await unwritten(conn)
@@ -139,6 +145,8 @@ class Writer:
             metrics.PLANNER_DATABASE_ERRORS.inc()
             log.warning("cannot look for unwritten plans", error=str(error))
             return 0
+        if not waiting:
+            moved(WRITER)
         for begin in range(0, len(waiting), WRITTEN_AT_ONCE):
             if self._stop.is_set():
                 return begin
@@ -148,9 +156,9 @@ class Writer:
         return len(waiting)
 
     async def _sweep_one(self, run_id: UUID, user_id: str) -> None:
-        await self.write(run_id, user_id)
         # Each, because a group whose plans wait for another sink's locks is tried one by one.
-        moved(WRITER)
+        if await self.write(run_id, user_id):
+            moved(WRITER)
 
     async def give_first_times(self) -> int:
         """Gives missions with a cron expression that have no time their first one; returns how many.
@@ -210,7 +218,7 @@ class Writer:
             except psycopg.OperationalError as error:
                 metrics.PLANNER_DATABASE_ERRORS.inc()
                 log.warning("cannot write now", mission=mission_id, error=str(error))
-                if error.sqlstate is None:  # not this mission's affair: there is no connection
+                if _is_away(error):  # not this mission's affair
                     break
             except psycopg.Error as error:
                 metrics.WRITEBACK_REFUSED.inc()
@@ -229,11 +237,10 @@ class Writer:
         """Sweeps, restores and gives first times until `stop`, with a pause between; then ends what is under way."""
         self._stop = stop
         restored_at = timed_at = time.monotonic()
-        with at_work(WRITER) as part:
+        with at_work(WRITER):
             while not stop.is_set():
                 if self._broken is not None:
                     raise self._broken
-                part.moved()
                 await freeze.point("sink.sweep")
                 await self.sweep()
                 if time.monotonic() - restored_at >= self._pace.restore_every_s:
@@ -244,3 +251,8 @@ class Writer:
                     timed_at = time.monotonic()
                 await pause(self._pace.poll_s, stop)
             await asyncio.gather(*self._announced, return_exceptions=True)
+
+
+def _is_away(error: psycopg.OperationalError) -> bool:
+    """Whether there is no connection; otherwise the server answered, and it is one plan's or mission's affair."""
+    return error.sqlstate is None

@@ -8,16 +8,18 @@ from zoneinfo import ZoneInfo
 import psycopg
 import pytest
 from psycopg import sql
+from psycopg_pool import AsyncConnectionPool
 
 from projector.config import Settings
 from projector.errors import RowSecurityError
 from projector.fold import parse_instant
+from projector.health.parts import part
 from projector.log.ids import iteration_change_id
 from projector.planner import writeback
 from projector.planner.iteration import iso_ms
 from projector.planner.pace import Pace
 from projector.planner.writeback import unwritten
-from projector.planner.writer import Writer
+from projector.planner.writer import WRITER, Writer
 from projector.sql import query
 from projector.sql.connection import connect, pool
 from projector.views.reload import LOG_VALUE
@@ -411,3 +413,29 @@ async def test_a_plan_that_can_be_neither_written_nor_postponed_now_is_written_l
         await writer.write(uuid4(), "u\0")
         assert await writer.sweep() == 1
     assert world.run()["change_id"] == iteration_change_id(run["iteration_id"])
+
+
+async def test_a_writer_moves_while_it_writes_or_has_nothing_to_and_not_while_none_of_it_reaches_the_database(
+    world: World, settings: Settings
+):
+    async def moves(connections: AsyncConnectionPool) -> bool:
+        stop = asyncio.Event()
+        writer = Writer(settings, connections, world.pool, Pace(poll_s=0.01))
+        sweeping = asyncio.create_task(writer.sweep_for_ever(stop))
+        async with asyncio.timeout(20):
+            await asyncio.sleep(1)
+            before = part(WRITER)._passes
+            await asyncio.sleep(1)
+            moved = part(WRITER)._passes > before
+            stop.set()
+            await sweeping
+        return moved
+
+    nobody = AsyncConnectionPool("host=127.0.0.1 port=1", min_size=0, max_size=1, timeout=0.1, open=False)
+    async with nobody, pool(settings, "projector_sink", size=1) as connections:
+        assert await moves(nobody)
+        await world.mission()
+        await planned(world)
+        assert not await moves(nobody)
+        assert await moves(connections)
+    assert world.run()["state"] == "written"
