@@ -21,8 +21,8 @@ class BadCommand(Exception):
     """A message under one of our prefixes that does not name a run and its user."""
 
 
-def key_of(content: bytes) -> bytes:
-    """The user id, UTF-8, of `{"run_id": uuid, "user_id": text}`.
+def parse(content: bytes) -> tuple[UUID, str]:
+    """The run and its user, of `{"run_id": uuid, "user_id": text}`; a text that a row can hold, and not empty.
 
     Raises BadCommand when the content is anything else.
     """
@@ -37,8 +37,12 @@ def key_of(content: bytes) -> bytes:
     run_id, user_id = command["run_id"], command["user_id"]
     if not isinstance(run_id, str) or not isinstance(user_id, str) or not user_id:
         raise BadCommand("run_id and user_id must be texts, and user_id not empty")
+    if "\0" in user_id:
+        raise BadCommand("user_id holds U+0000, which no row does")
     try:
-        UUID(run_id)
+        run = UUID(run_id)
     except ValueError:
         raise BadCommand("run_id is no UUID") from None
-    return user_id.encode()
+    if str(run) != run_id:
+        raise BadCommand("run_id is not written as the database writes a UUID")
+    return run, user_id

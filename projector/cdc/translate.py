@@ -230,11 +230,12 @@ class Translator:
             self._skip("message")
             return
         try:
-            key = commands.key_of(message.content)
+            _, user_id = commands.parse(message.content)
         except commands.BadCommand as error:
             self._skip("bad_message")
             log.warning("logical message ignored", prefix=message.prefix, lsn=lsn_text(message.lsn), reason=str(error))
             return
+        key = user_id.encode()
         ordinal, headers = self._next(begin, b"message")
         topic, lanes = route
         publisher = self._publisher

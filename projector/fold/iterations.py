@@ -22,7 +22,11 @@ from projector.fold.state import merge as merge_records
 
 ITERATIONS: Path = ("iterations",)
 MAX_ITERATIONS = 5000
-"""Of one array, the last ones, and of one mission: far beyond what fits into a message."""
+"""Of one array, the last ones, far beyond what fits into a message. Of one mission, those whose ids sort first.
+
+An id is the only thing of an iteration that no later row can change; its age is known by the rows that came so far. So
+which ones a mission with more of them keeps says nothing about their age: a new one may be left out.
+"""
 
 
 class IterationsState:

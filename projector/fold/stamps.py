@@ -112,7 +112,8 @@ def format_instant(us: int) -> str:
 def following_stamp(now_us: int, newest_us: int | None) -> int:
     """The instant of a write that must win: now, or a millisecond after the newest instant it has to beat.
 
-    Whole milliseconds, because stamps are emitted with three digits.
+    Whole milliseconds, because stamps are emitted with three digits. After the last one that there is comes none: it
+    is taken again, and the row that is the later one wins.
     """
     wanted = now_us if newest_us is None else max(now_us, newest_us + 1000)
-    return wanted // 1000 * 1000
+    return min(wanted, _LATEST_US) // 1000 * 1000

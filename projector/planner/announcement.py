@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from uuid import UUID
 
-import orjson
+from projector.cdc.commands import BadCommand, parse
 
 
-def run_of(value: bytes) -> tuple[UUID, str] | None:
-    """The run and its user; None for anything else, since whoever may write to the database can emit a message."""
+def run_of(value: bytes | None) -> tuple[UUID, str] | None:
+    """The run and its user; None for anything else, since whoever may write to the topic can put a record there."""
     try:
-        message = orjson.loads(value)
-        user_id = message["user_id"]
-        return (UUID(message["run_id"]), user_id) if isinstance(user_id, str) and user_id else None
-    except (ValueError, KeyError, TypeError, AttributeError):
+        return parse(value or b"")
+    except BadCommand:
         return None

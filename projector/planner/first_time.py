@@ -7,13 +7,13 @@ from zoneinfo import ZoneInfo
 
 from psycopg.types.json import Jsonb
 
-from projector.fold import Record, State, derive, following_stamp, format_instant
+from projector.fold import Record, derive, following_stamp, format_instant
 from projector.log.actor import MISSION_RUNNER, origin_from_actor
 from projector.log.clock import from_datetime, to_datetime
 from projector.log.ids import first_time_change_id
 from projector.planner.cadence import InvalidCadence, next_run
 from projector.planner.ledger import Connection
-from projector.planner.mission_state import enter_user, lock_mission, mission_now
+from projector.planner.mission_state import MissionNow, enter_user, lock_mission, mission_now
 from projector.planner.zones import zone_of
 from projector.sql import query
 
@@ -59,7 +59,7 @@ async def write_first_time(conn: Connection, user_id: str, mission_id: str, *, z
         except InvalidCadence:
             return False
         assert first is not None, "a cron expression that is valid names times"
-        await conn.execute(query("planner/write_mission"), _row(mission, now.state, now.clock_us, from_datetime(first)))
+        await conn.execute(query("planner/write_mission"), _row(mission, now, record, from_datetime(first)))
     return True
 
 
@@ -75,8 +75,8 @@ def _wants_one(record: Record) -> bool:
     )
 
 
-def _row(mission: dict[str, str], state: State, now_us: int, first_us: int) -> dict[str, Any]:
-    stamp_us = following_stamp(now_us, state.newest_instant([("nextRunAt",)]))
+def _row(mission: dict[str, str], now: MissionNow, record: Record, first_us: int) -> dict[str, Any]:
+    stamp_us = following_stamp(now.clock_us, now.state.newest_instant([("nextRunAt",)]))
     stamp = format_instant(stamp_us)
     return {
         "id": first_time_change_id(mission["user_id"], mission["mission_id"], stamp_us),
@@ -85,4 +85,5 @@ def _row(mission: dict[str, str], state: State, now_us: int, first_us: int) -> d
         "field_meta": Jsonb({"nextRunAt": stamp}),
         "actor": Jsonb(MISSION_RUNNER.to_json()),
         "origin": origin_from_actor(MISSION_RUNNER),
+        "space_id": record.space_id,
     }

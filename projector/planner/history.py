@@ -1,7 +1,8 @@
 """How much of its iterations a mission's record carries: every write and every device repeats the whole array.
 
 What is older leaves the record in two writes. The first marks it with `archivedAt`, which tells the log, and so the
-view of iterations, that it is no loss; the second leaves it out. The view keeps it for good.
+view of iterations, that it is no loss; the second leaves it out. The view keeps it, as one of the 5,000 iterations that
+it keeps of a mission (`projector.fold.iterations`).
 
 The bytes are such that all of it fits twice into a megabyte, which is what a topic takes that nobody raised: what
 stays, what is marked and the new iteration go with one row, and one iteration may have some 260 KiB.
@@ -46,8 +47,13 @@ def _capped(iterations: list[Any], now: str) -> Iterator[Any]:
             pass
         elif isinstance(archived_at := iteration.get("archivedAt"), str) and archived_at:  # as the fold reads it
             continue
-        elif iteration.get("overallStatus") in _DECIDED or age >= UNDECIDED_KEPT or size > UNDECIDED_BYTES:
+        elif _is_decided(iteration) or age >= UNDECIDED_KEPT or size > UNDECIDED_BYTES:
             yield {**iteration, "archivedAt": now}
             continue
         later = size
         yield iteration
+
+
+def _is_decided(iteration: dict[str, Any]) -> bool:
+    status = iteration.get("overallStatus")
+    return isinstance(status, str) and status in _DECIDED

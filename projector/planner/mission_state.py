@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from uuid import UUID
 
 from psycopg import sql
 
 from projector.errors import RowSecurityError
-from projector.fold import State, apply, load
-from projector.log.change import BadChange, decode
+from projector.fold import State, apply, load, merge
+from projector.log.change import BadChange, Change, decode
 from projector.logging import get
 from projector.planner.backoff import Failures
 from projector.planner.ledger import FAILURES, Connection, Cursor, failures_of
@@ -16,8 +18,18 @@ from projector.sql import query
 from projector.views.declared import MISSIONS
 from projector.views.reload import LOG_VALUE
 
-NOW = sql.SQL(query("planner/mission_now")).format(value=LOG_VALUE, failures=FAILURES)
+_ROWS = sql.SQL(query("planner/mission_rows"))
+NOW = sql.SQL(query("planner/mission_now")).format(
+    rows=_ROWS.format(value=LOG_VALUE, after_at=sql.SQL("since.at")), failures=FAILURES
+)
+MORE_ROWS = _ROWS.format(value=LOG_VALUE, after_at=sql.SQL("%(after_at)s"))
+WHOLE_ROWS = sql.SQL(query("planner/mission_changes")).format(value=LOG_VALUE)
 SOURCE = dict(zip(("app_id", "table_name"), MISSIONS.sources[0], strict=True))
+ROWS = 250
+"""Rows in a page, without their iterations."""
+WHOLE = 8
+"""Rows read at once with all that they hold, which may be a megabyte each."""
+_BEFORE_ALL = UUID(int=0)
 
 log = get("sink")
 
@@ -60,24 +72,63 @@ async def lock_mission(conn: Connection, mission: dict[str, str]) -> None:
 
 async def mission_now(conn: Connection, mission: dict[str, str]) -> MissionNow:
     """What there is of the mission; asked for after it was locked."""
-    return await read_now(await ask_now(conn, mission))
+    return await read_now(conn, mission, await ask_now(conn, mission))
 
 
 async def ask_now(conn: Connection, mission: dict[str, str]) -> Cursor:
     """Asks for it; `read_now` gives it."""
-    return await conn.execute(NOW, mission | SOURCE)
+    return await conn.execute(NOW, mission | SOURCE | {"after_id": _BEFORE_ALL, "rows": ROWS})
 
 
-async def read_now(cursor: Cursor) -> MissionNow:
+async def read_now(conn: Connection, mission: dict[str, str], cursor: Cursor) -> MissionNow:
+    """The rows that may be news to the view are many, and hold the mission's whole array each; nearly all of them it
+    knows. So they are looked through without their arrays, and read whole where they tell something.
+
+    Becomes the mission's user where it has to ask again.
+    """
     row = await cursor.fetchone()
     assert row is not None, "the query always gives one row"
-    stored, in_log, clock_us, zone, *failed, changes = row
+    stored, in_log, clock_us, zone, in_row, latest_at, reason, rows, last_at, last_id = row
     state = load(stored) if stored is not None else State()
-    for value in changes:
+    while True:
+        if news := _news(state, rows):
+            await _take_in(conn, mission, state, news)
+        if len(rows) < ROWS:
+            return MissionNow(state, in_log, clock_us, zone, failures_of(in_row, latest_at, reason))
+        await become(conn, mission["user_id"])
+        place = {"after_at": last_at, "after_id": last_id, "rows": ROWS}
+        cursor = await conn.execute(MORE_ROWS, mission | SOURCE | place)
+        row = await cursor.fetchone()
+        assert row is not None, "the query always gives one row"
+        rows, last_at, last_id = row
+
+
+def _news(state: State, rows: Iterable[str]) -> list[str]:
+    """The ids of rows that tell something beyond `state`, whatever the others tell.
+
+    Which of a field's values counts is decided by its stamp, so a row need not have the value to show that.
+    """
+    news = []
+    beyond = merge(state, State())
+    for change in _decoded(rows):
+        if apply(beyond, change):
+            news.append(change.id)
+            beyond = merge(state, State())
+    return news
+
+
+async def _take_in(conn: Connection, mission: dict[str, str], state: State, ids: Sequence[str]) -> None:
+    await become(conn, mission["user_id"])
+    for begin in range(0, len(ids), WHOLE):
+        cursor = await conn.execute(WHOLE_ROWS, mission | SOURCE | {"ids": ids[begin : begin + WHOLE]})
+        for change in _decoded(value for (value,) in await cursor.fetchall()):
+            apply(state, change)
+
+
+def _decoded(rows: Iterable[str]) -> Iterator[Change]:
+    for value in rows:
         try:
-            # Taking a row in twice is harmless.
-            apply(state, decode(value.encode()))
+            yield decode(value.encode())
         except BadChange as bad:
             # The views keep such a row as a dead letter; it says nothing about the mission.
             log.warning("unusable change of a mission", code=bad.code)
-    return MissionNow(state, in_log, clock_us, zone, failures_of(*failed))

@@ -87,6 +87,7 @@ async def restore(conn: Connection, user_id: str, mission_id: str, *, rest_s: fl
                 "field_meta": Jsonb({"iterations": stamp}),
                 "actor": Jsonb(MISSION_RUNNER.to_json()),
                 "origin": origin_from_actor(MISSION_RUNNER),
+                "space_id": record.space_id,
             },
         )
         row = await cursor.fetchone()
@@ -124,7 +125,7 @@ async def _dropped(conn: Connection, mission: dict[str, str], shown: list[Any], 
     cursor = conn.cursor(row_factory=class_row(Dropped))
     await cursor.execute(query("planner/dropped"), mission | {"most": MOST_RESTORES, "rest_s": rest_s})
     # The view may be behind the log, which has the last word on what devices show.
-    known = {iteration.get("id") for iteration in shown if isinstance(iteration, dict)}
+    known = {key for iteration in shown if isinstance(iteration, dict) and isinstance(key := iteration.get("id"), str)}
     return _at_once([found for found in await cursor.fetchall() if found.iteration["id"] not in known])
 
 

@@ -21,7 +21,7 @@ from projector.log.ids import iteration_change_id
 from projector.logging import get
 from projector.planner.backoff import rest_s, rewrite_s
 from projector.planner.cadence import InvalidCadence, next_run
-from projector.planner.foreground import ran_in_foreground
+from projector.planner.foreground import ran_in_foreground, runs_in_foreground
 from projector.planner.history import capped
 from projector.planner.iteration import iteration_of
 from projector.planner.ledger import Connection
@@ -32,9 +32,10 @@ from projector.planner.versions import refusal_of_plan
 from projector.planner.zones import zone_of
 from projector.sql import query
 
-Result = Literal["written", "refused", "nothing-to-do"]
+Result = Literal["written", "refused", "postponed", "nothing-to-do"]
 
 SWEEP_BATCH = 100
+_TOLD = {"written": "written", "refused": "plan refused", "postponed": "plan postponed"}
 
 log = get("sink")
 
@@ -84,7 +85,7 @@ class _Writing:
     run: StoredPlan
     now: MissionNow
     decision: str = ""
-    refused: bool = False
+    result: Result = "written"
 
 
 async def write_back(
@@ -117,8 +118,8 @@ async def write_back(
         metrics.AGENT_DECISIONS.labels(decision=one.decision).inc()
         if one.decision == "ran":
             metrics.PLANS_WRITTEN_BACK.inc()
-        log.info("plan refused" if one.refused else "written", run=str(one.run_id), decision=one.decision)
-        results[one.run_id, one.user_id] = "refused" if one.refused else "written"
+        log.info(_TOLD[one.result], run=str(one.run_id), decision=one.decision)
+        results[one.run_id, one.user_id] = one.result
     return [results.get(plan, "nothing-to-do") for plan in plans]
 
 
@@ -143,9 +144,12 @@ async def _read(conn: Connection, locked: Sequence[tuple[UUID, str, StoredPlan]]
     for run_id, user_id, run in locked:
         if not alone:
             await become(conn, user_id)
-        now = await ask_now(conn, {"user_id": user_id, "mission_id": run.mission_id})
-        asked.append((run_id, user_id, run, now))
-    return [_Writing(run_id, user_id, run, await read_now(now)) for run_id, user_id, run, now in asked]
+        mission = {"user_id": user_id, "mission_id": run.mission_id}
+        asked.append((run_id, run, mission, await ask_now(conn, mission)))
+    return [
+        _Writing(run_id, mission["user_id"], run, await read_now(conn, mission, cursor))
+        for run_id, run, mission, cursor in asked
+    ]
 
 
 async def _write(conn: Connection, one: _Writing, zone: ZoneInfo, pace: Pace) -> None:
@@ -153,7 +157,7 @@ async def _write(conn: Connection, one: _Writing, zone: ZoneInfo, pace: Pace) ->
     record = derive(now.state)
     refusal = _refusal(record, run) if now.in_log else _ERASED
     if refusal is not None:
-        one.decision, one.refused = refusal.decision, True
+        one.decision, one.result = refusal.decision, "refused"
         await conn.execute(
             query("planner/refuse_plan"),
             {
@@ -163,6 +167,11 @@ async def _write(conn: Connection, one: _Writing, zone: ZoneInfo, pace: Pace) ->
                 "wait_s": pace.cancelled_rest_s,
             },
         )
+        return
+    if runs_in_foreground(mission_of(record.fields), to_datetime(now.clock_us)):
+        # It may carry out what was due: how it ends decides.
+        one.decision, one.result = "skipped-foreground", "postponed"
+        await conn.execute(query("planner/postpone_plan"), {"run_id": one.run_id, "wait_s": pace.hold_for_place_s})
         return
     one.decision = "failed" if run.failed else "ran"
     change_id = iteration_change_id(run.iteration_id)
@@ -242,6 +251,7 @@ def _row(
         "field_meta": Jsonb({"iterations": stamp, "nextRunAt": stamp}),
         "actor": Jsonb(actor.to_json()),
         "origin": origin_from_actor(actor),
+        "space_id": record.space_id,
     }
 
 
@@ -261,10 +271,10 @@ def _is(iteration: object, iteration_id: UUID) -> bool:
 
 
 def _following(record: Record, due_at: datetime, now: datetime, zone: ZoneInfo, *, rest: timedelta) -> Following:
-    """The mission's next time, `rest` away at least."""
+    """The mission's next time, `rest` away at least unless a device has chosen it since this one was due."""
     shown = _shown_time(record)
-    if shown is not None and shown > max(now, due_at):
-        # A device has moved the mission on while it was planned.
+    if shown is not None and shown > due_at:
+        # Also one that has passed by now: whoever sets a mission to run at once wants what they have edited to count.
         return Following(format_instant(from_datetime(shown)))
     try:
         following = next_run(record.fields.get("cadence"), max(now, due_at) + rest, zone, slot=due_at)

@@ -62,7 +62,7 @@ class Writer:
         self._restored_to = ("", "")
         self._together = Together(self._write_all, most=WRITTEN_AT_ONCE)
         self._places = asyncio.Semaphore(ANNOUNCED_AT_ONCE)
-        self._announced: set[asyncio.Task[None]] = set()
+        self._announced: set[asyncio.Task[bool]] = set()
         self._broken: BaseException | None = None
         self._stop = asyncio.Event()
 
@@ -80,40 +80,48 @@ class Writer:
         self._announced.add(task)
         task.add_done_callback(self._done)
 
-    def _done(self, task: asyncio.Task[None]) -> None:
+    def _done(self, task: asyncio.Task[bool]) -> None:
         self._places.release()
         self._announced.discard(task)
         if not task.cancelled() and task.exception() is not None:
             self._broken = task.exception()
 
-    async def write(self, run_id: UUID, user_id: str) -> None:
-        """Writes one plan. What cannot be written now waits in the ledger for `sweep`; nothing is lost."""
+    async def write(self, run_id: UUID, user_id: str) -> bool:
+        """Writes one plan. What cannot be written now waits in the ledger for `sweep`; nothing is lost.
+
+        Whether there was a database to write to, which may have refused.
+        """
         try:
             await self._together.ask((run_id, user_id))
         except psycopg.OperationalError as error:
             metrics.PLANNER_DATABASE_ERRORS.inc()
             log.warning("cannot write now", run=str(run_id), error=str(error))
+            return not _is_away(error)
         except PlanVersionError as error:
             log.error("a plan of another version", run=str(run_id), reason=error.message)
-            async with self._pool.connection() as conn:
-                await postpone(conn, run_id, user_id, reason=error.message, pace=self._pace)
+            await self._postpone(run_id, user_id, error.message)
         except psycopg.Error as error:
             metrics.WRITEBACK_REFUSED.inc()
             # Never its text, which may hold the row.
             log.error("the database refused a plan", run=str(run_id), code=error.sqlstate)
-            async with self._pool.connection() as conn:
-                await postpone(
-                    conn, run_id, user_id, reason=f"the database refused the plan: {error.sqlstate}", pace=self._pace
-                )
+            await self._postpone(run_id, user_id, f"the database refused the plan: {error.sqlstate}")
         except RowSecurityError:
             raise
         except Exception as error:
             # One plan is never in the way of the others'. The text is not logged: it may hold the row's.
             metrics.WRITEBACK_REFUSED.inc()
             log.error("a plan cannot be written", run=str(run_id), error=type(error).__name__)
+            await self._postpone(run_id, user_id, f"internal fault: {type(error).__name__}")
+        return True
+
+    async def _postpone(self, run_id: UUID, user_id: str, reason: str) -> None:
+        try:
             async with self._pool.connection() as conn:
-                reason = f"internal fault: {type(error).__name__}"
                 await postpone(conn, run_id, user_id, reason=reason, pace=self._pace)
+        except psycopg.Error as error:
+            # The next sweep finds the plan as it is.
+            metrics.PLANNER_DATABASE_ERRORS.inc()
+            log.warning("cannot postpone a plan now", run=str(run_id), code=error.sqlstate)
 
     async def _write_all(self, plans: Sequence[tuple[UUID, str]]) -> Sequence[PlanVersionError | None]:
         if await are_stopped(self._ledger, self._day_cap):
@@ -129,6 +137,7 @@ class Writer:
         """Writes the plans whose announcement is overdue; returns how many it tried."""
         try:
             if await are_stopped(self._ledger, self._day_cap):
+                moved(WRITER)
                 return 0
             async with self._ledger.connection() as conn:
                 waiting = await unwritten(conn)
@@ -136,6 +145,8 @@ class Writer:
             metrics.PLANNER_DATABASE_ERRORS.inc()
             log.warning("cannot look for unwritten plans", error=str(error))
             return 0
+        if not waiting:
+            moved(WRITER)
         for begin in range(0, len(waiting), WRITTEN_AT_ONCE):
             if self._stop.is_set():
                 return begin
@@ -145,9 +156,9 @@ class Writer:
         return len(waiting)
 
     async def _sweep_one(self, run_id: UUID, user_id: str) -> None:
-        await self.write(run_id, user_id)
         # Each, because a group whose plans wait for another sink's locks is tried one by one.
-        moved(WRITER)
+        if await self.write(run_id, user_id):
+            moved(WRITER)
 
     async def give_first_times(self) -> int:
         """Gives missions with a cron expression that have no time their first one; returns how many.
@@ -159,7 +170,10 @@ class Writer:
         after = ("", "")
         while given < PAGE:
             page = await self._found(partial(timeless, after=after))
-            causes = [cause_of(mission) for mission in page]
+            causes = []
+            for mission in page:
+                causes.append(cause_of(mission))
+                await asyncio.sleep(0)  # an expression may take tens of milliseconds, and a page has hundreds
             never.update(cause for cause in causes if cause is not None)
             able = [mission[:2] for mission, cause in zip(page, causes, strict=True) if cause is None]
             given += await self._each(able, partial(write_first_time, zone=self._zone))
@@ -204,12 +218,18 @@ class Writer:
             except psycopg.OperationalError as error:
                 metrics.PLANNER_DATABASE_ERRORS.inc()
                 log.warning("cannot write now", mission=mission_id, error=str(error))
-                if error.sqlstate is None:  # not this mission's affair: there is no connection
+                if _is_away(error):  # not this mission's affair
                     break
             except psycopg.Error as error:
                 metrics.WRITEBACK_REFUSED.inc()
                 # Never its text, which may hold the row.
                 log.error("the database refused a change of ours", mission=mission_id, code=error.sqlstate)
+            except RowSecurityError:
+                raise
+            except Exception as error:
+                metrics.WRITEBACK_REFUSED.inc()
+                # Nor this one's.
+                log.error("a mission cannot be written to", mission=mission_id, error=type(error).__name__)
             moved(WRITER)
         return written
 
@@ -217,11 +237,10 @@ class Writer:
         """Sweeps, restores and gives first times until `stop`, with a pause between; then ends what is under way."""
         self._stop = stop
         restored_at = timed_at = time.monotonic()
-        with at_work(WRITER) as part:
+        with at_work(WRITER):
             while not stop.is_set():
                 if self._broken is not None:
                     raise self._broken
-                part.moved()
                 await freeze.point("sink.sweep")
                 await self.sweep()
                 if time.monotonic() - restored_at >= self._pace.restore_every_s:
@@ -232,3 +251,8 @@ class Writer:
                     timed_at = time.monotonic()
                 await pause(self._pace.poll_s, stop)
             await asyncio.gather(*self._announced, return_exceptions=True)
+
+
+def _is_away(error: psycopg.OperationalError) -> bool:
+    """Whether there is no connection; otherwise the server answered, and it is one plan's or mission's affair."""
+    return error.sqlstate is None

@@ -187,6 +187,8 @@ async def test_commands_go_to_their_topics_and_other_messages_nowhere(settings, 
             '{"run_id": 1, "user_id": "a"}',
             good[:-1] + ', "more": 1}',
             '{"run_id": "x", "user_id": "a"}',
+            good.replace(run, "{" + run + "}"),
+            good.replace("nne", r"\u0000"),
         ):
             conn.execute(emit, [True, "mission.due", bad])
         conn.execute(emit, [True, "mission.iterations", good])

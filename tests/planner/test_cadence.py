@@ -204,3 +204,13 @@ def test_month_ends_are_those_of_the_calendar():
 def test_a_cadence_that_names_no_time_is_refused(cadence):
     with pytest.raises(InvalidCadence):
         next_run(cadence, at(TUESDAY), BERLIN)
+
+
+@pytest.mark.parametrize(
+    "cadence",
+    [{"kind": "secret"}, {"kind": "cron", "expression": "secret * * * *"}, {"kind": "daily", "atHour": "secret"}],
+)
+def test_a_refusal_says_nothing_of_what_was_stored(cadence):
+    with pytest.raises(InvalidCadence) as caught:
+        next_run(cadence, at(TUESDAY), BERLIN)
+    assert "secret" not in str(caught.value).lower()

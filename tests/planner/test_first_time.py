@@ -8,11 +8,13 @@ from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 import pytest
+from cronsim import CronSim
 from prometheus_client import REGISTRY
 from psycopg.types.json import Jsonb
 
 from projector.config import Settings
 from projector.log.actor import MISSION_RUNNER, normalize_actor
+from projector.planner import cadence
 from projector.planner.first_time import PAGE, timeless
 from projector.planner.never_due import CAUSES, read_never_due
 from projector.planner.pace import Pace
@@ -142,6 +144,16 @@ async def test_one_that_the_database_refuses_keeps_no_other_from_its_time(world:
     assert {row["record_id"] for row in world.ours()} == {"m1", "m3"}
 
 
+async def test_one_whose_row_cannot_be_read_keeps_no_other_from_its_time(world: World, writer: Writer):
+    for mission in ("m1", "m2", "m3"):
+        await world.mission(mission=mission, cadence=NINE, nextRunAt=None)
+    world.admin.execute("update mana_ai.mission_snapshots_1 set state = '{}' where mission_id = 'm2'")
+    before = REGISTRY.get_sample_value("mana_ai_writeback_refused_total") or 0.0
+    assert await writer.give_first_times() == 2
+    assert REGISTRY.get_sample_value("mana_ai_writeback_refused_total") == before + 1
+    assert {row["record_id"] for row in world.ours()} == {"m1", "m3"}
+
+
 async def test_what_changed_before_the_view_shows_it_counts(world: World, writer: Writer):
     await world.mission(cadence=NINE, nextRunAt=None)
     await world.edit(state="paused", seen=False)
@@ -168,6 +180,36 @@ async def test_looking_for_them_costs_what_they_are_and_not_what_has_no_time_for
         assert scans(conn, query("planner/timeless"), page) == [Scan("mission_snapshots_1_timeless", 3)]
     async with world.pool.connection() as planner:
         assert (await read_never_due(planner)).counts == {"cron": 2, "next-run-at": 1}
+
+
+async def test_expressions_that_name_no_time_are_looked_through_once_and_keep_nobody_waiting(
+    world: World, writer: Writer, monkeypatch: pytest.MonkeyPatch
+):
+    turns = 0
+    looked: list[int] = []
+
+    class Counted(CronSim):
+        def __init__(self, expression: str, after: datetime) -> None:
+            looked.append(turns)
+            super().__init__(expression, after)
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    monkeypatch.setattr(cadence, "CronSim", Counted)
+    for number in range(5):
+        never = {"kind": "cron", "expression": f"{number} 0 */30 * MON#2"}
+        await world.mission(mission=f"m{number}", seen=False, cadence=never, nextRunAt=None)
+    await world.catch_up()
+    waiting = asyncio.create_task(others())
+    for _ in range(2):
+        assert await writer.give_first_times() == 0
+        assert never_due() == {"next-run-at": 0, "cron": 5}
+    waiting.cancel()
+    assert len(looked) == len(set(looked)) == 5
 
 
 async def test_the_generation_that_serves_is_asked(world: World):

@@ -102,3 +102,24 @@ async def test_a_plan_for_what_a_browser_ran_meanwhile_stays_in_the_ledger(world
     world.shift_clock_past(run["run_id"])
     await world.catch_up()
     assert await world.open() == 0
+
+
+async def test_a_plan_waits_for_a_browser_that_runs_the_mission_when_it_is_written(world: World):
+    await world.mission()
+    run = await planned(world)
+    now = datetime.now(UTC)
+    await world.edit(iterations=[running(now)], seen=False)
+    assert await write(world, run) == "postponed"
+    row = world.run()
+    assert (row["state"], row["refused_writes"], world.ours()) == ("planned", 0, [])
+    assert timedelta(0) < row["next_attempt_at"] - datetime.now(UTC) <= timedelta(seconds=30)
+    await world.edit(iterations=[finished(datetime.now(UTC))], nextRunAt=iso_ms(now + HOUR), seen=False)
+    assert await write(world, run) == "refused"
+    assert world.run()["decision"] == "mission-rescheduled"
+
+
+async def test_a_plan_does_not_wait_for_a_browser_that_must_have_been_closed(world: World):
+    await world.mission()
+    run = await planned(world)
+    await world.edit(iterations=[running(datetime.now(UTC) - LONGEST_RUN)], seen=False)
+    assert await write(world, run) == "written"

@@ -23,6 +23,7 @@ from projector.planner.restore import MOST_RESTORES, merged, missions_with_dropp
 from projector.planner.writer import Writer
 from projector.sql import query
 from projector.sql.connection import pool
+from tests.planner.test_first_time import NINE
 from tests.planner.test_writeback import PLAN
 from tests.planner.world import World
 
@@ -80,6 +81,17 @@ async def test_an_iteration_that_a_device_dropped_comes_back_with_its_feedback(
     assert (back["userFeedback"], back["overallStatus"], back["plan"]) == (FEEDBACK, "approved", ours["plan"])
     assert await writer.restore_dropped() == 0
     assert world.run()["restores"] == 1
+
+
+async def test_what_we_write_stays_in_the_space_of_its_record(world: World, writer: Writer):
+    await world.mission(mission="m0", cadence=NINE, nextRunAt=None, seen=False)
+    await world.mission(seen=False)
+    world.admin.execute("update sync_changes set space_id = 'org_anna'")
+    await world.catch_up()
+    await written(world, writer)
+    await world.edit(iterations=[])
+    assert (await writer.restore_dropped(), await writer.give_first_times()) == (1, 1)
+    assert [row["space_id"] for row in world.ours()] == ["org_anna"] * 3
 
 
 async def test_what_another_device_wrote_is_not_ours_to_bring_back(world: World, writer: Writer):

@@ -2,21 +2,24 @@ from __future__ import annotations
 
 import asyncio
 from datetime import UTC, datetime, timedelta
+from uuid import uuid4
 from zoneinfo import ZoneInfo
 
 import psycopg
 import pytest
 from psycopg import sql
+from psycopg_pool import AsyncConnectionPool
 
 from projector.config import Settings
 from projector.errors import RowSecurityError
 from projector.fold import parse_instant
+from projector.health.parts import part
 from projector.log.ids import iteration_change_id
 from projector.planner import writeback
 from projector.planner.iteration import iso_ms
 from projector.planner.pace import Pace
 from projector.planner.writeback import unwritten
-from projector.planner.writer import Writer
+from projector.planner.writer import WRITER, Writer
 from projector.sql import query
 from projector.sql.connection import connect, pool
 from projector.views.reload import LOG_VALUE
@@ -156,6 +159,20 @@ async def test_the_stamp_beats_what_a_clock_ahead_wrote(world: World):
     assert [i["id"] for i in shown["iterations"]] == ["x", str(run["iteration_id"])]
 
 
+async def test_a_stamp_that_no_later_one_can_beat_is_beaten_by_the_later_row(world: World):
+    await world.mission()
+    run = await planned(world)
+    world.change(
+        "u1", "aiMissions", "m1", "update", {"iterations": [{"id": "x"}]}, stamp=datetime.max.replace(tzinfo=UTC)
+    )
+    assert await write(world, run) == "written"
+    (row,) = world.ours()
+    assert row["field_meta"]["iterations"] == "9999-12-31T23:59:59.999Z"
+    await world.catch_up()
+    shown = world.admin.execute("select record from mana_ai.mission_snapshots").fetchone()[0]
+    assert [i["id"] for i in shown["iterations"]] == ["x", str(run["iteration_id"])]
+
+
 async def test_the_stamp_is_the_servers_clock_otherwise(world: World):
     await world.mission()
     await write(world, await planned(world))
@@ -249,6 +266,25 @@ async def test_a_time_that_a_device_chose_meanwhile_stays(world: World):
     await world.edit(nextRunAt=chosen, seen=False)
     await write(world, run)
     assert world.ours()[0]["data"]["nextRunAt"] == chosen
+
+
+async def test_a_mission_that_was_set_to_run_at_once_while_it_was_planned_runs_once_more(world: World):
+    due = await world.mission()
+    run = await planned(world)
+    at_once = due + HOUR / 2
+    await world.edit(objective="Gieße nur die Kakteen", nextRunAt=iso_ms(at_once))
+    await write(world, run)
+    assert world.ours()[-1]["data"]["nextRunAt"] == iso_ms(at_once)
+    await world.catch_up()
+    again = await world.claimed()
+    assert again.due_at == at_once
+    await world.ledger().store_plan(again, PLAN, sweep_after_s=0)
+    await world.edit(nextRunAt=iso_ms(at_once))  # repeated by a device: the time that this run was for
+    await write(world, world.run(run_id=again.run_id))
+    assert datetime.fromisoformat(world.ours()[-1]["data"]["nextRunAt"]) > datetime.now(UTC)
+    await world.catch_up()
+    assert await world.open() == 0
+    assert len(world.runs()) == 2
 
 
 async def test_a_message_that_names_another_user_writes_nothing(world: World):
@@ -363,3 +399,43 @@ async def test_a_plan_that_the_database_refuses_keeps_no_other_from_being_writte
             while {run["decision"] for run in world.runs()} != {"ran", "write-refused"}:
                 await asyncio.sleep(0.02)
     assert sorted(row["user_id"] for row in world.ours()) == ["u1", "u3"]
+
+
+async def test_a_plan_that_can_be_neither_written_nor_postponed_now_is_written_later(world: World, settings: Settings):
+    await world.mission()
+    run = await planned(world)
+    async with pool(settings, "projector_sink", size=1) as connections:
+        writer = Writer(settings, connections, world.pool)
+        world.admin.execute("revoke update on mana_ai.mission_runs from projector_sink")
+        assert await writer.sweep() == 1
+        assert world.run()["refused_writes"] == 0
+        world.admin.execute("grant update on mana_ai.mission_runs to projector_sink")
+        await writer.write(uuid4(), "u\0")
+        assert await writer.sweep() == 1
+    assert world.run()["change_id"] == iteration_change_id(run["iteration_id"])
+
+
+async def test_a_writer_moves_while_it_writes_or_has_nothing_to_and_not_while_none_of_it_reaches_the_database(
+    world: World, settings: Settings
+):
+    async def moves(connections: AsyncConnectionPool) -> bool:
+        stop = asyncio.Event()
+        writer = Writer(settings, connections, world.pool, Pace(poll_s=0.01))
+        sweeping = asyncio.create_task(writer.sweep_for_ever(stop))
+        async with asyncio.timeout(20):
+            await asyncio.sleep(1)
+            before = part(WRITER)._passes
+            await asyncio.sleep(1)
+            moved = part(WRITER)._passes > before
+            stop.set()
+            await sweeping
+        return moved
+
+    nobody = AsyncConnectionPool("host=127.0.0.1 port=1", min_size=0, max_size=1, timeout=0.1, open=False)
+    async with nobody, pool(settings, "projector_sink", size=1) as connections:
+        assert await moves(nobody)
+        await world.mission()
+        await planned(world)
+        assert not await moves(nobody)
+        assert await moves(connections)
+    assert world.run()["state"] == "written"
