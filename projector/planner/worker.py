@@ -48,8 +48,7 @@ class Worker:
     ) -> None:
         self._finished = finished
         self._places = settings.planner_workers
-        # One user's runs leave room for others, however long they take.
-        self._per_user = max(1, settings.planner_workers // 2)
+        self._per_user = settings.runs_per_user
         self._lease_s = settings.lease_s
         # One call more folds the conversation; sub-agents make any number. A call that was begun is waited for.
         calls = math.inf if settings.planner_subagents else settings.planner_max_rounds + 1
