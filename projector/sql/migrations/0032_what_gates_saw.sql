@@ -30,3 +30,15 @@ alter table mana_ai.mission_runs
     add column seen_mission xid,
     add column seen_agent xid,
     add column seen_changed_at timestamptz;     -- when others than ourselves had changed the mission last
+
+-- What a run says was decided of it is what its state follows from, and what only a written run has, no other has.
+alter table mana_ai.mission_runs
+    add constraint stopped_by_a_decision check (state not in ('held', 'cancelled') or decision is not null),
+    add constraint held_by_no_consent
+        check (state <> 'held' or decision not in ('admitted', 'retry', 'planned', 'ran', 'failed', 'write-refused')),
+    add constraint planned_as_plan_or_failure
+        check (state <> 'planned' or (decision is not null and decision in ('planned', 'failed', 'write-refused'))),
+    add constraint written_as_plan_or_failure
+        check (state <> 'written' or (decision is not null and decision in ('ran', 'failed'))),
+    add constraint position_when_written check (written_lsn is null or state = 'written'),
+    add constraint restored_over_when_restored check (restored_over is null or restores > 0);
