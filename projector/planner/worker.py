@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import math
+import traceback
+from typing import Any
 from uuid import UUID
 
 import psycopg
@@ -12,7 +14,7 @@ from projector import crash, freeze, metrics
 from projector.config import Settings
 from projector.errors import LeaseLostError
 from projector.health.judge import Seen
-from projector.health.parts import Servers, at_work
+from projector.health.parts import Part, Servers, at_work
 from projector.llm.chat import ChatModel
 from projector.logging import get
 from projector.planner.ledger import ClaimedRun, Pool
@@ -28,6 +30,15 @@ WORKER, LEASES, OLDEST_RUN = "worker", "leases", "oldest run"
 """The parts of it that must move."""
 
 log = get("planner")
+
+
+def fault(error: Exception) -> dict[str, Any]:
+    """What a log line says of an error, and where it came from; never its text, in which a database quotes rows."""
+    told: dict[str, Any] = {"error": type(error).__name__}
+    if isinstance(error, psycopg.Error):
+        told |= {"sqlstate": error.sqlstate, "constraint": error.diag.constraint_name}
+    places = traceback.extract_tb(error.__traceback__)
+    return told | {"stack": [f"{place.filename}:{place.lineno} {place.name}" for place in places]}
 
 
 class Worker:
@@ -74,10 +85,9 @@ class Worker:
                 while not stop.is_set():
                     if renewing.done():
                         renewing.result()
-                    part.moved()
                     await freeze.point("planner.claim")
                     self._woken.clear()
-                    if not await self._fill():
+                    if not await self._fill(part):
                         await self._rest(stopping)
         finally:
             stopping.cancel()
@@ -89,10 +99,11 @@ class Worker:
         oldest = next(iter(list(self._tasks)), None)
         return Seen(oldest, oldest is not None)
 
-    async def _fill(self) -> bool:
-        """Claims runs for the free places; True when there may be more to claim at once."""
+    async def _fill(self, part: Part) -> bool:
+        """Claims runs for the free places, and moves `part` if that goes well. True: there may be more to claim at once."""
         free = self._places - len(self._tasks)
         if free <= 0:
+            part.moved()
             return False
         try:
             claimed = await self._ledger.claim(free, per_user=self._per_user, at_hand=self._tasks)
@@ -100,6 +111,7 @@ class Worker:
             metrics.PLANNER_DATABASE_ERRORS.inc()
             log.warning("cannot claim", error=str(error))
             return False
+        part.moved()
         for run in claimed:
             crash.point("planner.claimed")
             self._tasks[run.run_id] = asyncio.create_task(self._guarded(run), name=f"run {run.run_id}")
@@ -123,7 +135,7 @@ class Worker:
                 except (LeaseLostError, psycopg.OperationalError):
                     raise
                 except Exception as error:
-                    log.exception("run broke", run=str(run.run_id))
+                    log.error("run broke", run=str(run.run_id), **fault(error))
                     result = await give_up_attempt(run, self._planning, error)
             metrics.PLANNER_RUNS.labels(result=result).inc()
             if result == "cancelled":
@@ -145,25 +157,27 @@ class Worker:
         with at_work(LEASES, patience_s=every_s) as part:
             while True:
                 await asyncio.sleep(every_s)
-                part.moved()
                 await freeze.point("planner.renew")
-                await self._renew()
+                if await self._renew():
+                    part.moved()
 
-    async def _renew(self) -> None:
+    async def _renew(self) -> bool:
+        """Prolongs the leases of what is at work; False when it could not."""
         held = set(self._tasks)
         if not held:
-            return
+            return True
         try:
             kept = await self._ledger.renew(held)
         except psycopg.OperationalError as error:
             metrics.PLANNER_DATABASE_ERRORS.inc()
             log.warning("cannot renew leases", error=str(error))
-            return
+            return False
         crash.point("planner.after_renew")
         for run_id in held - kept:
             # Settled in the meantime, or taken over: then what it still does must not be paid for.
             if (task := self._tasks.get(run_id)) is not None:
                 task.cancel()
+        return True
 
     async def _put_down(self) -> None:
         tasks = list(self._tasks.values())

@@ -1,4 +1,4 @@
-"""What a held run waits for: that its mission or agent is another than its gates saw, however late the views show it."""
+"""What a held run waits for: another mission or agent than its gates saw, however late the views show it."""
 
 from __future__ import annotations
 
