@@ -24,6 +24,7 @@ from projector.planner.research.seek import LONGEST_S
 from projector.planner.research.services import ResearchServices
 from projector.planner.run import carry_out, give_up_attempt
 from projector.planner.tracing import Finished, nobody
+from projector.sql.connection import DATABASE_AWAY
 
 RENEWALS_PER_LEASE = 3
 WORKER, LEASES, OLDEST_RUN = "worker", "leases", "oldest run"
@@ -100,14 +101,14 @@ class Worker:
         return Seen(oldest, oldest is not None)
 
     async def _fill(self, part: Part) -> bool:
-        """Claims runs for the free places, and moves `part` if that goes well. True: there may be more to claim at once."""
+        """Claims runs for the free places, and moves `part` if it can; True when there may be more to claim at once."""
         free = self._places - len(self._tasks)
         if free <= 0:
             part.moved()
             return False
         try:
             claimed = await self._ledger.claim(free, per_user=self._per_user, at_hand=self._tasks)
-        except psycopg.OperationalError as error:
+        except DATABASE_AWAY as error:
             metrics.PLANNER_DATABASE_ERRORS.inc()
             log.warning("cannot claim", error=str(error))
             return False
@@ -132,7 +133,7 @@ class Worker:
                 try:
                     await freeze.point("planner.run")
                     result = await carry_out(run, self._planning)
-                except (LeaseLostError, psycopg.OperationalError):
+                except (LeaseLostError, *DATABASE_AWAY):
                     raise
                 except Exception as error:
                     log.error("run broke", run=str(run.run_id), **fault(error))
@@ -143,7 +144,7 @@ class Worker:
         except LeaseLostError:
             metrics.PLANNER_RUNS.labels(result="lease-lost").inc()
             log.warning("lease lost", run=str(run.run_id))
-        except psycopg.OperationalError as error:
+        except DATABASE_AWAY as error:
             # Nothing can be noted now. The lease runs out, and the run goes on from its last stored step.
             metrics.PLANNER_DATABASE_ERRORS.inc()
             log.warning("database away in the middle of a run", run=str(run.run_id), error=str(error))
@@ -168,7 +169,7 @@ class Worker:
             return True
         try:
             kept = await self._ledger.renew(held)
-        except psycopg.OperationalError as error:
+        except DATABASE_AWAY as error:
             metrics.PLANNER_DATABASE_ERRORS.inc()
             log.warning("cannot renew leases", error=str(error))
             return False
@@ -188,7 +189,7 @@ class Worker:
         crash.point("planner.before_hand_back")
         try:
             returned = await self._ledger.hand_back()
-        except psycopg.OperationalError as error:
+        except DATABASE_AWAY as error:
             metrics.PLANNER_DATABASE_ERRORS.inc()
             log.warning("cannot hand leases back; they run out by themselves", error=str(error))
         else:
