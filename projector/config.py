@@ -255,6 +255,16 @@ class Settings(BaseSettings):
         return self
 
     @property
+    def runs_per_user(self) -> int:
+        """So many runs of one user a planner carries at once: however long their calls take, they leave places to
+        others, in its pool and, where it asks chains itself, at each provider. Of a single place nothing can be left.
+        """
+        places = self.planner_workers
+        if self.llm_config:
+            places = min(places, self.llm_calls_per_provider)
+        return max(1, places // 2)
+
+    @property
     def kafka_sasl(self) -> bool:
         """Whether Kafka asks for user name and password."""
         return self.kafka_security_protocol.startswith("SASL_")

@@ -207,10 +207,13 @@ class ChatError(ProjectorError):
     """Check PROJECTOR_LLM_BASE_URL and the endpoint's own log; the run is tried again by itself.
 
     `prompt_tokens`, `completion_tokens` and `cost` (US dollars) are what answers of no use cost all the same,
-    `route` are the attempts that were made, and `seconds` is how long they took.
+    `route` are the attempts that were made, and `seconds` is how long they took. `kind` and `status` may be logged; the
+    message may quote the endpoint, which may quote the prompt.
     """
 
     transient = True
+    kind = ""
+    status: int | None = None
     prompt_tokens = 0
     completion_tokens = 0
     cost = 0.0

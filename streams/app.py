@@ -75,10 +75,15 @@ class Workflow(faust.App):
         self._handled[event.message.topic, event.message.partition] = event.message.offset + 1
 
     async def seen(self, servers: Servers) -> Seen | None:
-        """Of the partitions that this member has, what came since it has them, or since it last handled one."""
+        """Of the partitions that this member has, what came since it has them, or since it last handled one; or which
+        rebalance it is in.
+        """
         if self.crashed or self.should_stop:
             # Its consumer may be gone; `serve` ends with it.
             return None
+        if self.rebalancing:
+            # It has no partition yet, and others may wait for it. One that then gets none has nothing to do.
+            return Seen(("rebalance", self.rebalancing_count))
         mine = {(place.topic, place.partition): 0 for place in self.consumer.assignment()}
         ends = await servers.ends(mine)
         # What comes back from another member goes on where that one was.

@@ -117,9 +117,10 @@ def plan(
     content: WithContent = False,
     as_json: AsJson = False,
 ) -> None:
-    """Work out what a mission would plan now, due or not: a dry run. No run, no step and no usage is stored.
+    """Work out what a mission would plan now, due or not: a dry run. No run and no step is stored.
 
-    The model is asked as for a run, without research. The mission's own runs go on as they would.
+    The model is asked as for a run, without research, and its tokens count against the day and the mission's agent. The
+    mission's own runs go on as they would.
     """
     if not plan_only:
         raise ConfigError(

@@ -26,11 +26,12 @@ from projector.fold.stamps import parse_instant
 from projector.fold.values import copy_json
 from projector.log.actor import DEFAULT_AGENT_ID, DEFAULT_AGENT_NAME, Actor, AgentActor, agent
 from projector.planner.catalogue import CATALOGUE
+from projector.planner.policy import decide as decide_by_policy
 
 TAKEN_OVER_AFTER = timedelta(hours=1)
 """After that another device runs what was approved on one that stayed away."""
 
-_MODULES = {tool.name: tool.module for tool in CATALOGUE}
+_TOOLS = {name: tool for tool in CATALOGUE for name in (tool.name, *tool.aliases)}
 
 
 class DecisionRefused(Exception):  # an answer for the person, not a fault of the program
@@ -43,11 +44,13 @@ class Review:
     It remembers the iterations that it saw: what a stale array of another device took back is written again as soon
     as that array comes in, and a decision on an iteration that was dropped brings it back. Losing the memory loses no
     decision that was pushed: those stand in the log.
+
+    What may run unasked, the policy of the mission's agent says, or `decide` for all of them.
     """
 
     def __init__(self, device: Replica, *, decide: Decide | None = None, lifetime: timedelta = LIFETIME) -> None:
         self.device = device
-        self._decide: Decide = decide or (lambda tool: "propose")
+        self._decide = decide
         self._lifetime = lifetime
         self._known: dict[tuple[str, str], dict[str, Any]] = {}
 
@@ -56,9 +59,9 @@ class Review:
     def refresh(self) -> int:
         """Stages what came in, expires what is stale, repairs what was taken back; how many missions were written."""
         now_us = self._now_us()
-        terms = Terms(self._decide, now_us, self.device.client_id, self._lifetime)
         written = 0
         for mission_id, mission in self._missions():
+            terms = Terms(self._policy(mission), now_us, self.device.client_id, self._lifetime)
             held = self._held(mission)
             array = _array(mission)
             fresh = {id(one): self._joined(mission_id, one) for one in server_iterations(array)}
@@ -86,7 +89,7 @@ class Review:
             for of_mission, mission in self._missions()
             if mission_id in (None, of_mission)
             for proposal in self._proposals(of_mission, mission)
-            if status in (None, proposal.status) and module in (None, _MODULES.get(proposal.tool))
+            if status in (None, proposal.status) and module in (None, _module(proposal.tool))
         ]
         return sorted(found, key=lambda proposal: proposal.created_at, reverse=True)
 
@@ -220,6 +223,14 @@ class Review:
                 mission_id, mission, iteration, writer.principal_id, writer.display_name, self._lifetime
             )
 
+    def _policy(self, mission: dict[str, Any]) -> Decide:
+        """A tool that the catalogue does not know has no policy: a person decides."""
+        if self._decide is not None:
+            return self._decide
+        record = self.device.record(AGENTS, text(mission, "agentId") or DEFAULT_AGENT_ID) or {}
+        policy = record.get("policy")
+        return lambda name: decide_by_policy(_TOOLS[name], policy) if name in _TOOLS else "propose"
+
     def _agent(self, mission: dict[str, Any], mission_id: str, iteration_id: str) -> AgentActor:
         agent_id = text(mission, "agentId") or DEFAULT_AGENT_ID
         name = text(self.device.record(AGENTS, agent_id) or {}, "name") or DEFAULT_AGENT_NAME
@@ -238,6 +249,10 @@ class Review:
 
     def _now_us(self) -> int:
         return parse_instant(self.device.clock.text()) or 0
+
+
+def _module(tool: str) -> str | None:
+    return _TOOLS[tool].module if tool in _TOOLS else None
 
 
 def _array(mission: dict[str, Any]) -> list[Any]:

@@ -108,6 +108,12 @@ class OpenAIChat:
 def _failure(error: RouteError) -> ChatError:
     # Of a walk that asked once, what came of that.
     found: RouteError = getattr(error, "last_error", None) or error
+    failed = _as_chat_error(found)
+    failed.kind, failed.status = found.kind, found.status
+    return failed
+
+
+def _as_chat_error(found: RouteError) -> ChatError:
     message = f"{found.message}: {found.detail}" if found.detail else found.message
     if found.status not in TRANSIENT_STATUS:
         if found.kind in FINAL or (found.status not in (None, 200) and found.status < 500):

@@ -102,7 +102,9 @@ def judge_mission(situation: Situation, due_at: datetime, now: datetime) -> Verd
         return Verdict("hold", "skipped-archived", "the agent is archived")
     if agent.state != "active":
         # A state that this version does not know is treated as the careful one.
-        return Verdict("hold", "skipped-paused", f"the agent is {agent.state[:40]}")
+        return Verdict("hold", "skipped-paused", f"the agent is {agent.state[:40] or 'in a state that is no text'}")
+    if agent.mistyped is not None:
+        return Verdict("hold", "skipped-malformed", f"the agent's {agent.mistyped} is no number")
     return None
 
 

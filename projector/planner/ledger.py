@@ -32,6 +32,7 @@ FAILURES = sql.SQL(query("planner/failures"))
 CHANGED_AT = sql.SQL(query("planner/changed_at"))
 """When others last changed the mission `m`, for the `{changed_at}` of a query."""
 SITUATION = sql.SQL(query("planner/situation")).format(failures=FAILURES, changed_at=CHANGED_AT)
+CLAIM = sql.SQL(query("planner/claim")).format(changed_at=CHANGED_AT)
 MINE = sql.SQL(query("planner/mine"))
 """The runs named that the worker holds, for the `{mine}` of a query."""
 LOCK_USERS = query("planner/lock_users")
@@ -115,13 +116,15 @@ class Ledger:
         """Leases up to `limit` runs, none of a user who has `per_user` at work already, and none that is `at_hand`."""
         async with self._pool.connection() as conn, conn.cursor(row_factory=class_row(ClaimedRun)) as cursor:
             await cursor.execute(
-                query("planner/claim"),
+                CLAIM,
                 {
                     "limit": limit,
                     "per_user": per_user,
                     "at_hand": list(at_hand),
                     "owner": self.owner,
                     "lease_s": self._lease_s,
+                    "default_agent": DEFAULT_AGENT,
+                    "longest_agent": MAX_AGENT_ID,
                 },
             )
             return await cursor.fetchall()

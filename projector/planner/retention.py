@@ -16,6 +16,7 @@ from projector.health.parts import moved
 from projector.logging import get
 from projector.planner.ledger import Pool
 from projector.sql import query
+from projector.sql.connection import DATABASE_AWAY
 
 Kind = Literal["runs", "steps", "usage", "reads"]
 KINDS: tuple[Kind, ...] = ("steps", "runs", "usage", "reads")
@@ -107,7 +108,7 @@ class Retention:
                         await asyncio.sleep(PAUSE_S)
                     else:
                         more.append(kind)
-        except psycopg.OperationalError as error:
+        except DATABASE_AWAY as error:
             metrics.PLANNER_DATABASE_ERRORS.inc()
             log.warning("database away", error=str(error))
         if deleted.total():

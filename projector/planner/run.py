@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 from projector import crash, metrics
 from projector.errors import ChatError, ChatUnavailableError
@@ -111,9 +111,9 @@ async def carry_out(run: ClaimedRun, planning: Planning) -> Result:
         crash.point("planner.after_failure_stored")
         metrics.PARSE_FAILURES.inc()
         if not error.transient:
-            return await _fail(run, planning, _REFUSED, error.message)
+            return await _fail(run, planning, _REFUSED, error.message, error)
         asked_s = error.retry_after_s if isinstance(error, ChatUnavailableError) else None
-        return await _try_later(run, planning, _UNAVAILABLE, error.message, asked_s)
+        return await _try_later(run, planning, _UNAVAILABLE, error.message, error, asked_s)
     if outcome.stopped is not None:
         if outcome.stopped.action == "fail" and not outcome.calls:
             metrics.PARSE_FAILURES.inc()
@@ -135,7 +135,7 @@ async def carry_out(run: ClaimedRun, planning: Planning) -> Result:
 async def give_up_attempt(run: ClaimedRun, planning: Planning, error: Exception) -> Result:
     """Settles an attempt that ended in a fault of ours: tried again like any other, and counted."""
     metrics.MISSION_ERRORS.inc()
-    return await _try_later(run, planning, _FAULT, f"internal fault: {type(error).__name__}")
+    return await _try_later(run, planning, _FAULT, f"internal fault: {type(error).__name__}", error)
 
 
 async def _gather(run: ClaimedRun, planning: Planning, mission: Mission, agent: Agent) -> Inputs | Result:
@@ -183,17 +183,17 @@ async def _turn_away(run: ClaimedRun, planning: Planning, verdict: Verdict, *, w
 
 
 async def _try_later(
-    run: ClaimedRun, planning: Planning, told: Told, reason: str, asked_s: float | None = None
+    run: ClaimedRun, planning: Planning, told: Told, reason: str, error: Exception, asked_s: float | None = None
 ) -> Result:
     wait_s = retry_s(run.attempts, planning.pace, asked_s=asked_s)
     if wait_s is None:
-        return await _fail(run, planning, told, reason)
+        return await _fail(run, planning, told, reason, error)
     await planning.ledger.settle(run, "due", decision="retry", reason=storable(reason), wait_s=wait_s, counts=True)
-    log.warning("attempt failed", run=str(run.run_id), attempt=run.attempts, wait_s=wait_s, reason=reason)
+    log.warning("attempt failed", run=str(run.run_id), attempt=run.attempts, wait_s=wait_s, **_logged(told, error))
     return "retried"
 
 
-async def _fail(run: ClaimedRun, planning: Planning, told: Told, reason: str) -> Result:
+async def _fail(run: ClaimedRun, planning: Planning, told: Told, reason: str, error: Exception | None = None) -> Result:
     """Ends the run as one that failed: its mission hears of it, and moves on to a later time."""
     plan = {
         "version": versions.PLAN,
@@ -203,5 +203,12 @@ async def _fail(run: ClaimedRun, planning: Planning, told: Told, reason: str) ->
         "reason": storable(reason),
     }
     await planning.ledger.store_plan(run, plan, sweep_after_s=planning.pace.sweep_after_s)
-    log.error("run failed", run=str(run.run_id), attempts=run.attempts, reason=reason)
+    log.error("run failed", run=str(run.run_id), attempts=run.attempts, **_logged(told, error))
     return "failed"
+
+
+def _logged(told: Told, error: Exception | None) -> dict[str, Any]:
+    """What a log line says of a failure. The reason is the ledger's: it may quote the endpoint, and that the prompt."""
+    if not isinstance(error, ChatError):
+        return {"cause": told.name}
+    return {"cause": told.name, "kind": error.kind, "status": error.status}

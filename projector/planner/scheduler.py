@@ -20,7 +20,7 @@ from projector.planner.effects import read_effects, wake_stopped
 from projector.planner.iteration import iso_ms
 from projector.planner.ledger import Connection, Pool
 from projector.sql import query
-from projector.sql.connection import connect
+from projector.sql.connection import DATABASE_AWAY, connect
 from projector.waiting import pause
 
 SHORTEST_REST_S = 0.02
@@ -71,7 +71,7 @@ class Scheduler:
                         took_s = time.monotonic() - began
                         await pause(min(max(SHORTEST_REST_S, took_s), self._interval_s), stop)
                         await self._rest(listening, stop)
-            except (psycopg.OperationalError, DatabaseUnavailableError) as error:
+            except (*DATABASE_AWAY, DatabaseUnavailableError) as error:
                 _away(error)
                 await self.open_due_runs()  # the pool may have a connection where there is none to listen with
                 await pause(self._interval_s, stop)
@@ -155,7 +155,7 @@ class Scheduler:
                     moved(DUE)
                     if now_opened < BATCH or self._stop.is_set():
                         break
-        except psycopg.OperationalError as error:
+        except DATABASE_AWAY as error:
             _away(error, done)
             return
         except psycopg.errors.UniqueViolation:
@@ -172,7 +172,7 @@ class Scheduler:
                     return
                 done.woken = await wake_changed(conn) + await wake_stopped(conn)
                 done.announced = await reannounce(conn, late_s=self._late_s)
-        except psycopg.OperationalError as error:
+        except DATABASE_AWAY as error:
             _away(error, done)
             return
         metrics.RUNS_REANNOUNCED.inc(done.announced)

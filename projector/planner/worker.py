@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import math
+import traceback
+from typing import Any
 from uuid import UUID
 
 import psycopg
@@ -12,7 +14,7 @@ from projector import crash, freeze, metrics
 from projector.config import Settings
 from projector.errors import LeaseLostError
 from projector.health.judge import Seen
-from projector.health.parts import Servers, at_work
+from projector.health.parts import Part, Servers, at_work
 from projector.llm.chat import ChatModel
 from projector.logging import get
 from projector.planner.ledger import ClaimedRun, Pool
@@ -22,12 +24,22 @@ from projector.planner.research.seek import LONGEST_S
 from projector.planner.research.services import ResearchServices
 from projector.planner.run import carry_out, give_up_attempt
 from projector.planner.tracing import Finished, nobody
+from projector.sql.connection import DATABASE_AWAY
 
 RENEWALS_PER_LEASE = 3
 WORKER, LEASES, OLDEST_RUN = "worker", "leases", "oldest run"
 """The parts of it that must move."""
 
 log = get("planner")
+
+
+def fault(error: Exception) -> dict[str, Any]:
+    """What a log line says of an error, and where it came from; never its text, in which a database quotes rows."""
+    told: dict[str, Any] = {"error": type(error).__name__}
+    if isinstance(error, psycopg.Error):
+        told |= {"sqlstate": error.sqlstate, "constraint": error.diag.constraint_name}
+    places = traceback.extract_tb(error.__traceback__)
+    return told | {"stack": [f"{place.filename}:{place.lineno} {place.name}" for place in places]}
 
 
 class Worker:
@@ -48,8 +60,7 @@ class Worker:
     ) -> None:
         self._finished = finished
         self._places = settings.planner_workers
-        # One user's runs leave room for others, however long they take.
-        self._per_user = max(1, settings.planner_workers // 2)
+        self._per_user = settings.runs_per_user
         self._lease_s = settings.lease_s
         # One call more folds the conversation; sub-agents make any number. A call that was begun is waited for.
         calls = math.inf if settings.planner_subagents else settings.planner_max_rounds + 1
@@ -75,10 +86,9 @@ class Worker:
                 while not stop.is_set():
                     if renewing.done():
                         renewing.result()
-                    part.moved()
                     await freeze.point("planner.claim")
                     self._woken.clear()
-                    if not await self._fill():
+                    if not await self._fill(part):
                         await self._rest(stopping)
         finally:
             stopping.cancel()
@@ -90,17 +100,19 @@ class Worker:
         oldest = next(iter(list(self._tasks)), None)
         return Seen(oldest, oldest is not None)
 
-    async def _fill(self) -> bool:
-        """Claims runs for the free places; True when there may be more to claim at once."""
+    async def _fill(self, part: Part) -> bool:
+        """Claims runs for the free places, and moves `part` if it can; True when there may be more to claim at once."""
         free = self._places - len(self._tasks)
         if free <= 0:
+            part.moved()
             return False
         try:
             claimed = await self._ledger.claim(free, per_user=self._per_user, at_hand=self._tasks)
-        except psycopg.OperationalError as error:
+        except DATABASE_AWAY as error:
             metrics.PLANNER_DATABASE_ERRORS.inc()
             log.warning("cannot claim", error=str(error))
             return False
+        part.moved()
         for run in claimed:
             crash.point("planner.claimed")
             self._tasks[run.run_id] = asyncio.create_task(self._guarded(run), name=f"run {run.run_id}")
@@ -121,10 +133,10 @@ class Worker:
                 try:
                     await freeze.point("planner.run")
                     result = await carry_out(run, self._planning)
-                except (LeaseLostError, psycopg.OperationalError):
+                except (LeaseLostError, *DATABASE_AWAY):
                     raise
                 except Exception as error:
-                    log.exception("run broke", run=str(run.run_id))
+                    log.error("run broke", run=str(run.run_id), **fault(error))
                     result = await give_up_attempt(run, self._planning, error)
             metrics.PLANNER_RUNS.labels(result=result).inc()
             if result == "cancelled":
@@ -132,7 +144,7 @@ class Worker:
         except LeaseLostError:
             metrics.PLANNER_RUNS.labels(result="lease-lost").inc()
             log.warning("lease lost", run=str(run.run_id))
-        except psycopg.OperationalError as error:
+        except DATABASE_AWAY as error:
             # Nothing can be noted now. The lease runs out, and the run goes on from its last stored step.
             metrics.PLANNER_DATABASE_ERRORS.inc()
             log.warning("database away in the middle of a run", run=str(run.run_id), error=str(error))
@@ -146,25 +158,27 @@ class Worker:
         with at_work(LEASES, patience_s=every_s) as part:
             while True:
                 await asyncio.sleep(every_s)
-                part.moved()
                 await freeze.point("planner.renew")
-                await self._renew()
+                if await self._renew():
+                    part.moved()
 
-    async def _renew(self) -> None:
+    async def _renew(self) -> bool:
+        """Prolongs the leases of what is at work; False when it could not."""
         held = set(self._tasks)
         if not held:
-            return
+            return True
         try:
             kept = await self._ledger.renew(held)
-        except psycopg.OperationalError as error:
+        except DATABASE_AWAY as error:
             metrics.PLANNER_DATABASE_ERRORS.inc()
             log.warning("cannot renew leases", error=str(error))
-            return
+            return False
         crash.point("planner.after_renew")
         for run_id in held - kept:
             # Settled in the meantime, or taken over: then what it still does must not be paid for.
             if (task := self._tasks.get(run_id)) is not None:
                 task.cancel()
+        return True
 
     async def _put_down(self) -> None:
         tasks = list(self._tasks.values())
@@ -175,7 +189,7 @@ class Worker:
         crash.point("planner.before_hand_back")
         try:
             returned = await self._ledger.hand_back()
-        except psycopg.OperationalError as error:
+        except DATABASE_AWAY as error:
             metrics.PLANNER_DATABASE_ERRORS.inc()
             log.warning("cannot hand leases back; they run out by themselves", error=str(error))
         else:

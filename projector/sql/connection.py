@@ -31,6 +31,8 @@ DEFAULTS: Final = {
 noticed after 40 s, both by who waits for its answer and by who sends: less than its own `wal_sender_timeout`."""
 # Planner and sink hold locks over several statements, which a process that stands still must not keep from the others.
 IDLE_IN_TRANSACTION_S: Final[dict[Role, int]] = {"projector_planner": 30, "projector_sink": 30}
+DATABASE_AWAY: Final = (psycopg.OperationalError, psycopg.errors.IdleInTransactionSessionTimeout)
+"""What says that a connection is lost. The second is what a process finds that stood still for longer than that."""
 # As everywhere else here: a number of more than 64 bits is a double, and not an integer that cannot be written again.
 set_json_loads(orjson.loads)
 

@@ -28,6 +28,7 @@ SECRET = "enc:1:c2VjcmV0\\/Zm9y+/=="
 PRIVATE = "the diary of bertha"
 DUE = datetime(2026, 6, 1, 10, tzinfo=UTC)
 RUNNING = {"state": "running", "next_attempt_at": None, "lease_owner": "host:1:ab", "started_at": DUE}
+CANCELLED = {"state": "cancelled", "decision": "d", "reason": "r", "next_attempt_at": None}
 PLAN = {
     "summary": f"about {PRIVATE}",
     "steps": [
@@ -174,7 +175,7 @@ def test_it_is_told_what_happens_next(book: Book) -> None:
         (RUNNING | {"lease_until": DUE}, "a worker takes it over"),
         (RUNNING | {"lease_until": later}, "a worker is at it"),
         ({"state": "failed", "reason": "r", "next_attempt_at": later}, "opened again from 2999-06-01T10:00:00Z if"),
-        ({"state": "cancelled", "reason": "r", "next_attempt_at": None}, "its mission stands still at this due time"),
+        (CANCELLED, "its mission stands still at this due time"),
     ]
     for columns, told in expected:
         shown = book.read("show", book.add(1, **columns))
@@ -222,7 +223,7 @@ def test_runs_are_cancelled_only_when_confirmed_and_the_log_says_by_whom(book: B
 
 
 def test_old_runs_are_pruned_by_hand_only_when_confirmed(book: Book) -> None:
-    old = {"state": "cancelled", "reason": "r", "next_attempt_at": None, "updated_at": DUE - timedelta(days=4000)}
+    old = CANCELLED | {"updated_at": DUE - timedelta(days=4000)}
     for number in (1, 2):
         book.add(number, **old, due_at=DUE - timedelta(days=number))
     book.add(3, updated_at=DUE - timedelta(days=4000))

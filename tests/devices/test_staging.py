@@ -99,6 +99,28 @@ def test_a_policy_decides_before_a_person_is_asked():
     assert 'Tool "d" is not available' in house.shown()[0]["plan"][1]["summary"]
 
 
+def test_the_policy_of_the_missions_own_agent_decides():
+    house = House()
+    device = house.review.device
+    policy = {"tools": {"create_task": "auto", "create_note": "deny"}, "defaultForAi": "propose"}
+    device.edit(AGENTS, "a1", {"policy": policy})
+    device.create(AGENTS, {"name": "Other", "policy": {"tools": {"create_task": "deny"}}}, "a2")
+    tools = ("create_task", "create_note", "create_goal", "no_such_tool")
+    house.server(iteration(*(step(number, tool) for number, tool in enumerate(tools))))
+    house.pull(house.review)
+    assert [(one.tool, one.status, one.decided_by) for one in house.review.proposals()] == [
+        ("create_task", "approved", "policy"),
+        ("create_note", "failed", ""),
+        ("create_goal", "pending", ""),
+        ("no_such_tool", "pending", ""),
+    ]
+    assert [one.tool for one in house.review.executions()] == ["create_task"]
+    device.edit(MISSIONS, "m1", {"agentId": "a2"})
+    house.server(iteration(step(0, "create_task", of="J"), name="J"))
+    house.pull(house.review)
+    assert [one.status for one in house.review.proposals() if one.iteration_id == "J"] == ["failed"]
+
+
 @pytest.mark.parametrize("what", ["paused", "archived agent", "deleted agent", "unknown agent", "deleted mission"])
 def test_nothing_is_staged_for_what_rests_until_it_is_back(what):
     house = House()

@@ -22,22 +22,24 @@ FAR = "2099-01-01T00:00:00.000Z"
 DECODED = "select data from pg_logical_slot_get_changes('watch_' || current_database(), null, null)"
 
 
-async def tried(world: World, double: Double, **settings: Any) -> dict[str, Any]:
+async def tried(world: World, double: Double, day_cap: int = 0, **settings: Any) -> dict[str, Any]:
     async with OpenAIChat(double.url) as chat:
         planning = planning_of(world.settings.model_copy(update=settings), world.pool, chat, Pace())
-        return await plan_only(planning, world.pool, "u1", "m1", day_cap=0)
+        return await plan_only(planning, world.pool, "u1", "m1", day_cap=day_cap)
 
 
-async def test_the_plan_is_that_of_a_run_and_nothing_is_written(world: World):
+async def test_the_plan_is_that_of_a_run_and_nothing_is_written_but_what_it_cost(world: World):
     await world.agent()
     await world.mission(nextRunAt=FAR)
     world.watch_messages()
     async with Double(calls(TASK, ("rm_rf", {})), text("fertig")) as double:
         plan = await tried(world, double)
         asked = double.requests
-    # Neither a row of any table nor a message.
+    # Of no other table a row, and no message.
     written = [data for (data,) in world.admin.execute(DECODED) if not data.startswith(("BEGIN", "COMMIT"))]
-    assert written == []
+    assert [data.split(":")[0] for data in written] == ["table mana_ai.token_usage", "table mana_ai.token_days"] * 2
+    usage = "select user_id, agent_id, mission_id, tokens_used from mana_ai.token_usage"
+    assert world.admin.execute(usage).fetchall() == [("u1", "a1", "m1", 120)] * 2
     await world.edit(nextRunAt="2026-01-01T00:00:00.000Z")
     async with Double(calls(TASK, ("rm_rf", {})), text("fertig")) as double:
         run = await worked(world, double, "planned")
@@ -56,6 +58,25 @@ async def test_what_stands_against_a_run_stands_against_this(world: World):
         async with world.pool.connection() as conn:
             await stop_effects(conn, "maintenance")
         with pytest.raises(EffectsStoppedError, match="maintenance"):
+            await tried(world, double)
+    assert double.requests == []
+
+
+async def test_what_it_spends_stops_it_and_all_others_at_the_cap_of_the_day(world: World):
+    await world.agent()
+    await world.mission(nextRunAt=FAR)
+    async with Double(calls(TASK)) as double:
+        assert (await tried(world, double, day_cap=240))["stopReason"] == "budget"
+        with pytest.raises(EffectsStoppedError, match="240 of 240 tokens"):
+            await tried(world, double, day_cap=240)
+    assert len(double.requests) == 2
+
+
+async def test_a_mission_without_a_time_is_judged_like_any_other(world: World):
+    await world.agent(state="archived")
+    await world.mission(nextRunAt=None)
+    async with Double(text("nie")) as double:
+        with pytest.raises(NothingPlannedError, match="the agent is archived"):
             await tried(world, double)
     assert double.requests == []
 

@@ -5,19 +5,24 @@ from __future__ import annotations
 import asyncio
 import re
 from collections import Counter
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import pytest
 from psycopg.types.json import Jsonb
 
 from projector.llm.client import OpenAIChat
+from projector.llm.routed import RoutedChat
 from projector.planner.iteration import iso_ms
 from projector.planner.pace import Pace
 from projector.planner.worker import Worker
 from projector.planner.writer import Writer
 from projector.sql.connection import pool
 from tests.llm.double import Double, Reply, text
+from tests.llm.upstream import registry
 from tests.planner.world import World
 
 USERS = [f"user-{number}" for number in range(50)]
@@ -55,12 +60,12 @@ def user_of(request: dict[str, Any]) -> str:
     return found[1]
 
 
-async def everybody_has_missions_due(world: World) -> None:
+async def everybody_has_missions_due(world: World, users: Sequence[str] = USERS, missions: int = MISSIONS) -> None:
     """The stuck user's are the first in line."""
     now = datetime.now(UTC)
-    agent = {"name": "Mana", "role": "", "state": "active", "maxConcurrentMissions": MISSIONS}
-    rows = [(uuid4(), "agents", "a1", user, Jsonb(agent)) for user in USERS]
-    for user in USERS:
+    agent = {"name": "Mana", "role": "", "state": "active", "maxConcurrentMissions": missions}
+    rows = [(uuid4(), "agents", "a1", user, Jsonb(agent)) for user in users]
+    for user in users:
         due = now - timedelta(hours=2 if user == STUCK else 1)
         mission = {
             "title": f"Mission of {user}",
@@ -71,18 +76,18 @@ async def everybody_has_missions_due(world: World) -> None:
             "createdAt": iso_ms(due),
             "nextRunAt": iso_ms(due),
         }
-        rows += [(uuid4(), "aiMissions", f"{user}-{n}", user, Jsonb(mission)) for n in range(MISSIONS)]
+        rows += [(uuid4(), "aiMissions", f"{user}-{n}", user, Jsonb(mission)) for n in range(missions)]
     world.admin.cursor().executemany(INSERT, rows)
     await world.catch_up()
     while await world.open():
         pass
 
 
-async def finished(world: World, count: int) -> None:
-    """Waits until so many runs of the others are written."""
-    written = "select count(*) from mana_ai.mission_runs where state = 'written' and user_id <> %s"
-    async with asyncio.timeout(LIMIT_S):
-        while world.admin.execute(written, [STUCK]).fetchone() != (count,):
+async def finished(world: World, count: int, state: str = "written", limit_s: float = LIMIT_S) -> None:
+    """Waits until so many runs of the others are in the state."""
+    written = "select count(*) from mana_ai.mission_runs where state = %s and user_id <> %s"
+    async with asyncio.timeout(limit_s):
+        while world.admin.execute(written, [state, STUCK]).fetchone() != (count,):
             await asyncio.sleep(0.05)
 
 
@@ -113,3 +118,24 @@ async def test_a_user_whose_calls_hang_keeps_his_share_of_the_places_and_nobody_
             await asyncio.gather(working, writing)
     assert states(world) == Counter({"due": MISSIONS})
     assert {run["decision"] for run in world.runs(state="written")} == {"ran"}
+
+
+@pytest.mark.parametrize("places", [{}, {"planner_workers": 2}, {"llm_calls_per_provider": 2}])
+async def test_he_keeps_his_share_of_the_places_at_a_provider_too(world: World, tmp_path: Path, places: dict[str, int]):
+    users, missions = USERS[15:20], 4
+    await everybody_has_missions_due(world, users, missions)
+    stop = asyncio.Event()
+    async with Hanging() as double:
+        budgets = "budgets: {first_byte_s: 600, total_s: 600}"
+        provider = f"base_url: '{double.url}/v1'"
+        path = registry(tmp_path, "  mana/reasoning: {chain: [p1/m1]}", more=budgets, p1=provider).path
+        settings = world.settings.model_copy(update={"llm_config": str(path), "llm_timeout_s": 600.0, **places})
+        async with RoutedChat.from_settings(settings) as chat:
+            working = asyncio.create_task(Worker(settings, world.pool, chat, PACE).run(stop))
+            try:
+                await finished(world, (len(users) - 1) * missions, "planned", limit_s=60)
+                share = min(settings.planner_workers, settings.llm_calls_per_provider) // 2
+                assert double.asked() == Counter({user: share if user == STUCK else missions for user in users})
+            finally:
+                stop.set()
+                await working

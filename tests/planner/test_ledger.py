@@ -12,6 +12,12 @@ from tests.planner.world import World
 
 PLAN = {"version": 1, "summary": "", "steps": [], "agent": {"id": "a1", "name": "Mana"}}
 STEP = Step(1, "llm", b"\1" * 32, {"content": "x"}, 100, 20)
+HELD = "state = 'held', reason = 'r'"
+PLANNED = "state = 'planned', started_at = now(), plan = '{}', planned_at = now()"
+WRITTEN = (
+    "state = 'written', started_at = now(), plan = '{}', planned_at = now(), next_attempt_at = null,"
+    " change_id = gen_random_uuid(), written_at = now()"
+)
 # Each names one column too many or too few for its state.
 IMPOSSIBLE = [
     "state = 'thinking'",
@@ -21,23 +27,48 @@ IMPOSSIBLE = [
     "state = 'running', lease_owner = 'w', lease_until = now(), next_attempt_at = null",
     "state = 'running', lease_owner = 'w', lease_until = now(), started_at = now()",
     "lease_owner = 'w', lease_until = now()",
-    "state = 'planned', started_at = now()",
-    "state = 'planned', started_at = now(), plan = '{}'",
-    "state = 'planned', plan = '{}', planned_at = now()",
-    "state = 'planned', started_at = now(), plan = '{}', planned_at = now(), next_attempt_at = null",
+    "state = 'planned', decision = 'planned', started_at = now()",
+    "state = 'planned', decision = 'planned', started_at = now(), plan = '{}'",
+    "state = 'planned', decision = 'planned', plan = '{}', planned_at = now()",
+    f"{PLANNED}, decision = 'planned', next_attempt_at = null",
     "plan = '{}', planned_at = now()",
-    "state = 'written', started_at = now(), plan = '{}', planned_at = now(), next_attempt_at = null",
-    "state = 'written', started_at = now(), next_attempt_at = null, change_id = gen_random_uuid(), written_at = now()",
+    "state = 'written', decision = 'ran', started_at = now(), plan = '{}', planned_at = now(), next_attempt_at = null",
+    "state = 'written', decision = 'ran', started_at = now(), next_attempt_at = null, change_id = gen_random_uuid(),"
+    " written_at = now()",
     "change_id = gen_random_uuid()",
-    "state = 'held'",
-    "state = 'held', reason = 'r', next_attempt_at = null",
+    "state = 'held', decision = 'skipped-paused'",
+    f"{HELD}, decision = 'skipped-paused', next_attempt_at = null",
+    HELD,
+    f"{HELD}, decision = 'admitted'",
+    f"{HELD}, decision = 'ran'",
     "state = 'failed'",
-    "state = 'cancelled'",
+    "state = 'cancelled', decision = 'mission-gone'",
+    "state = 'cancelled', reason = 'r'",
+    PLANNED,
+    f"{PLANNED}, decision = 'ran'",
+    f"{PLANNED}, decision = 'skipped-paused'",
+    WRITTEN,
+    f"{WRITTEN}, decision = 'planned'",
+    f"{WRITTEN}, decision = 'skipped-paused'",
+    f"{PLANNED}, decision = 'planned', written_lsn = '0/1'",
+    "restores = 1",
+    "restores = 1, restored_at = now()",
+    "restores = -1",
+    f"{WRITTEN}, decision = 'ran', restores = 1",
+    f"{WRITTEN}, decision = 'ran', restored_at = now()",
+    f"{WRITTEN}, decision = 'ran', restored_over = now()",
     "admitted_at = now()",
     "attempts = -1",
     "refused_writes = -1",
     "prompt_tokens = -1",
+    "completion_tokens = -1",
+    "reserved_tokens = -1",
+    "research_credits = -1",
+    "research_credits = 'infinity'",
+    "failed_calls = '{}'",
     "user_id = ''",
+    "mission_id = ''",
+    "written_at = now()",
     "agent_id = repeat('a', 257)",
     "next_attempt_at = null",
 ]
@@ -49,6 +80,18 @@ async def test_the_database_refuses_an_impossible_state(world: World, assignment
     await world.open()
     with pytest.raises(psycopg.errors.CheckViolation):
         world.admin.execute(f"update mana_ai.mission_runs set {assignment}")  # noqa: S608
+
+
+async def test_every_rule_about_a_state_is_tried(world: World):
+    await world.mission()
+    await world.open()
+    broken = set()
+    for assignment in IMPOSSIBLE:
+        with pytest.raises(psycopg.errors.CheckViolation) as caught:
+            world.admin.execute(f"update mana_ai.mission_runs set {assignment}")  # noqa: S608
+        broken.add(caught.value.diag.constraint_name)
+    rules = "select conname from pg_constraint where contype = 'c' and conrelid = 'mana_ai.mission_runs'::regclass"
+    assert broken == {name for (name,) in world.admin.execute(rules).fetchall()}
 
 
 async def test_a_claim_leases_a_run_to_one_worker(world: World):

@@ -48,9 +48,30 @@ def test_the_limit_of_missions_at_once_has_a_safe_reading(value, expected):
     assert agent_of("a", {"maxConcurrentMissions": value}).max_concurrent == expected
 
 
-@pytest.mark.parametrize(("value", "expected"), [(None, None), (-1, None), (0, 0), ("x", None), (5.7, 5)])
-def test_the_daily_cap_has_a_safe_reading(value, expected):
-    assert agent_of("a", {"maxTokensPerDay": value}).daily_tokens == expected
+@pytest.mark.parametrize(("value", "expected"), [(None, None), (-1, None), ("-1", None), (0, 0), ("0", 0), (5.7, 5)])
+def test_a_daily_cap_is_a_number_and_none_when_absent_or_negative(value, expected):
+    agent = agent_of("a", {"maxTokensPerDay": value})
+    assert (agent.daily_tokens, agent.mistyped) == (expected, None)
+
+
+@pytest.mark.parametrize("value", ["x", "", True, False, [], {}, [100], "NaN", "inf"])
+def test_a_daily_cap_that_is_no_number_is_not_taken_for_none(value):
+    verdict = judge_mission(situation(agent={"maxTokensPerDay": value}), NOON, NOON)
+    assert verdict is not None
+    assert (verdict.action, verdict.decision) == ("hold", "skipped-malformed")
+    assert verdict.reason == "the agent's maxTokensPerDay is no number"
+
+
+@pytest.mark.parametrize("value", ["", "Active", 1, 0, True, False, [], ["active"], {"is": "active"}])
+def test_an_agent_in_any_other_state_than_active_is_held(value):
+    verdict = judge_mission(situation(agent={"state": value}), NOON, NOON)
+    assert verdict is not None
+    assert (verdict.action, verdict.decision) == ("hold", "skipped-paused")
+    assert len(verdict.reason) > len("the agent is ")
+
+
+def test_an_agent_without_a_state_is_active():
+    assert judge_mission(situation(agent={"state": None}), NOON, NOON) is None
 
 
 def test_an_agents_encrypted_texts_are_not_read():

@@ -190,8 +190,9 @@ async def test_a_run_that_is_taken_up_again_at_that_moment_keeps_its_steps(world
 
 async def test_much_is_deleted_in_small_parts_by_several_at_once(world: World, monkeypatch):
     world.admin.execute(
-        "insert into mana_ai.mission_runs (run_id, iteration_id, agent_id, state, reason, next_attempt_at, updated_at,"
-        " user_id, mission_id, due_at) select gen_random_uuid(), gen_random_uuid(), 'a', 'cancelled', 'r', null,"
+        "insert into mana_ai.mission_runs (run_id, iteration_id, agent_id, state, decision, reason, next_attempt_at,"
+        " updated_at, user_id, mission_id, due_at)"
+        " select gen_random_uuid(), gen_random_uuid(), 'a', 'cancelled', 'd', 'r', null,"
         " now() - interval '100 days', 'u' || n % 7, 'm' || n % 3, now() - n * interval '1 h'"
         " from generate_series(1, 1000) n"
     )

@@ -14,11 +14,11 @@ import pytest
 
 from projector.errors import LeaseLostError
 from projector.planner.iteration import iso_ms
-from projector.planner.ledger import ClaimedRun
+from projector.planner.ledger import CLAIM, ClaimedRun
+from projector.planner.mission import DEFAULT_AGENT, MAX_AGENT_ID
 from projector.planner.pace import Pace
 from projector.planner.runs import STUCK, UNFINISHED, Result, Selection, cancel, pages, retry
 from projector.planner.steps import Step
-from projector.sql import query
 from projector.sql.connection import connect
 from tests.llm.double import Double, Reply, calls, text
 from tests.planner.test_worker import FAST, TASK, settled, working
@@ -188,9 +188,10 @@ async def test_a_worker_that_claims_at_the_same_moment_wins_over_a_retry_and_los
     run_id = await brought_to(world, "held")
     world.shift_clock_past(run_id)
     claim = {"limit": 1, "per_user": 1, "at_hand": [], "owner": "w1", "lease_s": 60}
+    claim |= {"default_agent": DEFAULT_AGENT, "longest_agent": MAX_AGENT_ID}
     for action, expected in ((retry, "refused"), (cancel, "cancelled")):
         async with world.pool.connection() as conn, conn.transaction():
-            claimed = await conn.execute(query("planner/claim"), claim)
+            claimed = await conn.execute(CLAIM, claim)
             run = ClaimedRun(*(await claimed.fetchall())[0])
             second = await meets(world, action, run_id)
         assert [(result.before, result.outcome) for result in await second] == [("running", expected)]

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 
+import pytest
+
+from projector import crash
 from projector.planner.iteration import iso_ms
 from projector.planner.scheduler import Scheduler
+from projector.sql import connection
 from tests.planner.world import HOUR, World
 
 
@@ -51,3 +56,18 @@ async def test_a_mission_runs_when_its_time_comes_and_not_before(world: World):
         await world.mission(nextRunAt=iso_ms(due))
         assert world.runs() == []
         assert timedelta(0) <= await opened(world) - due < timedelta(seconds=5)
+
+
+async def test_a_process_that_stood_still_in_a_transaction_lost_its_connection_and_looks_again(
+    world: World, monkeypatch: pytest.MonkeyPatch
+):
+    """The server ends a session that is idle in a transaction for too long."""
+    monkeypatch.setitem(connection.IDLE_IN_TRANSACTION_S, "projector_planner", 1)
+    await world.mission()
+    stands_still = iter([1.5])
+    monkeypatch.setattr(crash, "point", lambda name: time.sleep(next(stands_still, 0)))
+    async with connection.pool(world.settings, "projector_planner", size=1) as connections:
+        scheduler = Scheduler(world.settings, connections)
+        assert (await scheduler.tick())["errors"] == ["database away: IdleInTransactionSessionTimeout"]
+        assert world.runs() == []
+        assert await scheduler.open_due_runs() == 1

@@ -6,13 +6,18 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from uuid import UUID
 
 import pytest
 
 from projector.cdc.topics import ensure_topics
 from projector.config import Settings
 from projector.errors import BrokerUnavailableError, ConfigError, NotMigratedError
+from projector.health.judge import Seen
+from projector.health.servers import Connections
+from projector.log.topics import Topics
 from streams import cdc, planner, sink, timers, views
+from streams.app import make_app, on_announcement, serve
 from tests.llm.double import Double, calls, text
 from tests.planner.test_tracing import Collector, value
 from tests.planner.world import World
@@ -103,3 +108,32 @@ async def test_a_stream_that_is_still_joining_its_group_stops_when_told_to(world
     await asyncio.sleep(0.5)  # Faust waits a second before it joins
     stop.set()
     await asyncio.wait_for(joining, 5)
+
+
+async def test_a_member_of_a_group_is_idle_without_partitions_and_not_while_it_waits_for_them(world: World):
+    settings = world.settings.model_copy(update={"topic_partitions": 1})
+    await ensure_topics(settings)
+    stop = asyncio.Event()
+
+    async def handle(run_id: UUID, user_id: str) -> None:
+        raise AssertionError("nothing is announced")
+
+    members = [make_app(settings, "members") for _ in range(2)]
+    for member in members:
+        on_announcement(member, Topics(settings.topic_prefix).due, handle)
+    servers = Connections(settings, None, broker=True)
+    serving = [asyncio.create_task(serve(member, stop)) for member in members]
+    try:
+        await until(lambda: all(member.rebalancing_count and not member.rebalancing for member in members))
+        await until(lambda: sorted(len(member.consumer.assignment()) for member in members) == [0, 1])
+        for member in members:
+            seen = await member.seen(servers)
+            assert seen is not None
+            assert not seen.ahead
+            member.on_rebalance_start()
+            assert await member.seen(servers) == Seen(("rebalance", member.rebalancing_count), ahead=True)
+            member.on_rebalance_end()
+    finally:
+        stop.set()
+        await asyncio.gather(*serving)
+        await servers.close()

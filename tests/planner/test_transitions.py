@@ -28,15 +28,15 @@ NOTHING = dict.fromkeys(
     ("lease_owner", "lease_until", "started_at", "next_attempt_at", "plan", "planned_at", "change_id", "written_at")
 )
 WAITING = NOTHING | {"next_attempt_at": NOW}
-PLANNED = NOTHING | {"started_at": NOW, "plan": Jsonb({}), "planned_at": NOW}
+PLANNED = NOTHING | {"started_at": NOW, "plan": Jsonb({}), "planned_at": NOW, "decision": "planned"}
 COLUMNS: dict[str, dict[str, Any]] = {
     "due": WAITING,
     "running": NOTHING | {"lease_owner": "w", "lease_until": NOW, "started_at": NOW},
     "planned": PLANNED | {"next_attempt_at": NOW},
-    "held": WAITING | {"reason": "r"},
-    "written": PLANNED | {"change_id": UUID, "written_at": NOW},
+    "held": WAITING | {"reason": "r", "decision": "skipped-paused"},
+    "written": PLANNED | {"change_id": UUID, "written_at": NOW, "decision": "ran"},
     "failed": NOTHING | {"reason": "r"},
-    "cancelled": NOTHING | {"reason": "r"},
+    "cancelled": NOTHING | {"reason": "r", "decision": "mission-gone"},
 }
 
 

@@ -1,6 +1,7 @@
 """What one version stored, another goes on with, or holds with the reason.
 
-`SAVE_LEDGER=<release> pytest tests/planner/test_versions.py -k saved` keeps a ledger of the present code.
+Whoever releases adds one file to `tests/data/ledgers`, made by the very code that is released and committed with it:
+`SAVE_LEDGER=<release> pytest tests/planner/test_versions.py -k saved`. A file that is there is never made anew.
 """
 
 from __future__ import annotations

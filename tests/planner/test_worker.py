@@ -4,16 +4,20 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
+from projector import metrics
+from projector.health.parts import part
 from projector.llm.client import OpenAIChat
 from projector.planner.catalogue import CATALOGUE_DIGEST
 from projector.planner.due import wake_changed
 from projector.planner.pace import Pace
 from projector.planner.research.services import ResearchServices
 from projector.planner.steps import Step
-from projector.planner.worker import Worker
+from projector.planner.worker import WORKER, Worker
 from tests.llm.double import Double, Reply, calls, error, text
 from tests.planner.world import World
 
@@ -335,3 +339,66 @@ async def test_a_run_that_kills_its_workers_is_given_up(world: World):
     assert "vanished" in world.run()["reason"]
     assert world.run()["decision"] == "failed"
     assert double.requests == []
+
+
+SECRET = "was im Prompt steht"
+
+
+async def test_no_log_line_quotes_the_endpoint_which_may_quote_the_prompt(world: World):
+    await world.agent()
+    await world.mission()
+    echo = {"error": {"message": f"cannot read: {SECRET}"}}
+    with capture_logs() as logs:
+        async with Double(error(503, echo), error(401, echo)) as double:
+            run = await worked(world, double, "planned")
+    assert SECRET in run["reason"]
+    assert SECRET not in str(logs)
+    told = [(line["event"], line["cause"], line["status"]) for line in logs if "status" in line]
+    assert told == [("attempt failed", "ModelUnavailable", 503), ("run failed", "ModelRefused", 401)]
+
+
+async def test_no_log_line_quotes_the_row_that_the_database_refused(world: World):
+    await world.agent()
+    await world.mission()
+    world.admin.execute(
+        "create function refuse() returns trigger language plpgsql as"
+        " $$begin raise 'no %', new.response using errcode = 'check_violation', constraint = 'shut'; end$$;"
+        "create trigger refuse before insert on mana_ai.run_steps for each row execute function refuse()"
+    )
+    with capture_logs() as logs:
+        async with Double(text(SECRET)) as double:
+            await worked(world, double, "planned")
+    broke = [line for line in logs if line["event"] == "run broke"]
+    assert [(line["error"], line["sqlstate"], line["constraint"]) for line in broke] == [
+        ("CheckViolation", "23514", "shut")
+    ] * FAST.max_attempts
+    assert all("ledger.py:" in " ".join(line["stack"]) for line in broke)
+    assert SECRET not in str(logs)
+
+
+class NoServers:
+    async def ends(self, places: object) -> dict[Any, int]:
+        raise AssertionError("a loop that tells each pass asks nobody")
+
+
+async def test_a_worker_whose_every_claim_fails_does_not_move(world: World):
+    await world.agent()
+    await world.mission()
+    await world.open()
+    world.admin.execute(
+        "create function refuse() returns trigger language plpgsql as"
+        " $$begin raise 'no space left' using errcode = 'disk_full'; end$$;"
+        "create trigger refuse before update on mana_ai.mission_runs for each row execute function refuse()"
+    )
+    errors = metrics.PLANNER_DATABASE_ERRORS._value
+    async with Double(text("fertig")) as double, working(world, double), asyncio.timeout(25):
+        found = []
+        for _ in range(2):
+            after = errors.get() + 3
+            while errors.get() < after:
+                await asyncio.sleep(0.02)
+            found.append(await part(WORKER).seen(NoServers()))
+        assert found[0] == found[1]
+        world.admin.execute("drop trigger refuse on mana_ai.mission_runs")
+        await settled(world, "planned")
+        assert await part(WORKER).seen(NoServers()) != found[1]

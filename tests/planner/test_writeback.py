@@ -129,8 +129,8 @@ async def test_a_row_that_is_there_already_is_kept_when_the_ledger_is_older_than
     with world.admin.transaction():
         world.admin.execute("set local session_replication_role = replica")  # as a restore brings it back
         world.admin.execute(
-            "update mana_ai.mission_runs set state = 'planned', change_id = null, written_at = null,"
-            " next_attempt_at = now()"
+            "update mana_ai.mission_runs set state = 'planned', decision = 'planned', change_id = null,"
+            " written_at = null, written_lsn = null, next_attempt_at = now()"
         )
     assert await write(world, run) == "written"
     (row,) = world.ours()
