@@ -22,6 +22,7 @@ from projector.errors import (
 from projector.health.parts import expect
 from projector.logging import get
 from projector.metrics import CDC_RESTARTS
+from projector.sql.connection import DATABASE_AWAY
 
 FIRST_PAUSE_S = 0.2
 LONGEST_PAUSE_S = 10.0
@@ -30,12 +31,10 @@ GRACE_S = 10.0
 _SOUND_S = 3.0
 
 _PASSING = (
-    psycopg.OperationalError,
+    *DATABASE_AWAY,
     psycopg.InterfaceError,
-    # For psycopg these are internal errors. A server is read-only while it is a standby, or as managed ones are while
-    # their disk is full; and one that heard nothing for long ended the transaction of a process that was paused.
+    # A server is read-only while it is a standby, or as managed ones are while their disk is full.
     errors.ReadOnlySqlTransaction,
-    errors.IdleInTransactionSessionTimeout,
 )
 
 log = get("cdc")
