@@ -27,6 +27,7 @@ from projector.planner.restore import BATCH, missions_with_dropped, restore
 from projector.planner.together import Together
 from projector.planner.tracing import Finished, nobody
 from projector.planner.writeback import postpone, unwritten, write_back
+from projector.sql.connection import DATABASE_AWAY
 from projector.waiting import pause
 
 WRITER = "writer"
@@ -93,7 +94,7 @@ class Writer:
         """
         try:
             await self._together.ask((run_id, user_id))
-        except psycopg.OperationalError as error:
+        except DATABASE_AWAY as error:
             metrics.PLANNER_DATABASE_ERRORS.inc()
             log.warning("cannot write now", run=str(run_id), error=str(error))
             return not _is_away(error)
@@ -141,7 +142,7 @@ class Writer:
                 return 0
             async with self._ledger.connection() as conn:
                 waiting = await unwritten(conn)
-        except psycopg.OperationalError as error:
+        except DATABASE_AWAY as error:
             metrics.PLANNER_DATABASE_ERRORS.inc()
             log.warning("cannot look for unwritten plans", error=str(error))
             return 0
@@ -197,7 +198,7 @@ class Writer:
         try:
             async with self._ledger.connection() as conn:
                 return await look(conn)
-        except psycopg.OperationalError as error:
+        except DATABASE_AWAY as error:
             metrics.PLANNER_DATABASE_ERRORS.inc()
             log.warning("cannot look for missions to write to", error=str(error))
             return []
@@ -215,7 +216,7 @@ class Writer:
                     break
                 async with self._pool.connection() as conn:
                     written += await write(conn, user_id, mission_id)
-            except psycopg.OperationalError as error:
+            except DATABASE_AWAY as error:
                 metrics.PLANNER_DATABASE_ERRORS.inc()
                 log.warning("cannot write now", mission=mission_id, error=str(error))
                 if _is_away(error):  # not this mission's affair
@@ -253,6 +254,6 @@ class Writer:
             await asyncio.gather(*self._announced, return_exceptions=True)
 
 
-def _is_away(error: psycopg.OperationalError) -> bool:
+def _is_away(error: psycopg.Error) -> bool:
     """Whether there is no connection; otherwise the server answered, and it is one plan's or mission's affair."""
     return error.sqlstate is None
