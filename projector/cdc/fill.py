@@ -229,7 +229,8 @@ class Fill:
             page_rows=self._page_rows,
         )
         apps = [app for app in sorted(state.apps) if state.app is None or app >= state.app]
-        self._total = state.rows + await table.count(state.app, state.cursor, [app for app in apps if app != state.app])
+        begun = state.app if state.app in apps else None  # which may have been left out since
+        self._total = state.rows + await table.count(begun, state.cursor, [app for app in apps if app != begun])
         await table.walk_indexes(True)
         if self._total:
             log.info("fill begins", reason=state.reason, apps=state.apps, rows=state.rows, of=self._total)

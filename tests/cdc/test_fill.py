@@ -136,6 +136,8 @@ async def test_an_app_that_is_left_out_while_it_is_filled_comes_whole_when_it_is
     async with running(one):
         written.append(insert(conn, record_id="live", app_id=kept))
         await read_until(one, 101)
+    rows, total = conn.execute("select rows, total from mana_ai.cdc_fills").fetchone()
+    assert rows == total, "rows of the app that is left out were counted"
     missed = {"ai", "notes"} - {kept}
     written += [insert(conn, record_id="meanwhile", app_id=app) for app in missed]
     prepare_source(conn, settings)
