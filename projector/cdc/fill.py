@@ -95,7 +95,7 @@ def beginning(tails: Tails) -> Ends:
     return {topic: [0] * len(ends) for topic, ends in tails.ends.items()}
 
 
-async def require_sight(conn: Connection) -> None:
+async def require_rights(conn: Connection) -> None:
     """Raises HiddenRowsError when row-level security would leave rows out, PrivilegeError when a right is missing."""
     for right in RIGHTS:
         try:
@@ -140,7 +140,7 @@ async def run_all(
         state = await _read_state(conn, number)
         reader = await connect(settings, "projector_cdc")
         try:
-            await require_sight(reader)
+            await require_rights(reader)
             if not await Fill(state, conn, reader, settings, producer, writer).run(stop):
                 return False
         finally:

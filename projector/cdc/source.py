@@ -202,7 +202,7 @@ async def _ensure_sound_slot(
         reason = "slot-lost" if slot is None or slot.lost else "records-lost"
     else:
         reason = "slot-lost"
-    await fill.require_sight(conn)
+    await fill.require_rights(conn)
     if known.consistent_lsn is None:
         whole = fill.Plan("history" if known.generation == 1 else "adopted", settings.apps, None, fill.beginning(tails))
         await create_slot(conn, replication, settings, known.generation, whole, tails.ends)
@@ -226,6 +226,6 @@ async def _fill_new_apps(
     added = tuple(app for app in settings.apps if app not in known)
     if not added:
         return
-    await fill.require_sight(conn)
+    await fill.require_rights(conn)
     plan = fill.Plan("app", added, None, fill.beginning(tails))
     await add_apps(conn, replication, settings, generation, plan, tails.ends)
