@@ -11,12 +11,15 @@ from dataclasses import dataclass
 from functools import partial
 
 from tests.faults.judge import NOTHING, Allowed
+from tests.faults.postgres_proxy import RowCut
 from tests.faults.rebalance import read_in_a_changing_group
 from tests.faults.world import SENDER_TIMEOUT_S, World
 
 FIRE_LIMIT_S = 30.0
 GAP_S = 0.3
 HISTORY_ROWS = 2000
+LOAD_ROWS, BULK_ROWS = 400, 3000
+"""More rows than a transaction of the load has, and those of one that has more."""
 
 GAP = Allowed(gap=True)
 
@@ -222,9 +225,24 @@ def _broker_disk_refuses(strike: Strike) -> None:
 
 
 def _postgres_cut(strike: Strike) -> None:
-    """In the middle of a COPY message: those of a large transaction come one after another."""
+    """All connections, wherever they are: between or within messages of the stream and answers to queries."""
     after = strike.numbers.randint(1, 200_000)
     _cut(strike, after, upwards=False, postgres=True)
+
+
+def _postgres_cut_in_a_row(strike: Strike) -> None:
+    """The replication connection alone, in the middle of a COPY message of a large transaction."""
+    world, proxy = strike.world, strike.world.servers.postgres_proxy
+    # No transaction of the load has so many rows, so none of them is struck.
+    cut = RowCut(strike.numbers.randint(LOAD_ROWS, BULK_ROWS), strike.numbers.random())
+    proxy.cut_in(cut)
+    try:
+        world.load.bulk(rows=BULK_ROWS, octets=2000)
+        if not cut.happened.wait(FIRE_LIMIT_S):
+            raise DidNotFire(f"row {cut.number} of a transaction did not pass in {FIRE_LIMIT_S:.0f} s")
+    finally:
+        proxy.cut_in(None)
+    world.over = time.monotonic()
 
 
 def _kafka_cut(strike: Strike) -> None:
@@ -330,6 +348,7 @@ FAULTS = (
     Fault("postgres restarted", _postgres_restarted, every=2),
     Fault("postgres killed", _postgres_killed, every=2),
     Fault("postgres cut", _postgres_cut),
+    Fault("postgres cut in a row", _postgres_cut_in_a_row),
     Fault("postgres frozen", _postgres_frozen, slow=True, every=2),
     Fault("postgres vanished", _postgres_vanished, slow=True, every=2),
     Fault("standby away", _standby_away, every=2),

@@ -17,7 +17,7 @@ class Proxy:
         self._upstream = upstream
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
-        self._connections: set[_Connection] = set()
+        self._connections: set[Connection] = set()
         self._lock = threading.Lock()
         self._cut: _Cut | None = None
         threading.Thread(target=self._accept, daemon=True).start()
@@ -74,28 +74,20 @@ class Proxy:
                 client.close()
                 continue
             server.settimeout(None)
-            connection = _Connection(client, server)
+            connection = Connection(client, server)
             with self._lock:
                 self._connections.add(connection)
             for upwards in (True, False):
                 threading.Thread(target=self._forward, args=(connection, upwards), daemon=True).start()
 
-    def _forward(self, connection: _Connection, upwards: bool) -> None:
-        source, sink = connection.client, connection.server
-        if not upwards:
-            source, sink = sink, source
+    def _forward(self, connection: Connection, upwards: bool) -> None:
+        source = connection.client if upwards else connection.server
         try:
             while chunk := source.recv(CHUNK):
                 connection.flows.wait()
                 if connection.closed:
                     break
-                cut = self._cut
-                if cut is not None and cut.upwards == upwards:
-                    chunk = cut.take(chunk)
-                sink.sendall(chunk)
-                if cut is not None and cut.reached and not cut.happened.is_set():
-                    self._close_all()
-                    cut.happened.set()
+                self._deliver(connection, upwards, chunk)
             # The end of a frozen connection is held back like everything else.
             connection.flows.wait()
         except OSError:
@@ -105,8 +97,19 @@ class Proxy:
             with self._lock:
                 self._connections.discard(connection)
 
+    def _deliver(self, connection: Connection, upwards: bool, chunk: bytes) -> None:
+        cut = self._cut
+        if cut is not None and cut.upwards == upwards:
+            chunk = cut.take(chunk)
+        (connection.server if upwards else connection.client).sendall(chunk)
+        if cut is not None and cut.reached and not cut.happened.is_set():
+            self._close_all()
+            cut.happened.set()
 
-class _Connection:
+
+class Connection:
+    """Both ends of what was let through; while `flows` is clear nothing passes."""
+
     def __init__(self, client: socket.socket, server: socket.socket) -> None:
         self.client, self.server = client, server
         self.flows = threading.Event()
