@@ -42,7 +42,8 @@ class Fault:
     """`strike` returns None when the world is to recover, or the seconds of a recovery that it saw itself.
 
     `every`: strikes between two verifications. `slow`: repeated as often as --slow-repeats says. `share`: of those
-    repeats, for what is struck under several names.
+    repeats, for what is struck under several names. `took_s`: what a strike takes, as `Budget` means it, beside the
+    `away` times --away that a server stays away.
     """
 
     name: str
@@ -51,6 +52,8 @@ class Fault:
     share: float = 1.0
     every: int = 5
     allowed: Allowed = NOTHING
+    took_s: float = 1.5
+    away: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -339,24 +342,24 @@ WITH_HISTORY = (
 FAULTS = (
     *(Fault(p.name, partial(_killed_at, p)) for p in UNDER_LOAD),
     *(Fault(f"{p.name} (slot lost)", partial(_killed_at_without_slot, p), allowed=GAP) for p in WITHOUT_SLOT),
-    *(Fault(f"{p.name} (history)", partial(_killed_at_with_history, p), share=0.2) for p in WITH_HISTORY),
+    *(Fault(f"{p.name} (history)", partial(_killed_at_with_history, p), share=0.2, took_s=3) for p in WITH_HISTORY),
     Fault("kill at random", _killed_at_random),
     Fault("kill while starting", _killed_while_starting),
     Fault("stop in order", _stopped_in_order),
-    Fault("stream paused", _paused, slow=True, every=2),
-    Fault("stream overtaken", _overtaken, slow=True, every=1, allowed=Allowed(repeats=True)),
+    Fault("stream paused", _paused, slow=True, every=2, took_s=4.5),
+    Fault("stream overtaken", _overtaken, slow=True, every=1, allowed=Allowed(repeats=True), took_s=8.5),
     Fault("postgres restarted", _postgres_restarted, every=2),
     Fault("postgres killed", _postgres_killed, every=2),
-    Fault("postgres cut", _postgres_cut),
-    Fault("postgres cut in a row", _postgres_cut_in_a_row),
-    Fault("postgres frozen", _postgres_frozen, slow=True, every=2),
-    Fault("postgres vanished", _postgres_vanished, slow=True, every=2),
-    Fault("standby away", _standby_away, every=2),
-    Fault("broker stopped", _broker_stopped, slow=True, every=1),
-    Fault("broker killed", _broker_killed, slow=True, every=1),
-    Fault("broker paused", _broker_paused, slow=True, every=1),
-    Fault("broker disk refuses", _broker_disk_refuses, slow=True, every=1),
+    Fault("postgres cut", _postgres_cut, took_s=4),
+    Fault("postgres cut in a row", _postgres_cut_in_a_row, took_s=2.5),
+    Fault("postgres frozen", _postgres_frozen, slow=True, every=2, took_s=4.5),
+    Fault("postgres vanished", _postgres_vanished, slow=True, every=2, took_s=15),
+    Fault("standby away", _standby_away, every=2, took_s=2),
+    Fault("broker stopped", _broker_stopped, slow=True, every=1, took_s=12, away=1),
+    Fault("broker killed", _broker_killed, slow=True, every=1, took_s=13),
+    Fault("broker paused", _broker_paused, slow=True, every=1, took_s=5, away=0.75),
+    Fault("broker disk refuses", _broker_disk_refuses, slow=True, every=1, took_s=16, away=0.1),
     Fault("kafka cut", _kafka_cut),
-    Fault("kafka frozen", _kafka_frozen, slow=True, every=2),
-    Fault("group rebalanced", _group_rebalanced, slow=True, every=1),
+    Fault("kafka frozen", _kafka_frozen, slow=True, every=2, took_s=4.5),
+    Fault("group rebalanced", _group_rebalanced, slow=True, every=1, took_s=3),
 )
