@@ -10,8 +10,11 @@ from collections.abc import Callable, Sequence
 
 from tests.faults.budget import Budget, Part
 from tests.faults.command import options, say, spread, told, undisturbed
-from tests.faults.faults import FAULTS, Fault
+from tests.faults.faults import FAULTS, DidNotFire, Fault
 from tests.faults.matrix import Chunk, Matrix, chunks, matrix
+
+ENOUGH = 10
+"""Strikes by two writers, of which one at least must double something: what is on its way may be nothing each time."""
 
 
 def main() -> int:
@@ -59,7 +62,11 @@ def run(running: Matrix, todo: list[Chunk]) -> None:
     for _ in told(todo, running.run, lambda: f"{running.judged + running.world.judge.judged} records judged"):
         running.renew()
     running.finish()
-    say(f"all {running.judged} records found as committed, {running.repeated} of them more than once where allowed")
+    for fault in FAULTS:
+        if fault.allowed.repeats and len(running.recoveries[fault.name]) >= ENOUGH and not running.repeated[fault.name]:
+            raise DidNotFire(f"{fault.name}: two writers overlapped, and no record came again")
+    again = ", ".join(f"{count} after {name}" for name, count in running.repeated.most_common() if count)
+    say(f"all {running.judged} records found as committed; came again where they may: {again or 'none'}")
 
 
 def table(running: Matrix, chosen: list[Fault]) -> None:

@@ -139,12 +139,13 @@ def _paused(strike: Strike) -> None:
 
 
 def _overtaken(strike: Strike) -> None:
-    """Paused with full batches, some of them on their way; its successor runs under load when it wakes."""
+    """Paused with full batches, a request of them on its way; its successor runs under load when it wakes."""
     world = strike.world
     first = world.stream
-    world.servers.kafka_proxy.freeze()
     world.load.bulk(rows=6000, octets=2000)
-    time.sleep(strike.numbers.uniform(0.3, 1.0))
+    time.sleep(strike.numbers.uniform(0, 0.2))
+    world.servers.kafka_proxy.freeze()
+    time.sleep(strike.numbers.uniform(0, 0.5))
     first.send(signal.SIGSTOP)
     second = world.start_stream()
     second.wait_ready()
