@@ -13,8 +13,8 @@ from tests.faults.command import options, say, spread, told, undisturbed
 from tests.faults.faults import FAULTS, DidNotFire, Fault
 from tests.faults.matrix import Chunk, Matrix, chunks, matrix
 
-ENOUGH = 10
-"""Strikes by two writers, of which one at least must double something: what is on its way may be nothing each time."""
+ENOUGH = 3
+"""Strikes by two writers, of which one at least must double something."""
 
 
 def main() -> int:

@@ -139,22 +139,33 @@ def _paused(strike: Strike) -> None:
 
 
 def _overtaken(strike: Strike) -> None:
-    """Paused with full batches, a request of them on its way; its successor runs under load when it wakes."""
     world = strike.world
     first = world.stream
-    world.load.bulk(rows=6000, octets=2000)
-    time.sleep(strike.numbers.uniform(0, 0.2))
-    world.servers.kafka_proxy.freeze()
-    time.sleep(strike.numbers.uniform(0, 0.5))
+    overtake(world, strike.numbers, lambda: world.load.bulk(rows=6000, octets=2000))
+    world.recover()
+    first.kill()
+
+
+def overtake(
+    world: World, numbers: random.Random, write: Callable[[], None], meanwhile: Callable[[], None] = lambda: None
+) -> None:
+    """Paused with full batches, a request of them on its way; its successor runs under load when it wakes.
+
+    `write` commits several megabytes at once; `meanwhile` is called when the successor is at work.
+    """
+    first = world.stream
+    write()
+    time.sleep(numbers.uniform(0, 0.2))
+    world.servers.kafka_proxy.freeze(answers=False)
+    time.sleep(numbers.uniform(0.1, 0.5))
     first.send(signal.SIGSTOP)
     second = world.start_stream()
     second.wait_ready()
-    time.sleep(strike.numbers.uniform(0, 0.5))
+    meanwhile()
+    time.sleep(numbers.uniform(0, 0.5))
     world.servers.kafka_proxy.thaw()
     first.send(signal.SIGCONT)
     world.over = time.monotonic()
-    world.recover()
-    first.kill()
 
 
 # Servers

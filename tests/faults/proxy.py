@@ -33,22 +33,26 @@ class Proxy:
         self._cut = None
         return happened
 
-    def freeze(self) -> None:
-        """From now on nothing passes on the present connections, and nobody is told; new ones are not concerned."""
+    def freeze(self, *, answers: bool = True) -> None:
+        """From now on nothing passes on the present connections, and nobody is told; new ones are not concerned.
+
+        Without `answers` what the server sends still arrives: a client gets its answer, and its next request is held.
+        """
         with self._lock:
             for connection in self._connections:
-                connection.flows.clear()
+                for upwards in (True, False) if answers else (True,):
+                    connection.flows[upwards].clear()
 
     def thaw(self) -> None:
         """What was held back by `freeze` arrives."""
         with self._lock:
             for connection in self._connections:
-                connection.flows.set()
+                connection.flow()
 
     def close_frozen(self) -> None:
         """Ends what `freeze` left hanging, without delivering what it holds back."""
         with self._lock:
-            frozen = [connection for connection in self._connections if not connection.flows.is_set()]
+            frozen = [connection for connection in self._connections if connection.frozen]
         for connection in frozen:
             connection.close()
 
@@ -82,14 +86,15 @@ class Proxy:
 
     def _forward(self, connection: Connection, upwards: bool) -> None:
         source = connection.client if upwards else connection.server
+        flows = connection.flows[upwards]
         try:
             while chunk := source.recv(CHUNK):
-                connection.flows.wait()
+                flows.wait()
                 if connection.closed:
                     break
                 self._deliver(connection, upwards, chunk)
             # The end of a frozen connection is held back like everything else.
-            connection.flows.wait()
+            flows.wait()
         except OSError:
             pass
         finally:
@@ -108,12 +113,12 @@ class Proxy:
 
 
 class Connection:
-    """Both ends of what was let through; while `flows` is clear nothing passes."""
+    """Both ends of what was let through; while `flows[upwards]` is clear nothing passes in that direction."""
 
     def __init__(self, client: socket.socket, server: socket.socket) -> None:
         self.client, self.server = client, server
-        self.flows = threading.Event()
-        self.flows.set()
+        self.flows = {True: threading.Event(), False: threading.Event()}
+        self.flow()
         self.closed = False
         for end in (client, server):
             end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -124,7 +129,15 @@ class Connection:
             with contextlib.suppress(OSError):  # it was closed by its other end
                 end.shutdown(socket.SHUT_RDWR)  # wakes the thread that reads from it
             end.close()
-        self.flows.set()
+        self.flow()
+
+    @property
+    def frozen(self) -> bool:
+        return not all(flows.is_set() for flows in self.flows.values())
+
+    def flow(self) -> None:
+        for flows in self.flows.values():
+            flows.set()
 
 
 class _Cut:
