@@ -13,7 +13,7 @@ from projector.embedded.database import STREAM_LOGIN, create_log, create_logins
 from projector.embedded.servers import Servers
 from projector.sql.migrate import grant_login, migrate
 from tests.connections.kafka_servers import SecureKafka, secure_kafka
-from tests.connections.postgres_servers import CERTIFIED, SecurePostgres, start_secure_postgres, version_with_tls
+from tests.connections.postgres_servers import CERTIFIED, SecurePostgres, start_secure_postgres
 from tests.fixtures.settings import Database, Template
 
 
@@ -38,12 +38,9 @@ def kafka(tmp_path_factory: pytest.TempPathFactory, cache_dir: Path) -> Iterator
 
 
 @pytest.fixture(scope="session")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecurePostgres]:
+def postgres(tmp_path_factory: pytest.TempPathFactory, cache_dir: Path) -> Iterator[SecurePostgres]:
     """One server with TLS for all the tests here."""
-    version = version_with_tls()
-    if version is None:
-        pytest.skip("no PostgreSQL with OpenSSL is installed: Debian's packages have it, the wheel has not")
-    secure = start_secure_postgres(tmp_path_factory.mktemp("secure-postgres"), version)
+    secure = start_secure_postgres(tmp_path_factory.mktemp("secure-postgres"), cache_dir)
     yield secure
     secure.server.stop()
 

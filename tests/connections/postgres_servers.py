@@ -10,17 +10,12 @@ import psycopg
 from psycopg import conninfo, sql
 
 from projector.embedded.postgres import Postgres
-from projector.embedded.postgres_binaries import INSTALLED, NEWEST, OLDEST
 from tests.connections.certificates import Authority
 
+VERSION = 15
+"""Built with OpenSSL, be it Debian's or the Maven artifact; the wheel's 18 is not."""
 CERTIFIED = "projector_certified"
 """The login that shows a certificate; the logins of the fixtures have passwords."""
-
-
-def version_with_tls() -> int | None:
-    """Of the server packages that are installed, which are built with OpenSSL as the wheel is not; the newest."""
-    found = [number for number in range(OLDEST, NEWEST) if Path(INSTALLED.format(number), "postgres").exists()]
-    return max(found, default=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,10 +27,10 @@ class SecurePostgres:
     admin_url: str
 
 
-def start_secure_postgres(directory: Path, version: int) -> SecurePostgres:
+def start_secure_postgres(directory: Path, cache_dir: Path) -> SecurePostgres:
     """Starts it, then closes all ways in but TLS."""
     authority = Authority(directory / "authority")
-    server = Postgres(directory, lambda line: None, version=version)
+    server = Postgres(directory, lambda line: None, version=VERSION, cache_dir=cache_dir)
     server.start(Event())
     try:
         _close(server, authority)

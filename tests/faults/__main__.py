@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import sys
+import time
 import traceback
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 
+from tests.faults.budget import Budget, Part
 from tests.faults.command import options, say, spread, told, undisturbed
-from tests.faults.faults import FAULTS, Fault
+from tests.faults.faults import FAULTS, DidNotFire, Fault
 from tests.faults.matrix import Chunk, Matrix, chunks, matrix
+
+ENOUGH = 3
+"""Strikes by two writers, of which one at least must double something."""
 
 
 def main() -> int:
@@ -22,8 +28,20 @@ def main() -> int:
     undisturbed("aiokafka", "psycopg")
     say(f"seed {args.seed}, {len(chosen)} faults")
     todo = chunks(chosen, args.repeats, args.slow_repeats, args.seed)[args.skip :]
+    wall = budget(todo, args.away)
+    say(wall.stated())
+    began = time.monotonic()
     with matrix(args.seed, args.rate, args.away) as running:
-        return struck(running, todo, chosen, run)
+        status = struck(running, todo, chosen, run)
+    say(wall.judged(time.monotonic() - began))
+    return status
+
+
+def budget(todo: Sequence[Chunk], away_s: float) -> Budget:
+    strikes: Counter[float] = Counter()
+    for chunk in todo:
+        strikes[chunk.fault.took_s + chunk.fault.away * away_s] += chunk.strikes
+    return Budget([Part(count, "strikes", each_s) for each_s, count in sorted(strikes.items())])
 
 
 def struck(running: Matrix, todo: list[Chunk], chosen: list[Fault], run: Callable[[Matrix, list[Chunk]], None]) -> int:
@@ -44,7 +62,11 @@ def run(running: Matrix, todo: list[Chunk]) -> None:
     for _ in told(todo, running.run, lambda: f"{running.judged + running.world.judge.judged} records judged"):
         running.renew()
     running.finish()
-    say(f"all {running.judged} records found as committed, {running.repeated} of them more than once where allowed")
+    for fault in FAULTS:
+        if fault.allowed.repeats and len(running.recoveries[fault.name]) >= ENOUGH and not running.repeated[fault.name]:
+            raise DidNotFire(f"{fault.name}: two writers overlapped, and no record came again")
+    again = ", ".join(f"{count} after {name}" for name, count in running.repeated.most_common() if count)
+    say(f"all {running.judged} records found as committed; came again where they may: {again or 'none'}")
 
 
 def table(running: Matrix, chosen: list[Fault]) -> None:

@@ -11,12 +11,15 @@ from dataclasses import dataclass
 from functools import partial
 
 from tests.faults.judge import NOTHING, Allowed
+from tests.faults.postgres_proxy import RowCut
 from tests.faults.rebalance import read_in_a_changing_group
 from tests.faults.world import SENDER_TIMEOUT_S, World
 
 FIRE_LIMIT_S = 30.0
 GAP_S = 0.3
 HISTORY_ROWS = 2000
+LOAD_ROWS, BULK_ROWS = 400, 3000
+"""More rows than a transaction of the load has, and those of one that has more."""
 
 GAP = Allowed(gap=True)
 
@@ -39,7 +42,8 @@ class Fault:
     """`strike` returns None when the world is to recover, or the seconds of a recovery that it saw itself.
 
     `every`: strikes between two verifications. `slow`: repeated as often as --slow-repeats says. `share`: of those
-    repeats, for what is struck under several names.
+    repeats, for what is struck under several names. `took_s`: what a strike takes, as `Budget` means it, beside the
+    `away` times --away that a server stays away.
     """
 
     name: str
@@ -48,6 +52,8 @@ class Fault:
     share: float = 1.0
     every: int = 5
     allowed: Allowed = NOTHING
+    took_s: float = 1.5
+    away: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,21 +139,33 @@ def _paused(strike: Strike) -> None:
 
 
 def _overtaken(strike: Strike) -> None:
-    """Paused with full batches, some of them on their way; its successor runs under load when it wakes."""
     world = strike.world
     first = world.stream
-    world.servers.kafka_proxy.freeze()
-    world.load.bulk(rows=6000, octets=2000)
-    time.sleep(strike.numbers.uniform(0.3, 1.0))
+    overtake(world, strike.numbers, lambda: world.load.bulk(rows=6000, octets=2000))
+    world.recover()
+    first.kill()
+
+
+def overtake(
+    world: World, numbers: random.Random, write: Callable[[], None], meanwhile: Callable[[], None] = lambda: None
+) -> None:
+    """Paused with full batches, a request of them on its way; its successor runs under load when it wakes.
+
+    `write` commits several megabytes at once; `meanwhile` is called when the successor is at work.
+    """
+    first = world.stream
+    write()
+    time.sleep(numbers.uniform(0, 0.2))
+    world.servers.kafka_proxy.freeze(answers=False)
+    time.sleep(numbers.uniform(0.1, 0.5))
     first.send(signal.SIGSTOP)
     second = world.start_stream()
     second.wait_ready()
-    time.sleep(strike.numbers.uniform(0, 0.5))
+    meanwhile()
+    time.sleep(numbers.uniform(0, 0.5))
     world.servers.kafka_proxy.thaw()
     first.send(signal.SIGCONT)
     world.over = time.monotonic()
-    world.recover()
-    first.kill()
 
 
 # Servers
@@ -222,9 +240,24 @@ def _broker_disk_refuses(strike: Strike) -> None:
 
 
 def _postgres_cut(strike: Strike) -> None:
-    """In the middle of a COPY message: those of a large transaction come one after another."""
+    """All connections, wherever they are: between or within messages of the stream and answers to queries."""
     after = strike.numbers.randint(1, 200_000)
     _cut(strike, after, upwards=False, postgres=True)
+
+
+def _postgres_cut_in_a_row(strike: Strike) -> None:
+    """The replication connection alone, in the middle of a COPY message of a large transaction."""
+    world, proxy = strike.world, strike.world.servers.postgres_proxy
+    # No transaction of the load has so many rows, so none of them is struck.
+    cut = RowCut(strike.numbers.randint(LOAD_ROWS, BULK_ROWS), strike.numbers.random())
+    proxy.cut_in(cut)
+    try:
+        world.load.bulk(rows=BULK_ROWS, octets=2000)
+        if not cut.happened.wait(FIRE_LIMIT_S):
+            raise DidNotFire(f"row {cut.number} of a transaction did not pass in {FIRE_LIMIT_S:.0f} s")
+    finally:
+        proxy.cut_in(None)
+    world.over = time.monotonic()
 
 
 def _kafka_cut(strike: Strike) -> None:
@@ -321,23 +354,24 @@ WITH_HISTORY = (
 FAULTS = (
     *(Fault(p.name, partial(_killed_at, p)) for p in UNDER_LOAD),
     *(Fault(f"{p.name} (slot lost)", partial(_killed_at_without_slot, p), allowed=GAP) for p in WITHOUT_SLOT),
-    *(Fault(f"{p.name} (history)", partial(_killed_at_with_history, p), share=0.2) for p in WITH_HISTORY),
+    *(Fault(f"{p.name} (history)", partial(_killed_at_with_history, p), share=0.2, took_s=3) for p in WITH_HISTORY),
     Fault("kill at random", _killed_at_random),
     Fault("kill while starting", _killed_while_starting),
     Fault("stop in order", _stopped_in_order),
-    Fault("stream paused", _paused, slow=True, every=2),
-    Fault("stream overtaken", _overtaken, slow=True, every=1, allowed=Allowed(repeats=True)),
+    Fault("stream paused", _paused, slow=True, every=2, took_s=4.5),
+    Fault("stream overtaken", _overtaken, slow=True, every=1, allowed=Allowed(repeats=True), took_s=8.5),
     Fault("postgres restarted", _postgres_restarted, every=2),
     Fault("postgres killed", _postgres_killed, every=2),
-    Fault("postgres cut", _postgres_cut),
-    Fault("postgres frozen", _postgres_frozen, slow=True, every=2),
-    Fault("postgres vanished", _postgres_vanished, slow=True, every=2),
-    Fault("standby away", _standby_away, every=2),
-    Fault("broker stopped", _broker_stopped, slow=True, every=1),
-    Fault("broker killed", _broker_killed, slow=True, every=1),
-    Fault("broker paused", _broker_paused, slow=True, every=1),
-    Fault("broker disk refuses", _broker_disk_refuses, slow=True, every=1),
+    Fault("postgres cut", _postgres_cut, took_s=4),
+    Fault("postgres cut in a row", _postgres_cut_in_a_row, took_s=2.5),
+    Fault("postgres frozen", _postgres_frozen, slow=True, every=2, took_s=4.5),
+    Fault("postgres vanished", _postgres_vanished, slow=True, every=2, took_s=15),
+    Fault("standby away", _standby_away, every=2, took_s=2),
+    Fault("broker stopped", _broker_stopped, slow=True, every=1, took_s=12, away=1),
+    Fault("broker killed", _broker_killed, slow=True, every=1, took_s=13),
+    Fault("broker paused", _broker_paused, slow=True, every=1, took_s=5, away=0.75),
+    Fault("broker disk refuses", _broker_disk_refuses, slow=True, every=1, took_s=16, away=0.1),
     Fault("kafka cut", _kafka_cut),
-    Fault("kafka frozen", _kafka_frozen, slow=True, every=2),
-    Fault("group rebalanced", _group_rebalanced, slow=True, every=1),
+    Fault("kafka frozen", _kafka_frozen, slow=True, every=2, took_s=4.5),
+    Fault("group rebalanced", _group_rebalanced, slow=True, every=1, took_s=3),
 )

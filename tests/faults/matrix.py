@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -43,7 +43,7 @@ def chunks(faults: list[Fault], repeats: int, slow_repeats: int, seed: int) -> l
 
 
 class Matrix:
-    """`recoveries` are seconds by fault, `judged` and `repeated` the records of worlds that are done with."""
+    """By fault: `recoveries` in seconds, `repeated` records that came again. `judged`: of worlds that are done with."""
 
     def __init__(
         self,
@@ -57,7 +57,8 @@ class Matrix:
         self._make = make
         self.away_s = away_s
         self.recoveries: defaultdict[str, list[float]] = defaultdict(list)
-        self.judged = self.repeated = 0
+        self.repeated: Counter[str] = Counter()
+        self.judged = 0
         self._servers = servers
         self._rate = rate
         self._worlds = 0
@@ -70,7 +71,9 @@ class Matrix:
             self._until_it_runs()
             took = chunk.fault.strike(Strike(self.world, numbers, self.away_s))
             self.recoveries[chunk.fault.name].append(self.world.recover() if took is None else took)
+        before = self.world.judge.repeated
         self.world.verify(chunk.fault.allowed)
+        self.repeated[chunk.fault.name] += self.world.judge.repeated - before
 
     def renew(self) -> None:
         """Another world for one that is full: what heals a lost slot reads all its topics, each time."""
@@ -83,7 +86,6 @@ class Matrix:
         """Judges the world to its last record, and ends it."""
         self.world.finish()
         self.judged += self.world.judge.judged
-        self.repeated += self.world.judge.repeated
 
     def _new_world(self) -> World:
         self._worlds += 1

@@ -17,7 +17,7 @@ class Proxy:
         self._upstream = upstream
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
-        self._connections: set[_Connection] = set()
+        self._connections: set[Connection] = set()
         self._lock = threading.Lock()
         self._cut: _Cut | None = None
         threading.Thread(target=self._accept, daemon=True).start()
@@ -33,22 +33,26 @@ class Proxy:
         self._cut = None
         return happened
 
-    def freeze(self) -> None:
-        """From now on nothing passes on the present connections, and nobody is told; new ones are not concerned."""
+    def freeze(self, *, answers: bool = True) -> None:
+        """From now on nothing passes on the present connections, and nobody is told; new ones are not concerned.
+
+        Without `answers` what the server sends still arrives: a client gets its answer, and its next request is held.
+        """
         with self._lock:
             for connection in self._connections:
-                connection.flows.clear()
+                for upwards in (True, False) if answers else (True,):
+                    connection.flows[upwards].clear()
 
     def thaw(self) -> None:
         """What was held back by `freeze` arrives."""
         with self._lock:
             for connection in self._connections:
-                connection.flows.set()
+                connection.flow()
 
     def close_frozen(self) -> None:
         """Ends what `freeze` left hanging, without delivering what it holds back."""
         with self._lock:
-            frozen = [connection for connection in self._connections if not connection.flows.is_set()]
+            frozen = [connection for connection in self._connections if connection.frozen]
         for connection in frozen:
             connection.close()
 
@@ -74,30 +78,23 @@ class Proxy:
                 client.close()
                 continue
             server.settimeout(None)
-            connection = _Connection(client, server)
+            connection = Connection(client, server)
             with self._lock:
                 self._connections.add(connection)
             for upwards in (True, False):
                 threading.Thread(target=self._forward, args=(connection, upwards), daemon=True).start()
 
-    def _forward(self, connection: _Connection, upwards: bool) -> None:
-        source, sink = connection.client, connection.server
-        if not upwards:
-            source, sink = sink, source
+    def _forward(self, connection: Connection, upwards: bool) -> None:
+        source = connection.client if upwards else connection.server
+        flows = connection.flows[upwards]
         try:
             while chunk := source.recv(CHUNK):
-                connection.flows.wait()
+                flows.wait()
                 if connection.closed:
                     break
-                cut = self._cut
-                if cut is not None and cut.upwards == upwards:
-                    chunk = cut.take(chunk)
-                sink.sendall(chunk)
-                if cut is not None and cut.reached and not cut.happened.is_set():
-                    self._close_all()
-                    cut.happened.set()
+                self._deliver(connection, upwards, chunk)
             # The end of a frozen connection is held back like everything else.
-            connection.flows.wait()
+            flows.wait()
         except OSError:
             pass
         finally:
@@ -105,12 +102,23 @@ class Proxy:
             with self._lock:
                 self._connections.discard(connection)
 
+    def _deliver(self, connection: Connection, upwards: bool, chunk: bytes) -> None:
+        cut = self._cut
+        if cut is not None and cut.upwards == upwards:
+            chunk = cut.take(chunk)
+        (connection.server if upwards else connection.client).sendall(chunk)
+        if cut is not None and cut.reached and not cut.happened.is_set():
+            self._close_all()
+            cut.happened.set()
 
-class _Connection:
+
+class Connection:
+    """Both ends of what was let through; while `flows[upwards]` is clear nothing passes in that direction."""
+
     def __init__(self, client: socket.socket, server: socket.socket) -> None:
         self.client, self.server = client, server
-        self.flows = threading.Event()
-        self.flows.set()
+        self.flows = {True: threading.Event(), False: threading.Event()}
+        self.flow()
         self.closed = False
         for end in (client, server):
             end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -121,7 +129,15 @@ class _Connection:
             with contextlib.suppress(OSError):  # it was closed by its other end
                 end.shutdown(socket.SHUT_RDWR)  # wakes the thread that reads from it
             end.close()
-        self.flows.set()
+        self.flow()
+
+    @property
+    def frozen(self) -> bool:
+        return not all(flows.is_set() for flows in self.flows.values())
+
+    def flow(self) -> None:
+        for flows in self.flows.values():
+            flows.set()
 
 
 class _Cut:

@@ -19,6 +19,7 @@ from projector.embedded import ports
 from projector.embedded.kafka import Kafka
 from projector.embedded.postgres import Postgres
 from projector.embedded.process import Process
+from tests.faults.postgres_proxy import PostgresProxy
 from tests.faults.proxy import Proxy
 
 
@@ -53,7 +54,7 @@ class Servers:
         """Whether data and logs stay when all has ended."""
         self.postgres = Postgres(directory / "postgres", lambda line: None)
         self.kafka = TwoDoorKafka(directory / "kafka", cache_dir, lambda line: None)
-        self.postgres_proxy = Proxy(lambda: self.postgres.port)
+        self.postgres_proxy = PostgresProxy(lambda: self.postgres.port)
         self.kafka_proxy = Proxy(lambda: self.kafka.second_port)
         self.kafka.proxy_port = self.kafka_proxy.port
 

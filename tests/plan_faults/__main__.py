@@ -13,7 +13,7 @@ from projector.config import default_cache_dir
 from tests.faults.command import minutes, options, say, spread, told, undisturbed
 from tests.faults.matrix import Chunk, chunks
 from tests.faults.stream import PRELOADED
-from tests.plan_faults import budget
+from tests.plan_faults.budget import budget
 from tests.plan_faults.matrix import Matrix, matrix
 from tests.plan_faults.points import PAIRS, POINTS
 
@@ -29,7 +29,8 @@ def main() -> int:
     multiprocessing.get_context("forkserver").set_forkserver_preload([*PRELOADED, "tests.plan_faults.warm"])
     todo = chunks(chosen, args.repeats, args.repeats, args.seed)[args.skip :]
     say(f"seed {args.seed}, {len(chosen)} pairs of a point and a mode, {args.repeats} kills each")
-    say(budget.stated(todo))
+    wall = budget(todo)
+    say(wall.stated())
     began = time.monotonic()
     with matrix(args.seed, args.rate, default_cache_dir() if cache_dir is None else cache_dir) as running:
         try:
@@ -40,8 +41,7 @@ def main() -> int:
             raise SystemExit(1) from None
         finally:
             table(running)
-    took = time.monotonic() - began
-    say(f"all of it took {minutes(took)}, {budget.judged(budget.budget_s(todo), took)}")
+    say(wall.judged(time.monotonic() - began))
     return 0
 
 
