@@ -83,9 +83,9 @@ def installation(name: str, apps: tuple[str, ...] = ("ai",)) -> Iterator[Setting
 
 
 def run(report: Report, quick: bool = False) -> None:
-    """Prints `ratio_to_pg_recvlogical_tx1` and `…_tx50`, and the figures that they are made of."""
-    rows = ROWS // 10 if quick else ROWS
-    for size in (1, 50):
+    """Prints `ratio_to_pg_recvlogical_tx1`, `…_tx50` and `…_tx100000`, and the figures that they are made of."""
+    for size in (1, 50, 100_000):
+        rows = max(ROWS // 10 if quick else ROWS, size)
         with installation(f"cdc_tx{size}") as settings, psycopg.connect(settings.admin_url, autocommit=True) as conn:
             _measure(report, settings, conn, rows, size)
 

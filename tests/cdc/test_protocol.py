@@ -13,8 +13,11 @@ from projector.errors import TableShapeError, TopicSettingsError
 from projector.log.topics import Topics
 from projector.log.watermark import decode
 from streams import cdc
-from tests.cdc.support import insert, peak_mb, process, read, read_until, running, slot_in_use
+from tests.cdc.support import current_lsn, insert, peak_mb, process, read, read_until, running, slot, slot_in_use
 from tests.fixtures.settings import drop_slot
+
+PEAK_MB = 100
+"""All that a stream may ever have of the memory, its program included."""
 
 
 @pytest.fixture
@@ -93,14 +96,13 @@ async def test_a_hundred_thousand_rows_in_one_transaction_pass_in_bounded_memory
         await slot_in_use(settings)
         insert(conn)
         await read_until(settings, 1)
-        before = peak_mb(child.pid)
         conn.execute(
             "insert into sync_changes (app_id, table_name, record_id, user_id, op, data, client_id)"
             " select 'ai', 'notes', i::text, 'user-' || i % 50, 'insert', jsonb_build_object('x', repeat('y', 700)),"
             " 'c' from generate_series(1, 100000) i"
         )
         await read_until(settings, 100_001, 120)
-        assert peak_mb(child.pid) - before < 60
+        assert peak_mb(child.pid) < PEAK_MB
 
 
 async def test_two_hundred_partitions_over_twelve_topics(settings, conn) -> None:
@@ -137,6 +139,30 @@ async def test_rows_of_another_shape_stop_the_stream_and_come_out_of_the_table_o
     async with running(settings):
         records = await read_until(settings, 2)
     assert sorted(r.json["id"] for r in records) == sorted(written)
+
+
+@pytest.mark.parametrize(
+    ("alter", "match"),
+    [
+        ("drop column schema_version", "no column schema_version"),
+        ("alter column schema_version type text", "schema_version holds text where integer belongs"),
+    ],
+    ids=["dropped", "retyped"],
+)
+async def test_a_column_that_is_dropped_or_retyped_under_a_stream_stops_it_before_the_first_such_row(
+    settings, conn, alter: str, match: str
+) -> None:
+    task = asyncio.create_task(cdc.run(settings, asyncio.Event()))
+    await slot_in_use(settings, task)
+    before = insert(conn)
+    await read_until(settings, 1)
+    conn.execute(f"alter table sync_changes {alter}")
+    insert(conn)
+    written = current_lsn(conn)
+    with pytest.raises(TableShapeError, match=match):
+        await asyncio.wait_for(task, 20)
+    assert slot(settings).confirmed < written
+    assert [r.json["id"] for r in await read(settings)] == [before]
 
 
 async def test_a_topic_with_more_partitions_than_before_is_refused(settings, conn) -> None:
