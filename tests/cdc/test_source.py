@@ -6,7 +6,7 @@ import asyncio
 import threading
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import psycopg
@@ -23,6 +23,7 @@ from tests.fixtures.clusters import (
     base_backup,
     dump_and_restore,
     file_copy,
+    following,
     prepared_database,
     second_server,
     standby_of,
@@ -179,20 +180,23 @@ async def test_a_copy_of_older_files_is_refused_although_its_log_is_longer_by_no
         assert ids(records, b"erased") == Counter(lost)
 
 
-async def test_a_move_from_15_to_18_publishes_what_the_topics_lack(stack, tmp_path) -> None:
+async def test_a_move_from_15_to_18_under_writes_publishes_what_the_topics_lack(stack, tmp_path) -> None:
     with second_server(tmp_path / "old", 15) as old, second_server(tmp_path / "new", 18) as new:
         database = prepared_database(old, NAME)
         before = settings_for(old.servers(stack.bootstrap_servers), database).model_copy(
             update={"topic_prefix": f"moving-{tmp_path.name}"}
         )
         written: list[str] = []
-        with writing(before, written):
+        with ExitStack() as moved, writing(before, written):
             async with running(before):
                 await read_until(before, 100, 60)
+            published = len(await read(before))
+            url = await asyncio.to_thread(
+                dump_and_restore, database.admin_url, new.admin_url, NAME, empty=["sync_changes"]
+            )
+            moved.enter_context(following(database.admin_url, url, "sync_changes"))
             await asyncio.sleep(0.5)
-        published = len(await read(before))
         assert published < len(written)
-        url = await asyncio.to_thread(dump_and_restore, database.admin_url, new.admin_url, NAME)
         after = settings_for(
             new.servers(stack.bootstrap_servers), Database(NAME, url, database.logins.of_database(NAME))
         )
