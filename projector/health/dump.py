@@ -11,8 +11,8 @@ _CODE = (AsyncGeneratorType, CoroutineType, GeneratorType)
 
 
 def tasks(loop: asyncio.AbstractEventLoop) -> list[dict[str, Any]]:
-    """`{"task": name, "stack": ["file:line function", …]}` of each, outermost first; may be asked by any thread."""
-    return [{"task": _name(task), "stack": _stack(task.get_coro())} for task in asyncio.all_tasks(loop)]
+    """`{"task": name, "places": ["file:line function", …]}` of each, outermost first; may be asked by any thread."""
+    return [{"task": _name(task), "places": _stack(task.get_coro())} for task in asyncio.all_tasks(loop)]
 
 
 def _name(task: asyncio.Task[Any]) -> str:

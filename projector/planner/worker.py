@@ -39,7 +39,7 @@ def fault(error: Exception) -> dict[str, Any]:
     if isinstance(error, psycopg.Error):
         told |= {"sqlstate": error.sqlstate, "constraint": error.diag.constraint_name}
     places = traceback.extract_tb(error.__traceback__)
-    return told | {"stack": [f"{place.filename}:{place.lineno} {place.name}" for place in places]}
+    return told | {"places": [f"{place.filename}:{place.lineno} {place.name}" for place in places]}
 
 
 class Worker:

@@ -205,7 +205,7 @@ def test_loops_that_stand_still_are_told_of_and_end_their_process(fleet: Fleet, 
     assert parts <= told <= parts | {"event loop", "records", "iterations", "agents"}
     assert observed.not_live is not None
     assert parts & {name for name, part in observed.not_live["parts"].items() if part["state"] == "stalled"}
-    stacks = [" ".join(entry["stack"]) for entry in entries if entry.get("event") == "task"]  # type: ignore[arg-type]
+    stacks = [" ".join(entry["places"]) for entry in entries if entry.get("event") == "task"]  # type: ignore[arg-type]
     threads = observed.stream.log_file.read_text().partition("Current thread 0x")[2]
     if points == "timers.block":
         assert 'freeze.py", line' in threads

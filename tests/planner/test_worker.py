@@ -372,7 +372,7 @@ async def test_no_log_line_quotes_the_row_that_the_database_refused(world: World
     assert [(line["error"], line["sqlstate"], line["constraint"]) for line in broke] == [
         ("CheckViolation", "23514", "shut")
     ] * FAST.max_attempts
-    assert all("ledger.py:" in " ".join(line["stack"]) for line in broke)
+    assert all("ledger.py:" in " ".join(line["places"]) for line in broke)
     assert SECRET not in str(logs)
 
 
