@@ -38,7 +38,7 @@ def run(
     ] = False,
 ) -> None:
     """Run one stream against the servers that the settings name."""
-    from projector import logging, metrics
+    from projector import logging, metrics, open_files
 
     settings = load_settings()
     main = load_stream(stream)
@@ -50,6 +50,7 @@ def run(
         settings.require_database()
         settings.require_kafka()
     logging.configure(settings, stream)
+    open_files.allow()
     metrics.serve(settings)
     asyncio.run(_until_signalled(main, settings, stream))
 

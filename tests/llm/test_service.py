@@ -486,28 +486,49 @@ async def test_2_5_the_process_reads_its_file_again_on_SIGHUP_and_loses_no_reque
     slow = Script(wait_s=0.05, pieces=answer().pieces)
     async with Upstream(slow) as p1, Upstream(slow) as p2:
         path = registry(tmp_path, "  mana/x: {chain: [p1/m1]}", p1=p1, p2=p2).path
-        environment = {
-            **os.environ,
-            "PROJECTOR_LLM_CONFIG": str(path),
-            "PROJECTOR_LLM_PORT": "0",
-            "PROJECTOR_SERVICE_KEY": KEY,
-            "PROJECTOR_LOG_FORMAT": "json",
-            "PROJECTOR_API_PORT": "0",
-        }
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "projector", "run", "llm", env=environment, stderr=asyncio.subprocess.PIPE
-        )
-        try:
-            async with asyncio.timeout(40):
-                lines = Lines(process.stderr)
-                ports = {name: (await lines.find(f"{name} listening"))["port"] for name in ("api", "llm")}
-                await _reads_again(ports, lines, path, process)
-                process.send_signal(signal.SIGTERM)
-                assert await process.wait() == 0
-        finally:
-            if process.returncode is None:
-                process.kill()
-                await process.wait()
+        async with started(path, sys.executable, "-m", "projector", "run", "llm") as (process, ports, lines):
+            await _reads_again(ports, lines, path, process)
+            process.send_signal(signal.SIGTERM)
+            assert await process.wait() == 0
+
+
+async def test_the_process_takes_more_callers_than_its_shell_allows_open_files(tmp_path: Path):
+    async with Upstream(Script(wait_s=1.0, pieces=answer().pieces)) as p1:
+        more = "  mana/x: {chain: [p1/m1]}"
+        path = registry(tmp_path, more, p1=p1).path
+        shell = ("sh", "-c", 'ulimit -Sn 100 && exec "$@"', "sh")
+        async with started(path, *shell, sys.executable, "-m", "projector", "run", "llm") as (_, ports, _):
+            url = f"http://127.0.0.1:{ports['llm']}/v1/chat/completions"
+            async with aiohttp.ClientSession(headers={"Authorization": f"Bearer {KEY}"}) as http:
+
+                async def call() -> int:
+                    async with http.post(url, json=BODY) as answered:
+                        return answered.status
+
+                assert set(await asyncio.gather(*(call() for _ in range(90)))) == {200}
+
+
+@asynccontextmanager
+async def started(path: Path, *command: str) -> AsyncIterator[tuple[asyncio.subprocess.Process, dict[str, int], Lines]]:
+    """The service as a process of its own, with the ports on which it listens and what it logs."""
+    environment = {
+        **os.environ,
+        "PROJECTOR_LLM_CONFIG": str(path),
+        "PROJECTOR_LLM_PORT": "0",
+        "PROJECTOR_SERVICE_KEY": KEY,
+        "PROJECTOR_LOG_FORMAT": "json",
+        "PROJECTOR_API_PORT": "0",
+    }
+    process = await asyncio.create_subprocess_exec(*command, env=environment, stderr=asyncio.subprocess.PIPE)
+    try:
+        async with asyncio.timeout(40):
+            lines = Lines(process.stderr)
+            ports = {name: (await lines.find(f"{name} listening"))["port"] for name in ("api", "llm")}
+            yield process, ports, lines
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.communicate()  # `wait` alone waits for ever where nobody reads what it wrote
 
 
 def replace(path: Path, old: str, new: str) -> None:
