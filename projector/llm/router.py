@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from projector.errors import AliasConfigError, RouteError
+from projector.llm.answer import token_count
 from projector.llm.attempt import Attempt, Usage
 from projector.llm.breaker import Breaker, ProviderState
 from projector.llm.config import LONGEST_MODEL, Alias, Capability, Entry, Limits, Policy, Provider
@@ -22,7 +23,7 @@ from projector.llm.metrics import NO_METRICS, Metrics
 from projector.llm.observe import Circuits, observe_call, observe_refused_route
 from projector.llm.patience import Patience
 from projector.llm.probe import Probe, Prober
-from projector.llm.providers.wire import Body, count
+from projector.llm.providers.wire import Body
 from projector.llm.registry import Registry, Snapshot
 from projector.llm.walk import Ask, Candidate, Gate, GiveUp, Wait, Walk
 from projector.logging import get
@@ -378,8 +379,8 @@ class _Call:
                 raise
 
     def usage(self, entry: Entry, told: Any) -> Usage:
-        told = told if isinstance(told, dict) else {}
-        prompt, completed = count(told.get("prompt_tokens")), count(told.get("completion_tokens"))
+        # Bounded here, where all read it: one absurd figure would be the end of a counter.
+        prompt, completed = token_count(told, "prompt_tokens"), token_count(told, "completion_tokens")
         price = self._provider(entry).prices.get(entry.model)
         cost = (prompt * price.prompt + completed * price.completion) / 1e6 if price is not None else 0.0
         return Usage(prompt, completed, cost)
