@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
-from typing import Any, TypeVar
+from collections.abc import Awaitable
+from typing import TypeVar
 
 from projector.errors import ProjectorError
 
@@ -20,7 +20,7 @@ async def pause(seconds: float, stop: asyncio.Event) -> bool:
     return True
 
 
-async def alongside(companion: Coroutine[Any, Any, None], work: Coroutine[Any, Any, T]) -> T:
+async def alongside(companion: Awaitable[None], work: Awaitable[T]) -> T:
     """Awaits `work` with `companion` beside it, which never ends by itself; raises whichever failure came first."""
     beside = asyncio.ensure_future(companion)
     main = asyncio.ensure_future(work)
@@ -36,7 +36,7 @@ async def alongside(companion: Coroutine[Any, Any, None], work: Coroutine[Any, A
         await asyncio.gather(beside, main, return_exceptions=True)
 
 
-async def unless_stopped(work: Coroutine[Any, Any, T], stop: asyncio.Event, grace_s: float = 0.0) -> T | None:
+async def unless_stopped(work: Awaitable[T], stop: asyncio.Event, grace_s: float = 0.0) -> T | None:
     """Awaits `work`, which is cancelled when it has not ended so long after `stop` was set; then None."""
     main = asyncio.ensure_future(work)
     stopping = asyncio.ensure_future(stop.wait())

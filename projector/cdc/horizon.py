@@ -24,19 +24,17 @@ async def choose_horizon(conn: psycopg.AsyncConnection[Any], generation: int, en
     return None
 
 
-async def lost_records(conn: psycopg.AsyncConnection[Any], generation: int, ends: Ends) -> list[str]:
-    """Partitions that end below what Kafka had acknowledged, as `topic/partition`."""
+async def newest_ends(conn: psycopg.AsyncConnection[Any], generation: int) -> Ends:
+    """Where the topics ended at the newest watermark kept; empty when there is none."""
     newest = await (await conn.execute(query("cdc/watermarks"), [generation, 1])).fetchone()
-    return [] if newest is None else missing(newest[1], ends)
+    return {} if newest is None else newest[1]
 
 
-async def altered_topics(conn: psycopg.AsyncConnection[Any], generation: int, ends: Ends) -> dict[str, int]:
+def altered_topics(kept: Ends, ends: Ends) -> dict[str, int]:
     """Topics that hold all they were filled with and have another number of partitions than then: that number.
 
     One that was made anew lacks records; it may have as many partitions as one likes.
     """
-    newest = await (await conn.execute(query("cdc/watermarks"), [generation, 1])).fetchone()
-    kept: Ends = {} if newest is None else newest[1]
     return {
         topic: len(filled)
         for topic, filled in kept.items()
@@ -48,7 +46,7 @@ async def altered_topics(conn: psycopg.AsyncConnection[Any], generation: int, en
 
 
 def missing(kept: Ends, ends: Ends) -> list[str]:
-    """Partitions of `ends` that do not reach what was kept of them."""
+    """Partitions of `ends`, as `topic/partition`, that do not reach what was kept of them."""
     return [
         f"{topic}/{partition}"
         for topic, offsets in ends.items()

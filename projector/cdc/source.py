@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from projector.cdc import fill, republish
-from projector.cdc.horizon import altered_topics, choose_horizon, lost_records
+from projector.cdc.horizon import altered_topics, choose_horizon, missing, newest_ends
 from projector.cdc.publication import Published
 from projector.cdc.replication import Replication
 from projector.cdc.server import PLUGIN, Connection, Server, Slot, read_server, read_slot
@@ -180,13 +180,15 @@ async def _ensure_sound_slot(
                 f"the replication slot {name} belongs to another database or plugin ({slot.plugin})",
                 "set PROJECTOR_SLOT_NAME to a name of this installation's own",
             )
-        for topic, count in (await altered_topics(conn, known.generation, tails.ends)).items():
+        kept = await newest_ends(conn, known.generation)
+        for topic, count in altered_topics(kept, tails.ends).items():
             raise TopicSettingsError(
                 f"topic {topic} has {len(tails.ends[topic])} partitions and was filled when it had {count}: keys would"
                 " move to other partitions, and a user's changes lose their order",
                 remake(settings, topic),
             )
-        lost = await lost_records(conn, known.generation, tails.ends)
+        # Partitions that end below what Kafka had acknowledged.
+        lost = missing(kept, tails.ends)
         if slot is not None and not slot.lost and not lost:
             return
         if slot is None:

@@ -74,18 +74,7 @@ async def _until_signalled(main: Stream, settings: Settings, stream: str) -> Non
     # Not above: a command line should be quick to say what is wrong with it.
     from projector.api.server import serving
     from projector.health.monitor import Monitor
+    from projector.waiting import alongside
 
     async with Monitor(settings, stream, partial(serving, settings, stream, stop.is_set)) as monitor:
-        await _unless_stalled(asyncio.ensure_future(main(settings, stop)), monitor.stalled)
-
-
-async def _unless_stalled(main: asyncio.Future[None], stalled: asyncio.Future[None]) -> None:
-    """Awaits `main`, or raises the error of `stalled` after `main` was cancelled."""
-    await asyncio.wait({main, stalled}, return_when=asyncio.FIRST_COMPLETED)
-    if main.done():
-        stalled.cancel()
-        main.result()
-        return
-    main.cancel()
-    await asyncio.gather(main, return_exceptions=True)
-    stalled.result()
+        await alongside(monitor.stalled, main(settings, stop))
