@@ -139,9 +139,9 @@ async def test_a_topic_that_was_given_partitions_is_refused_until_it_is_made_ane
             {name: NewPartitions(6) for name in Topics(settings.topic_prefix).all(settings.apps)}
         )
     with pytest.raises(TopicSettingsError, match="has 6 partitions, PROJECTOR_TOPIC_PARTITIONS says 4"):
-        await cdc.run(settings, asyncio.Event())
+        await asyncio.wait_for(cdc.run(settings, asyncio.Event()), 20)
     with pytest.raises(TopicSettingsError, match=f"{topic} has 6 partitions and was filled when it had 4") as refused:
-        await cdc.run(more, asyncio.Event())
+        await asyncio.wait_for(cdc.run(more, asyncio.Event()), 20)
     assert f"--delete --topic {topic}" in refused.value.remedy
     await drop_topic(settings, topic)
     async with running(more):
