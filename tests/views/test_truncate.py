@@ -156,3 +156,19 @@ async def source_lsn(log):
     found = await log.admin.execute("select source_lsn - '0/0'::pg_lsn from mana_ai.mission_snapshots")
     [(lsn,)] = await found.fetchall()
     return lsn
+
+
+async def test_rows_put_back_after_a_truncation_with_the_ids_that_they_had_are_folded_again(log):
+    rows = [row("insert", f"m{n}", 1, {"title": "old", "n": n}) for n in range(20)]
+    rows += [row("update", f"m{n}", 2, {"title": "new"}) for n in range(20)]
+    await log.write(rows)
+    async with running(log.settings):
+        await log.caught_up(MISSIONS)
+        before = await records(log)
+        await log.truncate()
+        await log.caught_up(MISSIONS)
+        assert await records(log) == {}
+        await log.write(rows)
+        await log.caught_up(MISSIONS)
+        assert await records(log) == before
+        assert await agree(log, MISSIONS) == [20]
