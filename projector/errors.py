@@ -207,12 +207,13 @@ class ChatError(ProjectorError):
     """Check PROJECTOR_LLM_BASE_URL and the endpoint's own log; the run is tried again by itself.
 
     `prompt_tokens`, `completion_tokens` and `cost` (US dollars) are what answers of no use cost all the same,
-    `route` are the attempts that were made, and `seconds` is how long they took. `kind` and `status` may be logged; the
-    message may quote the endpoint, which may quote the prompt.
+    `route` are the attempts that were made, and `seconds` is how long they took. `detail` are the endpoint's own words,
+    which may quote the prompt: content, as that is, for no log and no reason of a run.
     """
 
     transient = True
     kind = ""
+    detail = ""
     status: int | None = None
     prompt_tokens = 0
     completion_tokens = 0
@@ -268,11 +269,13 @@ class RouteError(ProjectorError):
 
     `kind` names the failure on the wire and in metrics, `http_status` is what callers of the service get. No message
     holds a key or a part of a prompt; `detail` is the provider's own text, for the caller alone, never for a log.
-    `usage` is what an answer of no use cost all the same, as the provider tells it.
+    `usage` is what an answer of no use cost all the same, as the provider tells it. Where a chain is at its end,
+    `last_error` is what came of the last entry asked.
     """
 
     kind = "unknown"
     http_status = 502
+    last_error: RouteError | None = None
 
     def __init__(
         self,
@@ -397,16 +400,12 @@ class NoHealthyProviderError(RouteError):
     kind = "no_healthy_provider"
     http_status = 503
 
-    last_error: RouteError | None = None
-
 
 class DeadlineError(RouteError):
     """The time of the whole call ran out: give it more (budgets.deadline_s), or shorten the chain."""
 
     kind = "deadline"
     http_status = 504
-
-    last_error: RouteError | None = None
 
 
 class HardWiredModelError(ProjectorError):

@@ -107,24 +107,23 @@ class OpenAIChat:
 
 def _failure(error: RouteError) -> ChatError:
     # Of a walk that asked once, what came of that.
-    found: RouteError = getattr(error, "last_error", None) or error
+    found = error.last_error or error
     failed = _as_chat_error(found)
-    failed.kind, failed.status = found.kind, found.status
+    failed.kind, failed.status, failed.detail = found.kind, found.status, found.detail
     return failed
 
 
 def _as_chat_error(found: RouteError) -> ChatError:
-    message = f"{found.message}: {found.detail}" if found.detail else found.message
     if found.status not in TRANSIENT_STATUS:
         if found.kind in FINAL or (found.status not in (None, 200) and found.status < 500):
-            return ChatRefusedError(message)
+            return ChatRefusedError(found.message)
         usage = found.usage
         if usage is not None or isinstance(found, AnswerFormatError):
             return ChatAnswerError(
-                message, token_count(usage, "prompt_tokens"), token_count(usage, "completion_tokens")
+                found.message, token_count(usage, "prompt_tokens"), token_count(usage, "completion_tokens")
             )
     asked_s = found.retry_after
-    return ChatUnavailableError(message, asked_s if asked_s is None or asked_s <= LONGEST_RETRY_AFTER_S else None)
+    return ChatUnavailableError(found.message, asked_s if asked_s is None or asked_s <= LONGEST_RETRY_AFTER_S else None)
 
 
 class _OneEndpoint(Registry):

@@ -96,6 +96,7 @@ def _failure(error: RouteError) -> ChatError:
         asked_s = min(max(error.retry_after or 0.0, SOONEST_RETRY_S), LATEST_RETRY_S)
         failed = ChatUnavailableError(error.message, asked_s)
     failed.kind, failed.status = error.kind, error.status
+    failed.detail = (error.last_error or error).detail
     lost = _lost(error.attempts)
     failed.prompt_tokens, failed.completion_tokens = lost.prompt_tokens, lost.completion_tokens
     failed.cost, failed.route = lost.cost, tuple(map(str, error.attempts))

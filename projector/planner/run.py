@@ -201,14 +201,20 @@ async def _fail(run: ClaimedRun, planning: Planning, told: Told, reason: str, er
         "steps": [],
         "error": {"name": told.name, "message": told.message},
         "reason": storable(reason),
+        **_words_of(error),
     }
     await planning.ledger.store_plan(run, plan, sweep_after_s=planning.pace.sweep_after_s)
     log.error("run failed", run=str(run.run_id), attempts=run.attempts, **_logged(told, error))
     return "failed"
 
 
+def _words_of(error: Exception | None) -> dict[str, Any]:
+    """What the endpoint said, which may quote the prompt: a plan is content, as that is; a reason is shown to all."""
+    return {"detail": storable(error.detail)} if isinstance(error, ChatError) and error.detail else {}
+
+
 def _logged(told: Told, error: Exception | None) -> dict[str, Any]:
-    """What a log line says of a failure. The reason is the ledger's: it may quote the endpoint, and that the prompt."""
+    """What a log line says of a failure."""
     if not isinstance(error, ChatError):
         return {"cause": told.name}
     return {"cause": told.name, "kind": error.kind, "status": error.status}

@@ -86,6 +86,8 @@ async def test_11_4_what_may_mend_is_tried_again_later(tmp_path: Path, case: str
                 await chat.complete("mana/x", MESSAGES, [], run_id="r")
     assert caught.value.transient
     assert caught.value.retry_after_s == pytest.approx(wait_s, abs=0.5)
+    assert "told by" not in caught.value.message
+    assert caught.value.detail == ("" if script in (ABORT, SILENT) else "told by the provider")
 
 
 @pytest.mark.parametrize("script", [error(400), error(400, "content_filter"), error(413)])
@@ -97,13 +99,14 @@ async def test_11_4_what_can_never_work_ends_the_run(tmp_path: Path, script: Scr
         Upstream(script) as p1,
         RoutedChat(routed(tmp_path, aliases, p1=p1, p2=blind), timeout_s=5) as chat,
     ):
-        with pytest.raises(ChatRefusedError):
+        with pytest.raises(ChatRefusedError) as refused:
             await chat.complete("mana/x", MESSAGES, [], run_id="r")
         with pytest.raises(ChatError) as unknown:
             await chat.complete("mana/nope", MESSAGES, [], run_id="r")
         with pytest.raises(ChatRefusedError):
             await chat.complete("mana/blind", MESSAGES, TOOLS, run_id="r")
     assert not unknown.value.transient
+    assert refused.value.detail == "told by the provider"
     assert metric("mana_ai_llm_calls_total", result="refused") == before + 3
 
 

@@ -7,12 +7,14 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
+from structlog.testing import capture_logs
 
 from projector.log.place import parse_lsn
 from projector.planner.retention import prune
 from projector.planner.writer import Writer
 from projector.sql.connection import connect, pool
 from tests.cli.in_process import read
+from tests.fixtures.settings import login_in
 from tests.llm.double import Double, error, text
 from tests.planner.test_inputs import GOAL, GOAL_REF, NOTE_REF, planned_with
 from tests.planner.test_replay import END, command
@@ -70,6 +72,22 @@ async def test_calls_that_failed_are_told_with_their_time_their_tokens_and_none_
     assert [span.error for span in chats] == ["", "ChatAnswerError", "ChatUnavailableError"]
     assert sum(span.attributes["gen_ai.usage.input_tokens"] for span in chats) == world.run()["prompt_tokens"] == 130
     assert len({span.span_id for span in chats}) == 3
+
+
+async def test_what_an_endpoint_says_when_it_refuses_is_told_with_the_content_alone(
+    world: World, capsys: pytest.CaptureFixture[str]
+):
+    said = "not a prompt that I take: \0Laufen"
+    async with Double(error(400, {"error": {"message": said}})) as double:
+        with capture_logs() as logs:
+            run = await planned_with(world, double)
+    assert run["reason"].endswith(": answered 400")
+    assert run["plan"]["detail"] == "not a prompt that I take: \ufffdLaufen"
+    assert "Laufen" not in str(logs)
+    show = ["runs", "show", str(run["run_id"])]
+    assert "Laufen" not in await asyncio.to_thread(read, world.settings, capsys, *show)
+    with login_in(world.settings, "projector_planner", "projector_content") as reader:
+        assert "Laufen" in await asyncio.to_thread(read, reader, capsys, *show, "--content")
 
 
 async def test_of_calls_that_failed_the_last_twenty_are_kept(world: World):
