@@ -94,7 +94,6 @@ class Retention:
         """Deletes what is due for it, up to BATCHES of each kind; a database that is away is logged and counted."""
         deleted: Counter[str] = Counter()
         more: list[str] = []
-        moved(RETENTION)
         await freeze.point("timers.retention")
         try:
             async with self._pool.connection() as conn:

@@ -133,7 +133,6 @@ class Scheduler:
 
     async def _open_due_runs(self, done: Pass) -> None:
         self._opening = True
-        moved(DUE)
         metrics.TICKS.inc()
         try:
             with metrics.TICK_SECONDS.time():
@@ -161,14 +160,16 @@ class Scheduler:
         except psycopg.errors.UniqueViolation:
             # Another scheduler opened a new run where this one took up an old one; the next pass sees it.
             log.info("lost a race for a mission")
+        moved(DUE)
         self._passed_at = time.monotonic()
 
     async def _look_after_waiting(self, done: Pass) -> None:
-        moved(WAITING)
         await freeze.point("timers.overdue")
         try:
             async with self._pool.connection() as conn:
-                if (await read_effects(conn, self._day_cap)).verdict is not None:
+                stopped = (await read_effects(conn, self._day_cap)).verdict is not None
+                moved(WAITING)
+                if stopped:
                     return
                 done.woken = await wake_changed(conn) + await wake_stopped(conn)
                 done.announced = await reannounce(conn, late_s=self._late_s)

@@ -11,9 +11,11 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from projector import crash
+from projector.health.parts import at_work, part
 from projector.planner.iteration import iso_ms
-from projector.planner.scheduler import Scheduler
+from projector.planner.scheduler import DUE, Scheduler
 from projector.sql import connection
+from tests.planner.test_worker import NoServers
 from tests.planner.world import HOUR, World
 
 
@@ -71,3 +73,20 @@ async def test_a_process_that_stood_still_in_a_transaction_lost_its_connection_a
         assert (await scheduler.tick())["errors"] == ["database away: IdleInTransactionSessionTimeout"]
         assert world.runs() == []
         assert await scheduler.open_due_runs() == 1
+
+
+async def test_a_pass_that_fails_does_not_move_the_scheduler(world: World):
+    await world.mission()
+    world.admin.execute(
+        "create function refuse() returns trigger language plpgsql as"
+        " $$begin raise 'no space left' using errcode = 'disk_full'; end$$;"
+        "create trigger refuse before insert on mana_ai.mission_runs for each row execute function refuse()"
+    )
+    scheduler = Scheduler(world.settings, world.pool)
+    with at_work(DUE):
+        before = await part(DUE).seen(NoServers())
+        assert await scheduler.open_due_runs() == 0
+        assert await part(DUE).seen(NoServers()) == before
+        world.admin.execute("drop trigger refuse on mana_ai.mission_runs")
+        assert await scheduler.open_due_runs() == 1
+        assert await part(DUE).seen(NoServers()) != before
