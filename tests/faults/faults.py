@@ -17,6 +17,8 @@ from tests.faults.world import SENDER_TIMEOUT_S, World
 
 FIRE_LIMIT_S = 30.0
 GAP_S = 0.3
+GAP_ROWS = 300
+"""So many that a fill has to wait for acknowledgements before it can send the rest."""
 HISTORY_ROWS = 2000
 LOAD_ROWS, BULK_ROWS = 400, 3000
 """More rows than a transaction of the load has, and those of one that has more."""
@@ -81,6 +83,8 @@ def _killed_at_without_slot(point: Point, strike: Strike) -> None:
     """Somebody dropped the slot while the stream was down, and what is committed now is in none."""
     strike.world.lose_slot()
     time.sleep(GAP_S)
+    # The writers of the load may rest all at once, each after a large transaction.
+    strike.world.load.bulk(rows=GAP_ROWS, octets=200)
     _killed_at(point, strike)
 
 
