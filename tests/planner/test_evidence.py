@@ -88,6 +88,12 @@ async def test_what_an_endpoint_says_when_it_refuses_is_told_with_the_content_al
     assert "Laufen" not in await asyncio.to_thread(read, world.settings, capsys, *show)
     with login_in(world.settings, "projector_planner", "projector_content") as reader:
         assert "Laufen" in await asyncio.to_thread(read, reader, capsys, *show, "--content")
+    world.admin.execute(END)
+    async with await connect(world.settings, "projector_planner") as conn:
+        assert [taken async for taken in prune(conn, {"steps": datetime.now(UTC)})] == [("steps", 1)]
+    pruned = world.run()["plan"]
+    assert "detail" not in pruned
+    assert pruned["error"] == run["plan"]["error"]
 
 
 async def test_of_calls_that_failed_the_last_twenty_are_kept(world: World):

@@ -20,6 +20,7 @@ with old as (
 update mana_ai.mission_runs r
 set brief = old.brief - array['system', 'user', 'inputs'] || jsonb_build_object(
     'systemSha256', encode(sha256(convert_to(old.brief ->> 'system', 'utf8')), 'hex'),
-    'userSha256', encode(sha256(convert_to(old.brief ->> 'user', 'utf8')), 'hex'))
+    'userSha256', encode(sha256(convert_to(old.brief ->> 'user', 'utf8')), 'hex')),
+    plan = r.plan - 'detail'  -- the endpoint's words, which may quote the prompt
 from old
 where r.run_id = old.run_id
