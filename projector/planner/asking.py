@@ -119,7 +119,7 @@ class Asking:
             return await self._journal.store(
                 kind,
                 digest,
-                {"error": storable(error.message)},
+                {"error": storable(f"{error.message}: {error.detail}" if error.detail else error.message)},
                 error.prompt_tokens,
                 error.completion_tokens,
                 evidence_of_failure(error),

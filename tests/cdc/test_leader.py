@@ -112,26 +112,28 @@ async def test_rows_are_published_once_and_in_order_while_partitions_change_thei
     )
     topic = Topics(settings.topic_prefix).changes("ai")
     caplog.set_level(logging.WARNING, "aiokafka")
-    async with running(settings), load(settings) as written:
-        await led_by(first, topic, {1, 2})
+    async with running(settings):
+        async with load(settings) as written:
+            await led_by(first, topic, {1, 2})
 
-        async def published() -> None:
-            await read_until(settings, len(written), 60)
+            async def published() -> None:
+                await read_until(settings, len(written), 60)
 
-        await published()
-        assert second.process is not None
-        second.process.kill()
-        second.process = None
-        await led_by(first, topic, {1})
-        await published()
+            await published()
+            assert second.process is not None
+            second.process.kill()
+            second.process = None
+            await led_by(first, topic, {1})
+            await published()
 
-        await asyncio.to_thread(second.start, Event())
-        await led_by(first, topic, {1, 2})
-        await published()
+            await asyncio.to_thread(second.start, Event())
+            await led_by(first, topic, {1, 2})
+            await published()
 
-        await asyncio.to_thread(second.stop)
-        await led_by(first, topic, {1})
-        await published()
+            await asyncio.to_thread(second.stop)
+            await led_by(first, topic, {1})
+            await published()
+        await read_until(settings, len(written), 60)
     assert moved(caplog) > 0
     published_by_user: dict[str, list[str]] = {}
     for record in await read(settings, topic):

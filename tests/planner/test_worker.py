@@ -247,7 +247,8 @@ async def test_a_refusal_fails_at_once(world: World):
     async with Double(error(401, {"detail": "who are you"})) as double:
         run = await worked(world, double, "planned")
     assert len(double.requests) == 1
-    assert "who are you" in run["reason"]
+    assert "who are you" not in run["reason"]
+    assert run["plan"]["detail"] == "who are you"
     assert run["plan"]["error"] == {"name": "ModelRefused", "message": "the model does not take this mission"}
 
 
@@ -351,7 +352,8 @@ async def test_no_log_line_quotes_the_endpoint_which_may_quote_the_prompt(world:
     with capture_logs() as logs:
         async with Double(error(503, echo), error(401, echo)) as double:
             run = await worked(world, double, "planned")
-    assert SECRET in run["reason"]
+    assert SECRET in run["plan"]["detail"]
+    assert SECRET not in run["reason"]
     assert SECRET not in str(logs)
     told = [(line["event"], line["cause"], line["status"]) for line in logs if "status" in line]
     assert told == [("attempt failed", "ModelUnavailable", 503), ("run failed", "ModelRefused", 401)]
