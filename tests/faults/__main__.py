@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 
 from tests.faults.budget import Budget, Part
-from tests.faults.command import options, say, spread, told, undisturbed
+from tests.faults.command import choose, options, say, spread, told, undisturbed
 from tests.faults.faults import FAULTS, DidNotFire, Fault
 from tests.faults.matrix import Chunk, Matrix, chunks, matrix
 
@@ -22,9 +22,7 @@ def main() -> int:
     parser.add_argument("--slow-repeats", type=int, default=10, help="for faults that take long by their nature")
     parser.add_argument("--away", type=float, default=60.0, help="seconds that a stopped broker stays away")
     args = parser.parse_args()
-    chosen = [fault for fault in FAULTS if not args.only or any(part in fault.name for part in args.only)]
-    if not chosen:
-        parser.error(f"no such fault; there are: {', '.join(fault.name for fault in FAULTS)}")
+    chosen = choose(parser, "fault", FAULTS, args.only)
     undisturbed("aiokafka", "psycopg")
     say(f"seed {args.seed}, {len(chosen)} faults")
     todo = chunks(chosen, args.repeats, args.slow_repeats, args.seed)[args.skip :]

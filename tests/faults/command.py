@@ -9,8 +9,17 @@ import random
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol, TypeVar
 
 from tests.faults.matrix import Chunk, Clock
+
+
+class Named(Protocol):
+    @property
+    def name(self) -> str: ...
+
+
+T = TypeVar("T", bound=Named)
 
 
 def options(module: str, doc: str | None, *, repeats: int, rate: float) -> argparse.ArgumentParser:
@@ -22,6 +31,14 @@ def options(module: str, doc: str | None, *, repeats: int, rate: float) -> argpa
     parser.add_argument("--skip", type=int, default=0, help="so many chunks of the seed's order, to go on from there")
     parser.add_argument("--only", nargs="+", metavar="NAME", default=[], help="names, or parts of names")
     return parser
+
+
+def choose(parser: argparse.ArgumentParser, what: str, there: Sequence[T], parts: Sequence[str]) -> list[T]:
+    """Those of which the name has one of `parts` in it, or all; the command ends where none has."""
+    chosen = [one for one in there if not parts or any(part in one.name for part in parts)]
+    if not chosen:
+        parser.error(f"no such {what}; there are: {', '.join(one.name for one in there)}")
+    return chosen
 
 
 def undisturbed(*quiet: str) -> None:

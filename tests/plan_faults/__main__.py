@@ -10,7 +10,7 @@ import traceback
 from collections import defaultdict
 
 from projector.config import default_cache_dir
-from tests.faults.command import minutes, options, say, spread, told, undisturbed
+from tests.faults.command import choose, minutes, options, say, spread, told, undisturbed
 from tests.faults.matrix import Chunk, chunks
 from tests.faults.stream import PRELOADED
 from tests.plan_faults.budget import budget
@@ -21,9 +21,7 @@ from tests.plan_faults.points import PAIRS, POINTS
 def main() -> int:
     parser = options("tests.plan_faults", __doc__, repeats=20, rate=4.0)
     args = parser.parse_args()
-    chosen = [pair for pair in PAIRS if not args.only or any(part in pair.name for part in args.only)]
-    if not chosen:
-        parser.error(f"no such pair; there are: {', '.join(pair.name for pair in PAIRS)}")
+    chosen = choose(parser, "pair", PAIRS, args.only)
     cache_dir = os.environ.get("PROJECTOR_CACHE_DIR")
     undisturbed("aiokafka")
     multiprocessing.get_context("forkserver").set_forkserver_preload([*PRELOADED, "tests.plan_faults.warm"])

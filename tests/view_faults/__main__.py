@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from tests.faults.__main__ import struck
-from tests.faults.command import options, say, told, undisturbed
+from tests.faults.command import choose, options, say, told, undisturbed
 from tests.faults.matrix import Chunk, Matrix, chunks
 from tests.view_faults.faults import FAULTS
 from tests.view_faults.matrix import matrix
@@ -16,9 +16,7 @@ def main() -> int:
     parser = options("tests.view_faults", __doc__, repeats=5, rate=40.0)
     parser.add_argument("--slow-repeats", type=int, default=2, help="for faults that take long by their nature")
     args = parser.parse_args()
-    chosen = [fault for fault in FAULTS if not args.only or any(part in fault.name for part in args.only)]
-    if not chosen:
-        parser.error(f"no such fault; there are: {', '.join(fault.name for fault in FAULTS)}")
+    chosen = choose(parser, "fault", FAULTS, args.only)
     undisturbed("aiokafka", "psycopg")
     say(f"seed {args.seed}, {len(chosen)} faults")
     todo = chunks(chosen, args.repeats, args.slow_repeats, args.seed)[args.skip :]

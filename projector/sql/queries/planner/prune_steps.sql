@@ -1,5 +1,5 @@
--- Forgets what was written in some finished runs, and keeps digests, tokens and the plan. The runs are locked: one that
--- is taken up again keeps what was paid for.
+-- Forgets what was written in some finished runs, and keeps digests, tokens and what was planned. The runs are locked:
+-- one that is taken up again keeps what was paid for.
 with old as (
     select run_id, brief
     from mana_ai.mission_runs
