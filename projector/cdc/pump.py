@@ -113,6 +113,9 @@ class Pump:
 
     async def _run(self, stop: asyncio.Event, part: Part) -> None:
         self._read_on()
+        # What came in one breath with the answer to START_REPLICATION was read with it, and wakes nobody. After an
+        # error nothing else follows.
+        self._readable()
         self._tick()
         stopping = asyncio.ensure_future(stop.wait())
         stopping.add_done_callback(lambda _: self._wake.set())
