@@ -22,6 +22,7 @@ from psycopg import errors
 from projector import crash, freeze
 from projector.cdc import dead_letters
 from projector.cdc.dead_letters import DeadLetter
+from projector.cdc.fill_progress import KEEP_S, FillProgress
 from projector.cdc.heartbeat import store
 from projector.cdc.pace import Pace
 from projector.cdc.progress import Progress
@@ -46,8 +47,6 @@ from projector.sql.connection import connect
 
 Connection = psycopg.AsyncConnection[Any]
 
-REPORT_S: Final = 5.0
-_CHECKPOINT_S: Final = 1.0
 _TURN_ROWS = 100
 _PAGE_S: Final = 2
 
@@ -192,6 +191,7 @@ class Fill:
         self._writer = writer
         self._topics = Topics(settings.topic_prefix)
         self._progress = Progress(0)
+        self._told = FillProgress(conn, state.fill, state.reason)
         self._wake = asyncio.Event()
         self._source_header = ("source", b"%d" % state.generation)
         self._lsn_header = ("lsn", lsn_text(state.lsn).encode())
@@ -219,7 +219,8 @@ class Fill:
         )
         await self._reader.execute("set row_security = off")
         ranges = [(state.skip_from, state.filled_from), (state.filled_to, ends)]
-        await load_seen(self._settings, self._reader, [self._topics.changes(app) for app in state.apps], ranges)
+        topics = [self._topics.changes(app) for app in state.apps]
+        await load_seen(self._settings, self._reader, topics, ranges, self._told)
         table = await TableReader.open(
             self._reader,
             state.fill,
@@ -234,8 +235,8 @@ class Fill:
         await table.walk_indexes(True)
         if self._total:
             log.info("fill begins", reason=state.reason, apps=state.apps, rows=state.rows, of=self._total)
-        await self._conn.execute(query("cdc/fill_resumed"), [self._total, state.fill])
-        self._began = self._reported = time.monotonic()
+        await self._told.begin("rows", self._total, done=state.rows)
+        self._began = time.monotonic()
         self._pace = Pace(self._settings.fill_rows_per_s, self._began)
         for app in apps:
             if state.app != app:
@@ -257,11 +258,14 @@ class Fill:
         created_ms = self._state.started_at // 1000
         count = 0
         async with aclosing(vanished(self._settings, self._reader)) as erasures:
-            async for topic, record in erasures:
+            async for topic, record, total in erasures:
+                if not count:
+                    await self._told.begin("erasures", total)
                 self._append(topic, created_ms, record)
                 count += 1
                 if count % self._turn_rows == 0:
                     await self._turn()
+                    await self._told.keep(count)
                     if stop.is_set():
                         return False
         await self._flush()
@@ -272,7 +276,7 @@ class Fill:
     async def _publish_app(self, table: TableReader, app: str, stop: asyncio.Event) -> bool:
         topic = self._topics.changes(app)
         state = self._state
-        checkpoint = time.monotonic() + _CHECKPOINT_S
+        checkpoint = time.monotonic() + KEEP_S
         async for rows in table.rows(app, state.cursor):
             moved(FILL)
             for count, row in enumerate(rows, 1):
@@ -282,10 +286,11 @@ class Fill:
                     state.rows += 1
                 if count % self._turn_rows == 0 or count == len(rows):
                     await self._turn()
+                    self._told.tell(state.rows)
                     # Rows that are at hand already may take long when they are throttled.
                     if time.monotonic() >= checkpoint:
                         await self._checkpoint()
-                        checkpoint = time.monotonic() + _CHECKPOINT_S
+                        checkpoint = time.monotonic() + KEEP_S
                         if stop.is_set():
                             return False
         await self._checkpoint()
@@ -328,7 +333,6 @@ class Fill:
         await self._send()
         while self._publisher.octets >= MAX_IN_FLIGHT_BYTES:
             await self._acknowledgements()
-        self._report()
         records, self._turn_records = self._turn_records, 0
         if wait_s := self._pace.wait_s(records, time.monotonic()):
             await asyncio.sleep(wait_s)
@@ -371,6 +375,7 @@ class Fill:
             state.fill,
         ]
         await self._conn.execute(query("cdc/fill_checkpoint"), parameters)
+        CDC_FILL_ROWS_LEFT.set(max(self._total - state.rows, 0))
         crash.point("cdc.fill_after_checkpoint")
 
     async def _finish(self) -> None:
@@ -389,21 +394,3 @@ class Fill:
         if self._total:
             seconds = time.monotonic() - self._began
             log.info("fill finished", reason=state.reason, rows=state.rows, seconds=round(seconds, 1))
-
-    def _report(self) -> None:
-        now = time.monotonic()
-        if now - self._reported < REPORT_S:
-            return
-        self._reported = now
-        state = self._state
-        left = max(self._total - state.rows, 0)
-        rate = (state.rows - self._first_row) / (now - self._began)
-        CDC_FILL_ROWS_LEFT.set(left)
-        log.info(
-            "fill",
-            reason=state.reason,
-            rows=state.rows,
-            of=self._total,
-            rows_per_s=round(rate),
-            eta_s=round(left / rate) if rate else None,
-        )

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import psycopg
 
+from projector.cdc.fill_progress import Step
 from projector.errors import ReplicationError
 from projector.sql import query
 
@@ -19,11 +20,13 @@ Connection = psycopg.AsyncConnection[Any]
 
 
 class Progress(NamedTuple):
-    """`begun` is false until the stream has laid out the fill; `total` is None until it has counted."""
+    """`begun` is false until the stream has laid out the fill; `step` is None then, and at the end. `total` is None
+    until it is known how much the step has to do."""
 
     begun: bool
-    done: bool
-    rows: int
+    finished: bool
+    step: Step | None
+    done: int
     total: int | None
 
 

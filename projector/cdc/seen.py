@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import orjson
 import psycopg
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
+from projector.cdc.fill_progress import FillProgress
 from projector.cdc.rows import IDENTITY, Row, erased_row
 from projector.config import Settings
 from projector.kafka import REQUEST_TIMEOUT_MS, client_options, explain_failure
@@ -20,10 +20,8 @@ from projector.log.order import PartitionOrder
 from projector.log.place import from_headers
 from projector.log.topics import Topics
 from projector.log.watermark import Ends
-from projector.logging import get
 from projector.sql import query
 
-_REPORT_S: Final = 5.0
 _AT_ONCE: Final = 10_000
 # Reading on is cheaper than a seek over fewer records than this.
 _FAR: Final = 2_000
@@ -31,48 +29,56 @@ _FAR: Final = 2_000
 Connection = psycopg.AsyncConnection[Any]
 Range = tuple[int, int]
 
-log = get("cdc")
-
 
 async def read_ends(settings: Settings) -> Ends:
     """The next offset of every partition of the log."""
     topics = Topics(settings.topic_prefix).all(settings.apps)
     partitions = range(settings.topic_partitions)
     every = [TopicPartition(topic, p) for topic in topics for p in partitions]
-    async with _consumer(settings) as consumer:
-        # Not assigned, they would be looked up after a wait for metadata.
-        consumer.assign(every)
+    async with _assigned(settings, every) as consumer:
         found = await consumer.end_offsets(every)
     return {topic: [found[TopicPartition(topic, p)] for p in partitions] for topic in topics}
 
 
 async def load_seen(
-    settings: Settings, conn: Connection, topics: list[str], spans: Iterable[tuple[Ends, Ends]]
+    settings: Settings, conn: Connection, topics: list[str], spans: Iterable[tuple[Ends, Ends]], told: FillProgress
 ) -> None:
     """Fills the temporary table `fill_seen` with every record of a change in `topics` within the spans of offsets."""
     await conn.execute(query("cdc/create_seen"))
-    for begin, end in spans:
-        ranges = dict(_ranges(topics, begin, end))
-        if ranges:
-            # A consumer for each span, so that each is assigned once (see `read_tails`).
-            async with _consumer(settings) as consumer:
-                truncations = await _copy(consumer, conn, ranges)
-            for tp, offset in truncations.items():
-                await conn.execute(query("cdc/forget_truncated"), [tp.topic, tp.partition, offset])
+    wanted = await _there(settings, [dict(_ranges(topics, begin, end)) for begin, end in spans])
+    total = sum(last - first for ranges in wanted for first, last in ranges.values())
+    if total:
+        await told.begin("topics", total)
+    done = 0
+    for ranges in filter(None, wanted):
+        # A consumer for each span, so that each is assigned once (see `read_tails`).
+        async with _assigned(settings, list(ranges)) as consumer:
+            truncations = await _copy(consumer, conn, ranges, done, told)
+        done += sum(last - first for first, last in ranges.values())
+        for tp, offset in truncations.items():
+            await conn.execute(query("cdc/forget_truncated"), [tp.topic, tp.partition, offset])
     await conn.execute(query("cdc/index_seen"))
     await conn.execute(query("cdc/settle_seen"))
     await conn.execute("analyze fill_seen")
 
 
-async def vanished(settings: Settings, conn: Connection) -> AsyncGenerator[tuple[str, Row], None]:
-    """Topic and record for each change of `fill_seen` that is no longer in the log, and of which no topic says so."""
+class Vanished(NamedTuple):
+    """`record` for `topic`, one of `total`."""
+
+    topic: str
+    record: Row
+    total: int
+
+
+async def vanished(settings: Settings, conn: Connection) -> AsyncGenerator[Vanished, None]:
+    """What to say of each change of `fill_seen` that is no longer in the log, and of which no topic says so."""
     # Without a transaction: whoever takes them slowly must not keep the server from cleaning up after writers.
     async with conn.cursor("vanished", withhold=True) as rows, _consumer(settings) as consumer:
         await rows.execute(query("cdc/vanished"))
         at: TopicPartition | None = None
         record: Any = None
         while found := await rows.fetchmany(_AT_ONCE):
-            for topic, partition, offset in found:
+            for topic, partition, offset, total in found:
                 tp = TopicPartition(topic, partition)
                 if tp != at:
                     consumer.assign([tp])
@@ -83,7 +89,8 @@ async def vanished(settings: Settings, conn: Connection) -> AsyncGenerator[tuple
                 while record is None or record.offset < offset:
                     record = await consumer.getone()
                 fields = orjson.loads(record.value)
-                yield topic, erased_row({name: str(fields[name]).encode() for name in IDENTITY})
+                erased = erased_row({name: str(fields[name]).encode() for name in IDENTITY})
+                yield Vanished(topic, erased, total)
 
 
 @asynccontextmanager
@@ -104,6 +111,14 @@ async def _consumer(settings: Settings) -> AsyncIterator[AIOKafkaConsumer]:
         await consumer.stop()
 
 
+@asynccontextmanager
+async def _assigned(settings: Settings, partitions: list[TopicPartition]) -> AsyncIterator[AIOKafkaConsumer]:
+    async with _consumer(settings) as consumer:
+        # Not assigned, they would be looked up after a wait for metadata.
+        consumer.assign(partitions)
+        yield consumer
+
+
 def _ranges(topics: list[str], begin: Ends, end: Ends) -> Iterator[tuple[TopicPartition, Range]]:
     """The offsets to read of each partition that has any, from the first to before the last."""
     for topic in topics:
@@ -114,37 +129,43 @@ def _ranges(topics: list[str], begin: Ends, end: Ends) -> Iterator[tuple[TopicPa
                 yield TopicPartition(topic, partition), (first, last)
 
 
+async def _there(settings: Settings, spans: Sequence[dict[TopicPartition, Range]]) -> list[dict[TopicPartition, Range]]:
+    """What the topics still hold of them."""
+    partitions = list({tp for ranges in spans for tp in ranges})
+    if not partitions:
+        return []
+    async with _assigned(settings, partitions) as consumer:
+        begins = await consumer.beginning_offsets(partitions)
+    return [
+        {tp: (max(first, begins[tp]), last) for tp, (first, last) in ranges.items() if begins[tp] < last}
+        for ranges in spans
+    ]
+
+
 async def _copy(
-    consumer: AIOKafkaConsumer, conn: Connection, left: dict[TopicPartition, Range]
+    consumer: AIOKafkaConsumer, conn: Connection, ranges: dict[TopicPartition, Range], done: int, told: FillProgress
 ) -> dict[TopicPartition, int]:
-    """Returns the offset of the last truncation of each partition that has one."""
+    """Returns the offset of the last truncation of each partition that has one. `done` were read before."""
     truncations: dict[TopicPartition, int] = {}
-    total = sum(last - first for first, last in left.values())
-    done, reported = 0, time.monotonic()
+    left = {tp: last for tp, (_, last) in ranges.items()}
     orders = {tp: PartitionOrder() for tp in left}
-    consumer.assign(list(left))
-    beginnings = await consumer.beginning_offsets(list(left))
-    for tp, (first, last) in list(left.items()):
-        consumer.seek(tp, max(first, beginnings[tp]))
-        if beginnings[tp] >= last:
-            del left[tp]
+    for tp, (first, _) in ranges.items():
+        consumer.seek(tp, first)
     async with conn.cursor().copy("copy fill_seen (id, erased, topic, partition, place) from stdin") as copy:
         while left:
             for tp, records in (await consumer.getmany(*left, timeout_ms=1000, max_records=_AT_ONCE)).items():
-                _, last = left[tp]
+                last = left[tp]
                 found = [record for record in records if record.offset < last and _is_new(orders[tp], record)]
                 for record in found:
                     if record.key is None:
                         truncations[tp] = record.offset
                 # A truncation names no change.
                 await copy.write(b"".join(_line(tp, record) for record in found if record.key is not None))
-                done += len(records)
+                done += min(records[-1].offset, last - 1) - records[0].offset + 1
                 if records[-1].offset >= last - 1:
                     del left[tp]
                     consumer.pause(tp)
-            if time.monotonic() - reported >= _REPORT_S:
-                reported = time.monotonic()
-                log.info("reading which changes the topics hold", records=done, of=total)
+            await told.keep(done)
     return truncations
 
 

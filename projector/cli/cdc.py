@@ -45,6 +45,7 @@ def republish(
 
 
 async def _republish(settings: Settings, apps: list[str], wait: bool, as_json: bool) -> None:
+    from projector.cdc.fill_progress import in_words
     from projector.cdc.republish import ask, progress
     from projector.sql.connection import connect
 
@@ -57,13 +58,13 @@ async def _republish(settings: Settings, apps: list[str], wait: bool, as_json: b
         while wait:
             state = await progress(conn, apps)
             if as_json:
-                json_line(event="done" if state.done else "progress", **state._asdict())
-            elif state.done:
+                json_line(event="done" if state.finished else "progress", **state._asdict())
+            elif state.finished:
                 console().print("done")
-            elif state.begun:
-                console().print(f"{state.rows} of {'?' if state.total is None else state.total} rows published")
+            elif state.step is not None:
+                console().print(in_words(state.step, state.done, state.total), markup=False)
             else:
                 console().print("waiting for `projector run cdc` to begin", markup=False)
-            if state.done:
+            if state.finished:
                 return
             await asyncio.sleep(POLL_S)

@@ -146,11 +146,13 @@ def health_fields(health: Health) -> dict[str, Any]:
 
 
 def _fill(fill: Fill) -> tuple[str, dict[str, Any]]:
-    rate = "" if fill.rows_per_s is None else f", {fill.rows_per_s:,.0f}/s"
+    from projector.cdc.fill_progress import in_words
+
+    rate = "" if fill.per_s is None else f", {fill.per_s:,.0f}/s"
     left = "" if fill.eta_s is None else f", {seconds(fill.eta_s)} left"
-    total = "an unknown number" if fill.total is None else f"{fill.total:,}"
+    done = in_words(fill.step, fill.done, fill.total)
     silent = f"; last report {seconds(fill.silent_s)} ago" if fill.silent_s > 10 else ""
-    return f"{fill.reason} of {', '.join(fill.apps)}: {fill.rows:,} of {total} rows{rate}{left}{silent}", fill._asdict()
+    return f"{fill.reason} of {', '.join(fill.apps)}: {done}{rate}{left}{silent}", fill._asdict()
 
 
 def _mark(mark: Mark | None) -> tuple[str, dict[str, Any]]:

@@ -15,6 +15,7 @@ import psycopg
 from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 
+from projector.cdc.fill_progress import Step
 from projector.cdc.health import Health, sample
 from projector.config import Settings
 from projector.errors import (
@@ -59,13 +60,14 @@ class Source(NamedTuple):
 
 
 class Fill(NamedTuple):
-    """Rows published out of the table. `rows_per_s` since it last went on; `silent_s` since its last report."""
+    """Rows published out of the table. `per_s` since `step` began or went on; `silent_s` since its last report."""
 
     reason: str
     apps: list[str]
-    rows: int
+    step: Step
+    done: int
     total: int | None
-    rows_per_s: float | None
+    per_s: float | None
     eta_s: float | None
     silent_s: float
 
@@ -172,10 +174,10 @@ async def read_fills(settings: Settings) -> list[Fill]:
     async with _session(settings, "projector_cdc") as conn:
         rows = await (await conn.execute(query("cdc/running_fills"))).fetchall()
     fills = []
-    for reason, apps, done, total, lately, seconds, silent_s in rows:
+    for reason, apps, step, done, total, lately, seconds, silent_s in rows:
         rate = lately / seconds if seconds and lately else None
         left = None if total is None or rate is None else max(0, total - done) / rate
-        fills.append(Fill(reason, apps, done, total, rate, left, silent_s))
+        fills.append(Fill(reason, apps, step, done, total, rate, left, silent_s))
     return fills
 
 

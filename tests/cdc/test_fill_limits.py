@@ -58,7 +58,7 @@ async def test_the_time_left_of_a_fill_does_not_count_how_long_it_lay(settings, 
         await asyncio.wait_for(stream, 5)
         assert fill.total == 400
         assert fill.silent_s < 5
-        assert fill.eta_s == pytest.approx((400 - fill.rows) / 20, rel=0.5)
+        assert fill.eta_s == pytest.approx((400 - fill.done) / 20, rel=0.5)
 
 
 async def test_a_slow_fill_holds_no_snapshot_for_long(settings, conn) -> None:

@@ -13,6 +13,7 @@ from aiokafka.admin import RecordsToDelete
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from psycopg import sql
 
+from projector.cdc import fill_progress
 from projector.cdc.publication import prepare_source
 from projector.cdc.topics import wanted_settings
 from projector.cli.cdc import republish
@@ -67,6 +68,28 @@ async def test_changes_that_were_deleted_without_a_word_are_told_as_erased(setti
             assert (done.status, done.error, done.lines[-1]) == (0, "", "done")
         told = [(r.headers["op"].decode(), r.headers["id"].decode()) for r in await read(settings)]
     assert told == [("insert", gone), ("insert", kept), ("erased", gone)]
+
+
+async def test_every_step_tells_how_far_it_is(settings, conn, monkeypatch) -> None:
+    monkeypatch.setattr(fill_progress, "KEEP_S", 0.0)
+    async with running(settings):
+        gone = [insert(conn, record_id=f"gone-{n}") for n in range(250)]
+        await read_until(settings, 250)
+    assert (await projector(settings, "slot", "drop", "--yes")).status == 0
+    conn.execute("delete from sync_changes")
+    lost = [insert(conn, record_id=f"lost-{n}") for n in range(120)]
+    conn.execute(
+        "create table told (n int generated always as identity, step text, done bigint, total bigint);"
+        " create function keep_told() returns trigger language plpgsql security definer as $$ begin"
+        "  insert into told (step, done, total)"
+        "  values (new.step, case new.step when 'rows' then new.rows else new.step_done end, new.total); return null;"
+        " end $$;"
+        " create trigger told after update on mana_ai.cdc_fills for each row execute function keep_told()"
+    )
+    async with running(settings):
+        assert ids(await read_until(settings, 2 * 250 + 120)) == Counter(2 * gone + lost)
+    told = conn.execute("select step, max(done), max(total) from told group by step order by min(n)").fetchall()
+    assert told == [("topics", 250, 250), ("rows", 120, 120), ("erasures", 200, 250)]
 
 
 async def test_a_record_that_was_too_large_comes_once_the_limit_is_raised(settings, conn) -> None:

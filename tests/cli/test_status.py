@@ -164,8 +164,8 @@ async def test_a_fill_that_runs_shows_rows_rate_and_time_left(world: World) -> N
         " from (values ('history', null), ('app', now())) as fill (reason, finished)"
     )
     shown = stages(world.settings)["fill"]
-    assert (shown["reason"], shown["rows"], shown["total"]) == ("history", 2000, 5000)
-    assert shown["rows_per_s"] == pytest.approx(100, rel=0.05)
+    assert (shown["reason"], shown["step"], shown["done"], shown["total"]) == ("history", "rows", 2000, 5000)
+    assert shown["per_s"] == pytest.approx(100, rel=0.05)
     assert shown["eta_s"] == pytest.approx(30, rel=0.05)
     assert "history of ai: 2,000 of 5,000 rows" in run(world.settings, "status").stdout
 

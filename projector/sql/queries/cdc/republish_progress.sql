@@ -1,3 +1,4 @@
+-- Fills are carried out one after the other: the first that is open is at work.
 with newest as (
     select max(generation) as generation from mana_ai.cdc_sources
 ), begun as (
@@ -6,8 +7,11 @@ with newest as (
         where not exists (select from mana_ai.cdc_apps a join newest using (generation) where a.app_id = wanted.app_id)
     ) as begun
 ), open as (
-    select coalesce(sum(f.rows), 0)::int8 as rows, sum(f.total)::int8 as total, count(*) as fills
+    select f.step, case f.step when 'rows' then f.rows else f.step_done end as done, f.total
     from mana_ai.cdc_fills f join newest using (generation)
     where f.finished_at is null and f.apps && %(apps)s::text[]
+    order by f.fill
+    limit 1
 )
-select begun.begun, begun.begun and open.fills = 0, open.rows, open.total from begun, open
+select begun.begun, begun.begun and open.step is null, open.step, coalesce(open.done, 0), open.total
+from begun left join open on begun.begun

@@ -1,9 +1,11 @@
--- Those of the generation in force: of an older one none goes on. The rate is that of the time since a fill last went on.
+-- Those of the generation in force: of an older one none goes on. The rate is that of the time since the step began, or
+-- since the fill went on.
 select reason,
        apps,
-       rows,
+       step,
+       case step when 'rows' then rows else step_done end,
        total,
-       rows - resumed_rows,
+       case step when 'rows' then rows - resumed_rows else step_done end,
        extract(epoch from reported_at - coalesce(resumed_at, started_at))::float8,
        extract(epoch from clock_timestamp() - reported_at)::float8
 from mana_ai.cdc_fills

@@ -1,4 +1,5 @@
-select s.topic, s.partition, min(s.place)
+-- How many there are stands beside each.
+select s.topic, s.partition, min(s.place), count(*) over ()
 from fill_seen s
 where not exists (select from sync_changes c where c.id = s.id)
 group by s.id, s.topic, s.partition
