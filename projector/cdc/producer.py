@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
+from itertools import chain
 
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
+from aiokafka.producer.message_accumulator import MessageAccumulator
 
 from projector.config import Settings
 from projector.kafka import REQUEST_TIMEOUT_MS, client_options, explain_failure
@@ -53,4 +55,15 @@ async def stop_producer(producer: AIOKafkaProducer) -> None:
         with suppress(TimeoutError):
             async with asyncio.timeout(_STOP_TIMEOUT_S):
                 await producer._sender.close()
-        producer._message_accumulator.fail_all(KafkaError("the producer was ended"))
+        _fail_all(producer._message_accumulator, KafkaError("the producer was ended"))
+
+
+def _fail_all(accumulator: MessageAccumulator, error: KafkaError) -> None:
+    """As its own `fail_all`, which makes asyncio report a batch that was to be tried again as an error of the program:
+    it is not among those under way, where its end is looked for, and nobody asks what became of it."""
+    waiting = set(chain.from_iterable(accumulator._batches.values()))
+    accumulator._batches.clear()
+    accumulator._pending_batches |= waiting
+    accumulator.fail_all(error)
+    for batch in waiting:
+        batch._drain_waiter.exception()

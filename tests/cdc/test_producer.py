@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections import Counter
 from threading import Event
 
@@ -75,7 +76,9 @@ def broker(tmp_path, cache_dir):
     own.stop()
 
 
-async def test_a_producer_ends_in_bounds_while_requests_of_a_broker_that_is_gone_are_tried_again(broker) -> None:
+async def test_a_producer_ends_in_bounds_while_requests_of_a_broker_that_is_gone_are_tried_again(
+    broker, caplog
+) -> None:
     settings = Settings(kafka_bootstrap_servers=broker.bootstrap_servers, topic_partitions=3)
     await ensure_topics(settings)
     topic = Topics(settings.topic_prefix).changes(settings.apps[0])
@@ -91,3 +94,6 @@ async def test_a_producer_ends_in_bounds_while_requests_of_a_broker_that_is_gone
         await asyncio.gather(*map(stop_producer, producers))
         failures = await asyncio.gather(*waiting, return_exceptions=True)
     assert all(isinstance(failure, KafkaError) for failure in failures)
+    producers.clear()
+    gc.collect()
+    assert [record.getMessage() for record in caplog.records if record.name == "asyncio"] == []
