@@ -113,9 +113,11 @@ async def _consumer(settings: Settings) -> AsyncIterator[AIOKafkaConsumer]:
 
 @asynccontextmanager
 async def _assigned(settings: Settings, partitions: list[TopicPartition]) -> AsyncIterator[AIOKafkaConsumer]:
+    """Fetches nothing before a partition is resumed."""
     async with _consumer(settings) as consumer:
         # Not assigned, they would be looked up after a wait for metadata.
         consumer.assign(partitions)
+        consumer.pause(*partitions)
         yield consumer
 
 
@@ -151,6 +153,7 @@ async def _copy(
     orders = {tp: PartitionOrder() for tp in left}
     for tp, (first, _) in ranges.items():
         consumer.seek(tp, first)
+        consumer.resume(tp)
     async with conn.cursor().copy("copy fill_seen (id, erased, topic, partition, place) from stdin") as copy:
         while left:
             for tp, records in (await consumer.getmany(*left, timeout_ms=1000, max_records=_AT_ONCE)).items():
