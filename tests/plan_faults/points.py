@@ -7,18 +7,23 @@ from dataclasses import dataclass
 
 from tests.plan_faults.modes import MODES, Mode
 
+SWEPT_AT_ONCE = 4
+"""Plans that the sink writes together, in production more than the load ever leaves to it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Point:
     """A crash point, and the pass at which it fires: drawn from 1 to `passes`.
 
-    `stopped`: it is passed by a process that was told to stop, while it has a run in hand.
+    `stopped`: it is passed by a process that was told to stop, while it has a run in hand. `unwritten`: so many plans
+    wait when the process starts; without them, whether it ever passes is luck.
     """
 
     name: str
     passes: int = 1
     modes: tuple[Mode, ...] = MODES
     stopped: bool = False
+    unwritten: int = 0
 
     @property
     def stream(self) -> str:
@@ -55,7 +60,7 @@ POINTS = (
     Point("sink.before_mark", passes=4),
     Point("sink.before_commit", passes=4),
     Point("sink.after_commit", passes=4),
-    Point("sink.mid_sweep", passes=2),
+    Point("sink.mid_sweep", passes=2, unwritten=2 * SWEPT_AT_ONCE),
     Point("sink.restore_before_commit"),
     Point("sink.restore_after_commit"),
 )

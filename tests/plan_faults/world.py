@@ -25,7 +25,7 @@ from tests.plan_faults.double import Double
 from tests.plan_faults.judge import Death, Judge, Violation, unexpected
 from tests.plan_faults.load import Due, Load
 from tests.plan_faults.modes import TIMEOUT_S
-from tests.plan_faults.points import Point
+from tests.plan_faults.points import SWEPT_AT_ONCE, Point
 
 STREAMS = ("cdc", "views", "timers", "planner", "sink")
 QUICK = Pace(
@@ -50,9 +50,11 @@ DONE_LIMIT_S = 240.0
 
 
 def quicken() -> None:
-    """In the process of a stream: waits that are minutes in production are seconds here."""
+    """In the process of a stream: waits that are minutes in production are seconds here, and groups are small."""
+    from projector.planner import writer
     from streams import planner, sink
 
+    writer.WRITTEN_AT_ONCE = SWEPT_AT_ONCE
     planner.Worker = partial(planner.Worker, pace=QUICK)  # type: ignore[misc,assignment]
     sink.Writer = partial(sink.Writer, pace=QUICK)  # type: ignore[misc,assignment]
 
@@ -115,6 +117,7 @@ class World:
         earliest = time.time()
         self.streams[point.stream].kill()
         self._ended(point, earliest)
+        self._wait_for_unwritten(point.unwritten)
         began = time.monotonic()
         doomed = self.start_stream(point.stream, crash_at := point.crash_at(numbers))
         if point.stopped:
@@ -143,6 +146,15 @@ class World:
     def _ended(self, point: Point, earliest: float) -> None:
         if point.stream == "planner":
             self.judge.deaths.append(Death(earliest, time.time()))
+
+    def _wait_for_unwritten(self, plans: int) -> None:
+        limit = time.monotonic() + FIRE_LIMIT_S
+        overdue = "select count(*) from mana_ai.mission_runs where state = 'planned' and next_attempt_at <= now()"
+        while self.ask(overdue)[0][0] < plans:
+            if time.monotonic() > limit:
+                raise DidNotFire(f"no {plans} plans in {FIRE_LIMIT_S:.0f} s that wait to be written")
+            self._judge(self._owed + self.load.take())
+            time.sleep(0.05)
 
     def _wait_for_work(self, planner: Stream) -> None:
         limit = time.monotonic() + FIRE_LIMIT_S
