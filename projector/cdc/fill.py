@@ -22,7 +22,7 @@ from psycopg import errors
 from projector import crash, freeze
 from projector.cdc import dead_letters
 from projector.cdc.dead_letters import DeadLetter
-from projector.cdc.fill_progress import KEEP_S, FillProgress
+from projector.cdc.fill_progress import FILL, KEEP_S, FillProgress
 from projector.cdc.heartbeat import store
 from projector.cdc.pace import Pace
 from projector.cdc.progress import Progress
@@ -49,9 +49,6 @@ Connection = psycopg.AsyncConnection[Any]
 
 _TURN_ROWS = 100
 _PAGE_S: Final = 2
-
-FILL = "fill"
-"""The part that must move."""
 
 log = get("cdc")
 

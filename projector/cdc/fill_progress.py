@@ -13,6 +13,8 @@ from projector.sql import query
 Step = Literal["topics", "rows", "erasures"]
 """It reads which changes the topics hold, publishes rows, and tells of those that the table has no more."""
 
+FILL: Final = "fill"
+"""The part of the process that moves with each of these steps, and waits for the database between them."""
 KEEP_S: Final = 1.0
 """At most so often the table is told."""
 _LOG_S: Final = 5.0

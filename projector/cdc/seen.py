@@ -11,9 +11,11 @@ import psycopg
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
-from projector.cdc.fill_progress import FillProgress
+from projector import freeze
+from projector.cdc.fill_progress import FILL, FillProgress
 from projector.cdc.rows import IDENTITY, Row, erased_row
 from projector.config import Settings
+from projector.health.parts import at_work, moved
 from projector.kafka import REQUEST_TIMEOUT_MS, client_options, explain_failure
 from projector.log.change import ERASED, FILL_HEADER
 from projector.log.order import PartitionOrder
@@ -53,7 +55,8 @@ async def load_seen(
     for ranges in filter(None, wanted):
         # A consumer for each span, so that each is assigned once (see `read_tails`).
         async with _assigned(settings, list(ranges)) as consumer:
-            truncations = await _copy(consumer, conn, ranges, done, told)
+            with at_work(FILL):
+                truncations = await _copy(consumer, conn, ranges, done, told)
         done += sum(last - first for first, last in ranges.values())
         for tp, offset in truncations.items():
             await conn.execute(query("cdc/forget_truncated"), [tp.topic, tp.partition, offset])
@@ -77,20 +80,23 @@ async def vanished(settings: Settings, conn: Connection) -> AsyncGenerator[Vanis
         await rows.execute(query("cdc/vanished"))
         at: TopicPartition | None = None
         record: Any = None
-        while found := await rows.fetchmany(_AT_ONCE):
-            for topic, partition, offset, total in found:
-                tp = TopicPartition(topic, partition)
-                if tp != at:
-                    consumer.assign([tp])
-                    at, record = tp, None
-                if record is None or offset - record.offset > _FAR:
-                    consumer.seek(tp, offset)
-                    record = None
-                while record is None or record.offset < offset:
-                    record = await consumer.getone()
-                fields = orjson.loads(record.value)
-                erased = erased_row({name: str(fields[name]).encode() for name in IDENTITY})
-                yield Vanished(topic, erased, total)
+        with at_work(FILL) as part:
+            while found := await rows.fetchmany(_AT_ONCE):
+                await freeze.point("cdc.vanished")
+                for topic, partition, offset, total in found:
+                    part.moved()
+                    tp = TopicPartition(topic, partition)
+                    if tp != at:
+                        consumer.assign([tp])
+                        at, record = tp, None
+                    if record is None or offset - record.offset > _FAR:
+                        consumer.seek(tp, offset)
+                        record = None
+                    while record is None or record.offset < offset:
+                        record = await consumer.getone()
+                    fields = orjson.loads(record.value)
+                    erased = erased_row({name: str(fields[name]).encode() for name in IDENTITY})
+                    yield Vanished(topic, erased, total)
 
 
 @asynccontextmanager
@@ -156,7 +162,9 @@ async def _copy(
         consumer.resume(tp)
     async with conn.cursor().copy("copy fill_seen (id, erased, topic, partition, place) from stdin") as copy:
         while left:
+            await freeze.point("cdc.seen")
             for tp, records in (await consumer.getmany(*left, timeout_ms=1000, max_records=_AT_ONCE)).items():
+                moved(FILL)
                 last = left[tp]
                 found = [record for record in records if record.offset < last and _is_new(orders[tp], record)]
                 for record in found:

@@ -17,11 +17,12 @@ from uuid import uuid4
 
 import psycopg
 import pytest
-from psycopg import conninfo
+from psycopg import conninfo, sql
 
 from projector.config import Settings
 from projector.embedded.servers import Servers
 from projector.errors import StalledError
+from projector.sql import query
 from tests.cdc.support import insert
 from tests.faults.proxy import Proxy
 from tests.fixtures.settings import Template, settings_for
@@ -33,6 +34,8 @@ FROZEN = {
     "cdc.read": ("cdc", {"replication stream"}),
     "cdc.acknowledged": ("cdc", {"acknowledgements"}),
     "cdc.fill": ("cdc", {"fill"}),
+    "cdc.seen": ("cdc", {"fill"}),
+    "cdc.vanished": ("cdc", {"fill"}),
     "views.missions": ("views", {"missions"}),
     "views.watermarks": ("views", {"watermarks"}),
     "planner.claim,planner.renew": ("planner", {"worker", "leases"}),
@@ -44,7 +47,9 @@ FROZEN = {
     "timers.block": ("timers", {"event loop"}),
 }
 """By freeze points: the stream, and the parts that stand still then."""
-ALONE = {"cdc.step,cdc.heartbeat", "cdc.read", "cdc.acknowledged", "cdc.fill"}
+REPUBLISHED = {"cdc.seen", "cdc.vanished"}
+"""Those that are asked to fill a topic that has a change of which the table knows no more."""
+ALONE = {"cdc.step,cdc.heartbeat", "cdc.read", "cdc.acknowledged", "cdc.fill"} | REPUBLISHED
 """Those that have a database of their own, and no change stream beside them."""
 CALLBACKS = {"cdc.read", "cdc.acknowledged"}
 """Those that return with nothing done: no task waits in them."""
@@ -119,7 +124,7 @@ class Fleet:
             await until(lambda: all(one.ready() for one in (publisher, *healthy.values())), "healthy streams are ready")
             for points in self._wanted:
                 settings = alone.setdefault(points, self.settings()) if points in ALONE else shared
-                if points == "cdc.fill":
+                if points in {"cdc.fill"} | REPUBLISHED:
                     with psycopg.connect(settings.admin_url, autocommit=True) as conn:
                         insert(conn)
                 self.frozen[points] = self.start(settings, FROZEN[points][0], points)
@@ -128,6 +133,11 @@ class Fleet:
                     await until(deaf.ready, "nothing is to be acknowledged yet")
                     with psycopg.connect(alone["cdc.acknowledged"].admin_url, autocommit=True) as conn:
                         insert(conn)
+                for points in REPUBLISHED & self.frozen.keys():
+                    await until(self.frozen[points].ready, "the first fill is over")
+                    with psycopg.connect(alone[points].admin_url, autocommit=True) as conn:
+                        forget(conn, alone[points])
+                        conn.execute(query("cdc/ask_republish"), {"apps": list(alone[points].apps)})
                 # Old connections are silent, and new ones are not to be had.
                 port, upstream["port"] = upstream["port"], NOBODY
                 through.freeze()
@@ -144,6 +154,13 @@ class Fleet:
             await until(lambda: all(one.ready() for one in healthy.values()), "healthy streams are ready again")
         for one in self.healthy.values():
             await asyncio.to_thread(one.stream.stop)
+
+
+def forget(conn: psycopg.Connection, settings: Settings) -> None:
+    """Takes every row out of the log without a word to the stream."""
+    publication = sql.Identifier(settings.publication_name)
+    conn.execute(sql.SQL("alter publication {} set (publish = 'insert')").format(publication))
+    conn.execute("delete from sync_changes")
 
 
 @asynccontextmanager
