@@ -75,12 +75,19 @@ class Fleet:
     """
 
     def __init__(
-        self, wanted: set[str], template: Template, stack: Servers, folder: Path, resources: ExitStack
+        self,
+        wanted: set[str],
+        template: Template,
+        stack: Servers,
+        folder: Path,
+        databases: ExitStack,
+        resources: ExitStack,
     ) -> None:
         self._wanted = wanted
         self._template = template
         self._stack = stack
         self._folder = folder
+        self._databases = databases
         self._resources = resources
         self.frozen: dict[str, Observed] = {}
         self.healthy: dict[str, Observed] = {}
@@ -88,7 +95,7 @@ class Fleet:
         self.verdicts: dict[str, dict[str, Any]] = {}
 
     def settings(self) -> Settings:
-        database = self._resources.enter_context(self._template.copy())
+        database = self._databases.enter_context(self._template.copy())
         settings = settings_for(self._stack, database)
         return settings.model_copy(
             update={
@@ -200,12 +207,14 @@ def fleet(
     request: pytest.FixtureRequest, template: Template, stack: Servers, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Fleet]:
     chosen = [item.callspec.params for item in request.session.items if hasattr(item, "callspec")]
-    with ExitStack() as resources:
+    # No database can be dropped before whoever stands still in a COPY has ended, in whichever database.
+    with ExitStack() as databases, ExitStack() as resources:
         fleet = Fleet(
             {points for points in FROZEN if {"points": points} in chosen},  # other tests have points of their own
             template,
             stack,
             tmp_path_factory.mktemp("streams"),
+            databases,
             resources,
         )
         asyncio.run(fleet.run())
