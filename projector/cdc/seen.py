@@ -78,25 +78,42 @@ async def vanished(settings: Settings, conn: Connection) -> AsyncGenerator[Vanis
     # Without a transaction: whoever takes them slowly must not keep the server from cleaning up after writers.
     async with conn.cursor("vanished", withhold=True) as rows, _consumer(settings) as consumer:
         await rows.execute(query("cdc/vanished"))
-        at: TopicPartition | None = None
-        record: Any = None
+        records = _Records(consumer)
         with at_work(FILL) as part:
             while found := await rows.fetchmany(_AT_ONCE):
                 await freeze.point("cdc.vanished")
                 for topic, partition, offset, total in found:
                     part.moved()
-                    tp = TopicPartition(topic, partition)
-                    if tp != at:
-                        consumer.assign([tp])
-                        at, record = tp, None
-                    if record is None or offset - record.offset > _FAR:
-                        consumer.seek(tp, offset)
-                        record = None
-                    while record is None or record.offset < offset:
-                        record = await consumer.getone()
-                    fields = orjson.loads(record.value)
-                    erased = erased_row({name: str(fields[name]).encode() for name in IDENTITY})
-                    yield Vanished(topic, erased, total)
+                    record = await records.at(TopicPartition(topic, partition), offset)
+                    # One that is gone by now needs no word: nobody can read it any more.
+                    if record is not None:
+                        fields = orjson.loads(record.value)
+                        erased = erased_row({name: str(fields[name]).encode() for name in IDENTITY})
+                        yield Vanished(topic, erased, total)
+
+
+class _Records:
+    """Single records, asked for partition by partition in the order of their offsets."""
+
+    def __init__(self, consumer: AIOKafkaConsumer) -> None:
+        self._consumer = consumer
+        self._partition: TopicPartition | None = None
+        self._last: Any = None
+
+    async def at(self, partition: TopicPartition, offset: int) -> Any | None:
+        """None when the topic has it no more."""
+        consumer = self._consumer
+        if partition != self._partition:
+            consumer.assign([partition])
+            consumer.seek(partition, offset)
+            self._partition, self._last = partition, None
+        elif offset - await consumer.position(partition) > _FAR:
+            consumer.seek(partition, offset)
+        # The position tells it, not the record: of those that are gone there may be none behind it.
+        while await consumer.position(partition) <= offset:
+            for records in (await consumer.getmany(partition, timeout_ms=1000, max_records=1)).values():
+                self._last = records[0]
+        return self._last if self._last is not None and self._last.offset == offset else None
 
 
 @asynccontextmanager
@@ -173,9 +190,10 @@ async def _copy(
                 # A truncation names no change.
                 await copy.write(b"".join(_line(tp, record) for record in found if record.key is not None))
                 done += min(records[-1].offset, last - 1) - records[0].offset + 1
-                if records[-1].offset >= last - 1:
-                    del left[tp]
-                    consumer.pause(tp)
+            # Not every offset has a record: the position tells the end.
+            for tp in [tp for tp, last in left.items() if await consumer.position(tp) >= last]:
+                del left[tp]
+                consumer.pause(tp)
             await told.keep(done)
     return truncations
 

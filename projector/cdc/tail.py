@@ -70,16 +70,23 @@ async def read_tails(settings: Settings) -> Tails:
 
 async def _last_records(consumer: AIOKafkaConsumer, end: dict[TopicPartition, int]) -> dict[TopicPartition, Any]:
     first = await consumer.beginning_offsets(list(end))
-    wanted = {tp for tp in end if end[tp] > first[tp]}
-    for tp in wanted:
+    back = {tp: 1 for tp in end if end[tp] > first[tp]}
+    found = {}
+    for tp in back:
         consumer.seek(tp, end[tp] - 1)
         consumer.resume(tp)
-    found = {}
-    while wanted:
-        for tp, records in (await consumer.getmany(*wanted, timeout_ms=1000)).items():
+    while back:
+        for tp, records in (await consumer.getmany(*back, timeout_ms=1000)).items():
             found[tp] = records[-1]
-            wanted.discard(tp)
-            consumer.pause(tp)
+        for tp in [tp for tp in back if await consumer.position(tp) >= end[tp]]:
+            begin = end[tp] - back[tp]
+            if tp in found or begin <= first[tp]:
+                del back[tp]
+                consumer.pause(tp)
+            else:
+                # Not every offset has a record: that of a transaction's end, which a copied topic may have, has none.
+                back[tp] *= 2
+                consumer.seek(tp, max(first[tp], end[tp] - back[tp]))
     return found
 
 

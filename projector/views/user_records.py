@@ -50,7 +50,6 @@ class _Partition:
 
     def read(self, records: Iterable[Any], key: bytes) -> None:
         for record in records:
-            self.at = record.offset + 1
             if record.offset < self.end:
                 self._read(record, key)
 
@@ -89,6 +88,8 @@ async def find_user_records(
         while left := [tp for tp, one in found.items() if one.at < one.end]:
             for tp, records in (await consumer.getmany(*left, timeout_ms=POLL_MS, max_records=_AT_ONCE)).items():
                 found[tp].read(records, key)
+            for tp in left:  # not every offset has a record
+                found[tp].at = await consumer.position(tp)
             if time.monotonic() - reported >= REPORT_S:
                 reported = time.monotonic()
                 report(sum(one.at - one.first for one in found.values()), total)

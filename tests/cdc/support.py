@@ -181,15 +181,12 @@ async def read(settings: Settings, topic: str | None = None) -> list[Record]:
         consumer.assign(partitions)
         ends = await consumer.end_offsets(partitions)
         records: list[Record] = []
-        wanted = {tp for tp in partitions if ends[tp] > 0}
-        while wanted:
+        while [tp for tp in partitions if await consumer.position(tp) < ends[tp]]:
             for tp, batch in (await consumer.getmany(timeout_ms=500)).items():
                 records += [
                     Record(tp.topic, tp.partition, r.offset, r.key or b"", r.value, r.timestamp, dict(r.headers))
                     for r in batch
                 ]
-                if batch[-1].offset >= ends[tp] - 1:
-                    wanted.discard(tp)
         return sorted(records, key=lambda r: (r.topic, r.partition, r.offset))
     finally:
         await consumer.stop()

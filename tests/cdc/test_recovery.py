@@ -28,6 +28,7 @@ from tests.cdc.support import (
     running,
     slot_in_use,
 )
+from tests.fixtures.transactions import send_in_transaction
 
 POINTS = [
     "cdc.before_send:2",
@@ -174,6 +175,18 @@ async def test_tails_name_the_last_place_of_each_partition(settings, conn) -> No
         last[record.topic, record.partition] = record.place
         ends[record.topic][record.partition] = record.offset + 1
     assert (tails.places, tails.ends) == (last, ends)
+
+
+async def test_tails_are_found_before_the_end_of_a_transaction(settings, conn) -> None:
+    async with running(settings):
+        insert(conn)
+        (record,) = await read_until(settings, 1)
+    copy = record.key, record.value, list(record.headers.items())
+    await send_in_transaction(settings.kafka_bootstrap_servers, record.topic, record.partition, *copy)
+    async with asyncio.timeout(20):
+        tails = await read_tails(settings)
+    assert tails.places == {(record.topic, record.partition): record.place}
+    assert tails.ends[record.topic][record.partition] == record.offset + 3
 
 
 async def test_random_kills_under_load_lose_and_repeat_nothing(settings, conn) -> None:

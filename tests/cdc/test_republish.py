@@ -14,14 +14,18 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from psycopg import sql
 
 from projector.cdc import fill_progress
+from projector.cdc.fill_progress import FillProgress
 from projector.cdc.publication import prepare_source
+from projector.cdc.seen import load_seen, read_ends, vanished
 from projector.cdc.topics import wanted_settings
 from projector.cli.cdc import republish
 from projector.errors import ConfigError, NotMigratedError, PublicationMissedError
 from projector.kafka import admin
 from projector.log.topics import Topics, partition_of
+from projector.sql.connection import connect
 from tests.cdc.support import ids, insert, read, read_until, running
 from tests.cli.test_wait import projector
+from tests.fixtures.transactions import send_in_transaction
 
 
 @pytest.fixture
@@ -68,6 +72,47 @@ async def test_changes_that_were_deleted_without_a_word_are_told_as_erased(setti
             assert (done.status, done.error, done.lines[-1]) == (0, "", "done")
         told = [(r.headers["op"].decode(), r.headers["id"].decode()) for r in await read(settings)]
     assert told == [("insert", gone), ("insert", kept), ("erased", gone)]
+
+
+async def test_a_topic_is_read_to_where_it_has_no_record(settings, conn) -> None:
+    async with running(settings):
+        insert(conn)
+        (record,) = await read_until(settings, 1)
+        copy = record.key, record.value, list(record.headers.items())
+        await send_in_transaction(settings.kafka_bootstrap_servers, record.topic, record.partition, *copy)
+        async with asyncio.timeout(20):
+            done = await projector(settings, "cdc", "republish", "--yes", "--wait")
+        assert (done.status, done.error, done.lines[-1]) == (0, "", "done")
+    assert len(await read(settings)) == 2
+
+
+async def test_only_what_topics_still_hold_is_told_as_erased(settings, conn) -> None:
+    async with running(settings):
+        gone = [insert(conn, record_id=str(n)) for n in range(4)]
+        alive = insert(conn, record_id="alive")
+        records = await read_until(settings, 5)
+    topic, number = records[0].topic, records[0].partition
+
+    async def below(offset: int) -> None:
+        async with admin(settings) as client:
+            await client.delete_records({TopicPartition(topic, number): RecordsToDelete(before_offset=offset)})
+
+    async def told() -> list[str]:
+        return [one.record[4].decode() async for one in vanished(settings, reader)]
+
+    async with await connect(settings, "projector_cdc") as reader:
+        await reader.set_autocommit(True)
+        ends = [{topic: [0] * settings.topic_partitions}, await read_ends(settings)]
+        await load_seen(settings, reader, [topic], [(ends[0], ends[1])], FillProgress(reader, 0, "gap"))
+        conn.execute("delete from sync_changes where id != %s", [alive])
+        assert await told() == gone
+        await below(records[2].offset)
+        assert await told() == gone[2:]
+        await below(records[4].offset)
+        assert await told() == []
+        await below(records[4].offset + 1)  # nothing is left to read behind them
+        async with asyncio.timeout(10):
+            assert await told() == []
 
 
 async def test_every_step_tells_how_far_it_is(settings, conn, monkeypatch) -> None:

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from projector.cdc import user_tables as cdc
 from projector.errors import UserInLogError
+from projector.log.topics import Topics, partition_of
 from projector.planner import user_tables as planner
 from projector.sql.connection import connect
 from projector.views import erase, kafka, rebuild
@@ -11,6 +14,7 @@ from projector.views.declared import AGENTS, MISSIONS, RECORDS, VIEWS
 from projector.views.positions import widths_of
 from projector.views.user_records import find_user_records
 from projector.views.verify import verify
+from tests.fixtures.transactions import send_in_transaction
 from tests.views.log import row, running, value_of
 
 USER = "anna"
@@ -126,7 +130,10 @@ async def test_the_topics_tell_which_changes_a_rebuild_would_fold_again(log):
     for one in mine:
         await log.erase(one)
     assert await found(USER) == {"ai": (8, 0, True), "notes": (2, 0, True)}
-    assert await found("bertha") == {"ai": (4, 4, True), "notes": (1, 1, True)}
+    servers, topic = log.settings.kafka_bootstrap_servers, Topics(log.settings.topic_prefix).changes("notes")
+    await send_in_transaction(servers, topic, partition_of(b"bertha", widths[topic]), b"somebody", b"{}")
+    async with asyncio.timeout(20):
+        assert await found("bertha") == {"ai": (4, 4, True), "notes": (1, 1, True)}
     await log.truncate()
     assert await found("bertha") == {"ai": (4, 0, True), "notes": (1, 0, True)}
     assert await found("nobody") == {"ai": (0, 0, True), "notes": (0, 0, True)}
