@@ -27,6 +27,7 @@ from projector.sql import query
 _AT_ONCE: Final = 10_000
 # Reading on is cheaper than a seek over fewer records than this.
 _FAR: Final = 2_000
+_TAKEN: Final = 500
 
 Connection = psycopg.AsyncConnection[Any]
 Range = tuple[int, int]
@@ -98,22 +99,24 @@ class _Records:
     def __init__(self, consumer: AIOKafkaConsumer) -> None:
         self._consumer = consumer
         self._partition: TopicPartition | None = None
-        self._last: Any = None
+        self._found: dict[int, Any] = {}
+        self._next = 0
 
     async def at(self, partition: TopicPartition, offset: int) -> Any | None:
         """None when the topic has it no more."""
         consumer = self._consumer
         if partition != self._partition:
             consumer.assign([partition])
+        if partition != self._partition or offset - self._next > _FAR:
             consumer.seek(partition, offset)
-            self._partition, self._last = partition, None
-        elif offset - await consumer.position(partition) > _FAR:
-            consumer.seek(partition, offset)
-        # The position tells it, not the record: of those that are gone there may be none behind it.
-        while await consumer.position(partition) <= offset:
-            for records in (await consumer.getmany(partition, timeout_ms=1000, max_records=1)).values():
-                self._last = records[0]
-        return self._last if self._last is not None and self._last.offset == offset else None
+            self._partition, self._found = partition, {}
+            self._next = offset
+        while self._next <= offset:
+            fetched = await consumer.getmany(partition, timeout_ms=1000, max_records=_TAKEN)
+            self._found = {record.offset: record for record in fetched.get(partition, ())}
+            # Of those that are gone there may be none behind it: the position tells that.
+            self._next = await consumer.position(partition)
+        return self._found.get(offset)
 
 
 @asynccontextmanager
