@@ -11,6 +11,7 @@ from typing import Any
 
 import psycopg
 from psycopg import sql
+from psycopg.pq import TransactionStatus
 
 from projector import crash
 from projector.config import Settings
@@ -66,7 +67,12 @@ async def hold_spare(settings: Settings, view: View) -> AsyncIterator[psycopg.As
         locked = await (await conn.execute(query("rebuild/lock"), {"view": view.name})).fetchone()
         if locked != (True,):
             raise RebuildBusyError(f"another rebuild command works on view {view.name}")
-        yield conn
+        try:
+            yield conn
+        finally:
+            # The server ends a session a little after it was left, and would refuse whoever comes next meanwhile.
+            if conn.info.transaction_status == TransactionStatus.IDLE:
+                await conn.execute(query("rebuild/unlock"), {"view": view.name})
 
 
 async def load(conn: psycopg.AsyncConnection[Any], views: Iterable[View] | None = None) -> list[Generations]:

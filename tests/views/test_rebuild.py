@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 import sys
+from contextlib import AsyncExitStack, nullcontext
 
 import orjson
 import psycopg
@@ -104,6 +105,18 @@ async def test_rows_that_are_not_the_fold_are_replaced_only_when_that_is_accepte
     assert await state(served) == ("ready", 1)
     await rebuild.promote(served.settings, MISSIONS, accept_differences=True)
     assert (await verify(served.settings, MISSIONS)).examples == ()
+
+
+async def test_a_command_is_not_refused_while_the_session_of_another_ends(log, monkeypatch):
+    async with AsyncExitStack() as ending:
+
+        async def slowly(*args):
+            return nullcontext(await ending.enter_async_context(await connect(*args)))
+
+        monkeypatch.setattr(generations, "connect", slowly)
+        for _ in range(2):
+            with pytest.raises(NothingRebuiltError):
+                await rebuild.promote(log.settings, MISSIONS)
 
 
 async def test_what_is_of_use_is_not_given_up_unasked(served):
