@@ -27,6 +27,7 @@ from projector.sql import query
 _AT_ONCE: Final = 10_000
 # Reading on is cheaper than a seek over fewer records than this.
 _FAR: Final = 2_000
+# Records of one partition at once, which may be large.
 _TAKEN: Final = 500
 
 Connection = psycopg.AsyncConnection[Any]

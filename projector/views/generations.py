@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -72,7 +72,8 @@ async def hold_spare(settings: Settings, view: View) -> AsyncIterator[psycopg.As
         finally:
             # The server ends a session a little after it was left, and would refuse whoever comes next meanwhile.
             if conn.info.transaction_status == TransactionStatus.IDLE:
-                await conn.execute(query("rebuild/unlock"), {"view": view.name})
+                with suppress(psycopg.OperationalError):  # a session that is lost holds nothing
+                    await conn.execute(query("rebuild/unlock"), {"view": view.name})
 
 
 async def load(conn: psycopg.AsyncConnection[Any], views: Iterable[View] | None = None) -> list[Generations]:
