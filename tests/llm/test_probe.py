@@ -68,12 +68,12 @@ async def test_13_3_5_6_7_a_probe_that_fails_says_why(breaker: Breaker, number, 
 
 async def test_13_3_8_9_probes_run_beside_each_other_and_do_not_spoil_each_other(breaker: Breaker):
     async def a_while() -> bool:
-        await asyncio.sleep(0.4)
+        await asyncio.sleep(0.1)
         return True
 
     began = time.monotonic()
     await Prober(breaker, {"bad": broken} | {f"p{n}": a_while for n in range(5)}).tick_once()
-    assert time.monotonic() - began < 1.6, "one after the other takes 2 s"
+    assert time.monotonic() - began < 0.3
     assert [breaker.is_healthy(name) for name in ("bad", "p0", "p4")] == [False, True, True]
 
 

@@ -246,7 +246,7 @@ async def test_13_4_2_an_entry_that_nobody_listens_for_costs_next_to_nothing(tmp
             assert told(await router.complete(BODY)) == [("p1/m1", "unreachable", None), ("p2/m1", "ok", 200)]
         began = time.monotonic()
         assert told(await router.complete(BODY)) == [("p1/m1", "open", None), ("p2/m1", "ok", 200)]
-        assert time.monotonic() - began < 1, "to connect may take 3 s"
+        assert time.monotonic() - began < 0.05
         assert router.health()["p1"].last_error == "p1/m1: unreachable: Connection refused"
 
 
@@ -375,7 +375,7 @@ async def test_F9_when_all_are_silent_the_call_ends_with_its_deadline(tmp_path: 
             began = time.monotonic()
             with pytest.raises(DeadlineError):
                 await router.complete(BODY, deadline_s=2.8)
-            assert time.monotonic() - began < 3.5
+            assert time.monotonic() - began < 3.0
             assert (p1.calls, p2.calls) == (2, 1)
 
 
