@@ -106,12 +106,12 @@ class _Records:
     async def at(self, partition: TopicPartition, offset: int) -> Any | None:
         """None when the topic has it no more."""
         consumer = self._consumer
-        if partition != self._partition:
+        begins = partition != self._partition
+        if begins:
             consumer.assign([partition])
-        if partition != self._partition or offset - self._next > _FAR:
+        if begins or offset - self._next > _FAR:
             consumer.seek(partition, offset)
-            self._partition, self._found = partition, {}
-            self._next = offset
+            self._partition, self._next = partition, offset
         while self._next <= offset:
             fetched = await consumer.getmany(partition, timeout_ms=1000, max_records=_TAKEN)
             self._found = {record.offset: record for record in fetched.get(partition, ())}

@@ -17,12 +17,14 @@ from typing import Any
 import orjson
 import psycopg
 from aiokafka import AIOKafkaConsumer, TopicPartition
+from psycopg import sql
 from psycopg.types.json import Jsonb
 
 from projector.config import Settings
 from projector.log.place import Place, from_headers, parse_lsn
 from projector.log.topics import Topics
 from streams import cdc
+from tests.fixtures.transactions import send_in_transaction
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,3 +200,21 @@ async def read_until(settings: Settings, count: int, timeout_s: float = 20) -> l
         while len(records := await read(settings)) < count:
             await asyncio.sleep(0.05)
         return records
+
+
+async def copy_in_transaction(settings: Settings, record: Record) -> None:
+    """The record once more in its partition, and behind it an offset without one."""
+    await send_in_transaction(
+        settings.kafka_bootstrap_servers,
+        record.topic,
+        record.partition,
+        record.key,
+        record.value,
+        list(record.headers.items()),
+    )
+
+
+def publish_inserts_only(conn: psycopg.Connection[Any], settings: Settings) -> None:
+    """From now on rows go without a word to the stream."""
+    publication = sql.Identifier(settings.publication_name)
+    conn.execute(sql.SQL("alter publication {} set (publish = 'insert')").format(publication))

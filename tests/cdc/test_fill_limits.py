@@ -8,14 +8,23 @@ from collections import Counter
 
 import psycopg
 import pytest
-from psycopg import sql
 
 from projector.cdc import republish
 from projector.cdc.topics import ensure_topics
 from projector.sql.connection import connect
 from projector.views.status import read_fills
 from streams import cdc
-from tests.cdc.support import ids, insert, peak_mb, process, read, read_until, running, slot_in_use
+from tests.cdc.support import (
+    ids,
+    insert,
+    peak_mb,
+    process,
+    publish_inserts_only,
+    read,
+    read_until,
+    running,
+    slot_in_use,
+)
 
 
 @pytest.fixture
@@ -84,8 +93,7 @@ async def test_a_slow_fill_holds_no_snapshot_for_long(settings, conn) -> None:
 
 
 async def test_erasures_keep_to_the_rate_end_when_asked_and_are_told_once(settings, conn) -> None:
-    publication = sql.Identifier(settings.publication_name)
-    conn.execute(sql.SQL("alter publication {} set (publish = 'insert')").format(publication))
+    publish_inserts_only(conn, settings)
     async with running(settings):
         gone = [insert(conn, record_id=str(n)) for n in range(120)]
         await read_until(settings, 120)

@@ -18,6 +18,7 @@ from streams.cdc import passes
 from tests.cdc.support import (
     Record,
     confirmed_beyond,
+    copy_in_transaction,
     current_lsn,
     insert,
     killed,
@@ -28,7 +29,6 @@ from tests.cdc.support import (
     running,
     slot_in_use,
 )
-from tests.fixtures.transactions import send_in_transaction
 
 POINTS = [
     "cdc.before_send:2",
@@ -181,8 +181,7 @@ async def test_tails_are_found_before_the_end_of_a_transaction(settings, conn) -
     async with running(settings):
         insert(conn)
         (record,) = await read_until(settings, 1)
-    copy = record.key, record.value, list(record.headers.items())
-    await send_in_transaction(settings.kafka_bootstrap_servers, record.topic, record.partition, *copy)
+    await copy_in_transaction(settings, record)
     async with asyncio.timeout(20):
         tails = await read_tails(settings)
     assert tails.places == {(record.topic, record.partition): record.place}

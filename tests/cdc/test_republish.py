@@ -23,9 +23,8 @@ from projector.errors import ConfigError, NotMigratedError, PublicationMissedErr
 from projector.kafka import admin
 from projector.log.topics import Topics, partition_of
 from projector.sql.connection import connect
-from tests.cdc.support import ids, insert, read, read_until, running
+from tests.cdc.support import copy_in_transaction, ids, insert, publish_inserts_only, read, read_until, running
 from tests.cli.test_wait import projector
-from tests.fixtures.transactions import send_in_transaction
 
 
 @pytest.fixture
@@ -61,8 +60,7 @@ async def test_exactly_the_missing_changes_come_back(settings, conn) -> None:
 
 
 async def test_changes_that_were_deleted_without_a_word_are_told_as_erased(settings, conn) -> None:
-    publication = sql.Identifier(settings.publication_name)
-    conn.execute(sql.SQL("alter publication {} set (publish = 'insert')").format(publication))
+    publish_inserts_only(conn, settings)
     async with running(settings):
         gone, kept = insert(conn, record_id="1"), insert(conn, record_id="2")
         await read_until(settings, 2)
@@ -78,8 +76,7 @@ async def test_a_topic_is_read_to_where_it_has_no_record(settings, conn) -> None
     async with running(settings):
         insert(conn)
         (record,) = await read_until(settings, 1)
-        copy = record.key, record.value, list(record.headers.items())
-        await send_in_transaction(settings.kafka_bootstrap_servers, record.topic, record.partition, *copy)
+        await copy_in_transaction(settings, record)
         async with asyncio.timeout(20):
             done = await projector(settings, "cdc", "republish", "--yes", "--wait")
         assert (done.status, done.error, done.lines[-1]) == (0, "", "done")

@@ -17,13 +17,13 @@ from uuid import uuid4
 
 import psycopg
 import pytest
-from psycopg import conninfo, sql
+from psycopg import conninfo
 
 from projector.config import Settings
 from projector.embedded.servers import Servers
 from projector.errors import StalledError
 from projector.sql import query
-from tests.cdc.support import insert
+from tests.cdc.support import insert, publish_inserts_only
 from tests.faults.proxy import Proxy
 from tests.fixtures.settings import Template, settings_for
 from tests.health.observe import Observed, start, until
@@ -143,7 +143,8 @@ class Fleet:
                 for points in REPUBLISHED & self.frozen.keys():
                     await until(self.frozen[points].ready, "the first fill is over")
                     with psycopg.connect(alone[points].admin_url, autocommit=True) as conn:
-                        forget(conn, alone[points])
+                        publish_inserts_only(conn, alone[points])
+                        conn.execute("delete from sync_changes")
                         conn.execute(query("cdc/ask_republish"), {"apps": list(alone[points].apps)})
                 # Old connections are silent, and new ones are not to be had.
                 port, upstream["port"] = upstream["port"], NOBODY
@@ -161,13 +162,6 @@ class Fleet:
             await until(lambda: all(one.ready() for one in healthy.values()), "healthy streams are ready again")
         for one in self.healthy.values():
             await asyncio.to_thread(one.stream.stop)
-
-
-def forget(conn: psycopg.Connection, settings: Settings) -> None:
-    """Takes every row out of the log without a word to the stream."""
-    publication = sql.Identifier(settings.publication_name)
-    conn.execute(sql.SQL("alter publication {} set (publish = 'insert')").format(publication))
-    conn.execute("delete from sync_changes")
 
 
 @asynccontextmanager

@@ -117,7 +117,8 @@ class World:
         earliest = time.time()
         self.streams[point.stream].kill()
         self._ended(point, earliest)
-        self._wait_for_unwritten(point.unwritten)
+        if point.unwritten:
+            self._wait_for_unwritten(point.unwritten)
         began = time.monotonic()
         doomed = self.start_stream(point.stream, crash_at := point.crash_at(numbers))
         if point.stopped:
